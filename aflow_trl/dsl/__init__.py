@@ -1,0 +1,59 @@
+"""The workflow language: grammar, AST, parser, canonical printer, static analysis, drawing. Imports errors only."""
+
+from ..errors import DSLError
+from .analysis import DEFAULT_LIMITS, analyze, check
+from .draw import mermaid
+from .extract import CLOSING_TAG, REPAIRS, extract
+from .parser import parse
+from .printer import format
+from .sample import sample
+from .types import (
+    Analysis,
+    Conditional,
+    Done,
+    Extraction,
+    Limits,
+    Node,
+    Operator,
+    OperatorSpec,
+    Parallel,
+    Repeat,
+    Sequence,
+    Position,
+    Workflow,
+    sequence,
+)
+from .vocabulary import Vocabulary, builtin_vocabulary, operator_table
+from .walk import walk
+
+__all__ = [
+    "CLOSING_TAG",
+    "DEFAULT_LIMITS",
+    "REPAIRS",
+    "Analysis",
+    "Conditional",
+    "DSLError",
+    "Done",
+    "Extraction",
+    "Limits",
+    "Node",
+    "Operator",
+    "OperatorSpec",
+    "Parallel",
+    "Repeat",
+    "Sequence",
+    "Position",
+    "Vocabulary",
+    "Workflow",
+    "analyze",
+    "builtin_vocabulary",
+    "check",
+    "extract",
+    "format",
+    "mermaid",
+    "operator_table",
+    "parse",
+    "sample",
+    "sequence",
+    "walk",
+]

@@ -1,0 +1,269 @@
+"""Async side of the fork server: start it, send runs, enforce the wall clock, read what they wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SandboxUnavailableError
+from .types import RunResult, Status
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_MEMORY_MB = 512
+DEFAULT_OUTPUT_BYTES = 8 << 20
+START_TIMEOUT_S = 30.0
+GRACE_S = 5.0
+"""How long the server may take to report a killed child before it counts as broken."""
+
+_EXIT_SANDBOX, _EXIT_DENIED, _EXIT_MEMORY = 78, 76, 77
+_SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
+_SERVER = Path(__file__).with_name("server.py")
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Raw end of a child: exit code (negative signal), wall seconds, whether the clock or the sandbox ended it."""
+
+    code: int
+    wall_s: float
+    timed_out: bool
+
+
+class ForkServer:
+    """One fork server, bound to the event loop that started it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: str, layers: dict[str, Any]):
+        self.layers = layers
+        self._process, self._control, self._scratch = process, control, scratch
+        self._ids = itertools.count()
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control, self._receive)
+
+    @classmethod
+    async def start(cls) -> ForkServer:
+        """Start a server with a clean environment and wait until it is warm."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        scratch = tempfile.mkdtemp(prefix="aflow-sandbox-")
+        process = await asyncio.to_thread(_spawn, theirs, scratch)
+        theirs.close()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        try:
+            ready = await asyncio.wait_for(loop.sock_recv(ours, 4096), START_TIMEOUT_S)
+            layers = json.loads(ready)
+        except (asyncio.TimeoutError, ValueError, OSError) as error:
+            process.kill()
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise SandboxUnavailableError(f"the sandbox's fork server did not start: {error!r}") from error
+        server = cls(process, ours, scratch, layers)
+        weakref.finalize(server, _end, process, ours, scratch)
+        logger.info("sandbox ready: Landlock ABI %s, seccomp %s", layers["landlock"], layers["seccomp"])
+        return server
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process still runs on this loop."""
+        return self._process.poll() is None and asyncio.get_running_loop() is self._loop
+
+    async def run(
+        self,
+        role: str,
+        fds: Sequence[int],
+        pipes: Sequence[int] = (),
+        *,
+        timeout_s: float,
+        memory_mb: int = DEFAULT_MEMORY_MB,
+        output_bytes: int = DEFAULT_OUTPUT_BYTES,
+    ) -> Ended:
+        """
+        Run one child. `fds` are its source, stdin, stdout and stderr; `pipes` are handed over: closed here once sent.
+        """
+        run_id = next(self._ids)
+        request = {
+            "id": run_id,
+            "role": role,
+            "scratch": self._scratch,
+            "memory": memory_mb << 20,
+            "cpu": int(timeout_s) + 2,
+            "file": output_bytes,
+        }
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._pending[run_id] = future
+        timed_out = False
+        try:
+            await self._send(json.dumps(request).encode(), [*fds, *pipes])
+            for fd in pipes:
+                os.close(fd)
+            done, _ = await asyncio.wait([future], timeout=timeout_s)
+            if not done:
+                timed_out = True
+                await self._kill(run_id)
+                await asyncio.wait_for(future, GRACE_S)
+            reply = future.result()
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await self._kill(run_id)
+            raise
+        except (OSError, asyncio.TimeoutError) as error:
+            raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
+        finally:
+            self._pending.pop(run_id, None)
+        return Ended(reply["code"], reply["wall"], timed_out)
+
+    async def _send(self, message: bytes, fds: Sequence[int]) -> None:
+        while True:
+            try:
+                socket.send_fds(self._control, [message], fds)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+
+    async def _kill(self, run_id: int) -> None:
+        await self._send(json.dumps({"kill": run_id}).encode(), [])
+
+    def _receive(self) -> None:
+        try:
+            while message := self._control.recv(4096):
+                reply = json.loads(message)
+                if (future := self._pending.get(reply["id"])) and not future.done():
+                    future.set_result(reply)
+            error: OSError = ConnectionResetError("the server closed its socket")
+        except BlockingIOError:
+            return
+        except OSError as caught:
+            error = caught
+        self._loop.remove_reader(self._control)
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(error)
+
+
+def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
+    # The server expects the control socket as fd 3; a shell-free way to get it there is to hand it over as stdin.
+    program = f"import os, runpy; os.dup2(0, 3); runpy.run_path({str(_SERVER)!r}, run_name='__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-B", "-c", program],
+        stdin=control,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=_ENVIRONMENT,
+        cwd=scratch,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, scratch: str) -> None:
+    control.close()
+    process.kill()
+    process.wait()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+_SERVERS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ForkServer] = weakref.WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
+async def fork_server() -> ForkServer:
+    """The running loop's fork server, started at first use and again after it died."""
+    loop = asyncio.get_running_loop()
+    async with _LOCKS.setdefault(loop, asyncio.Lock()):
+        server = _SERVERS.get(loop)
+        if server is None or not server.alive:
+            server = _SERVERS[loop] = await ForkServer.start()
+        return server
+
+
+async def run(
+    code: str,
+    *,
+    stdin: str = "",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    memory_mb: int = DEFAULT_MEMORY_MB,
+    output_bytes: int = DEFAULT_OUTPUT_BYTES,
+) -> RunResult:
+    """
+    Run untrusted Python in a fresh, confined child process.
+
+    Args:
+        code (`str`):
+            Program text.
+        stdin (`str`, *optional*, defaults to `""`):
+            What the program reads from standard input.
+        timeout_s (`float`, *optional*, defaults to `10.0`):
+            Wall clock in seconds; the process is killed when it passes.
+        memory_mb (`int`, *optional*, defaults to `512`):
+            Address space in MiB.
+        output_bytes (`int`, *optional*, defaults to 8 MiB):
+            Cap on each of stdout, stderr and every file written.
+
+    Returns:
+        [`RunResult`]: Status, output and wall time; never an exception for anything the program did.
+
+    Raises:
+        [`SandboxUnavailableError`]: The sandbox itself broke.
+    """
+    server = await fork_server()
+    with contextlib.ExitStack() as stack:
+        out, err = memory_file(stack), memory_file(stack)
+        ended = await server.run(
+            "program",
+            [memory_file(stack, code), memory_file(stack, stdin), out, err],
+            timeout_s=timeout_s,
+            memory_mb=memory_mb,
+            output_bytes=output_bytes,
+        )
+        stdout, stderr = read_memory_file(out, output_bytes), read_memory_file(err, output_bytes)
+        overflow = any(os.fstat(fd).st_size >= output_bytes for fd in (out, err))
+    return RunResult(classify(ended, stderr, overflow), stdout, stderr, ended.wall_s)
+
+
+def classify(ended: Ended, stderr: str, overflow: bool) -> Status:
+    """Status of an ended child."""
+    if ended.code == _EXIT_SANDBOX:
+        raise SandboxUnavailableError(f"the child could not be confined: {stderr[:200]}")
+    if overflow:
+        return Status.OUTPUT
+    if ended.timed_out or ended.code == -_SIGXCPU:
+        return Status.TIMEOUT
+    if ended.code == 0:
+        return Status.OK
+    if ended.code == _EXIT_MEMORY:
+        return Status.MEMORY
+    if ended.code in (_EXIT_DENIED, -_SIGSYS):
+        return Status.DENIED
+    return Status.KILLED if ended.code < 0 else Status.ERROR
+
+
+def memory_file(stack: contextlib.ExitStack, text: str = "") -> int:
+    """An anonymous file holding `text`, positioned at its start, closed with `stack`."""
+    fd = os.memfd_create("aflow", os.MFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    if text:
+        data = text.encode("utf-8", errors="replace")
+        while data:
+            data = data[os.write(fd, data) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def read_memory_file(fd: int, limit: int) -> str:
+    """Text of an anonymous file, cut at `limit` bytes."""
+    return os.pread(fd, limit, 0).decode("utf-8", errors="replace")

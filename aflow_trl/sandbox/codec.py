@@ -1,0 +1,71 @@
+"""
+Plain values across processes, as JSON that keeps Python's types apart: `(1, 2) != [1, 2]`, while `2 == 2.0` stays true.
+
+Standard library only, shared by the trusted tester and the untrusted solution; decoding builds nothing but plain values.
+"""
+
+import json
+
+MAX_DEPTH = 50
+MAX_BYTES = 16 << 20
+
+
+def dumps(value):
+    """JSON text of a plain value. Raises `TypeError` for anything that is not one."""
+    text = json.dumps(_encode(value, 0))
+    if len(text) > MAX_BYTES:
+        raise TypeError("the value is too large to cross")
+    return text
+
+
+def loads(text):
+    """The value of a text made by [`dumps`]; raises `ValueError` for any other text."""
+    try:
+        return _decode(json.loads(text))
+    except (KeyError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(f"not an encoded value: {error}") from None
+
+
+def _encode(value, depth):
+    if depth > MAX_DEPTH:
+        raise TypeError("the value is nested too deeply to cross")
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float:
+        return value if value == value and abs(value) != float("inf") else {"float": repr(value)}
+    if kind is list:
+        return [_encode(item, depth + 1) for item in value]
+    if kind in (tuple, set, frozenset):
+        return {kind.__name__: [_encode(item, depth + 1) for item in value]}
+    if kind is dict:
+        return {"dict": [[_encode(k, depth + 1), _encode(v, depth + 1)] for k, v in value.items()]}
+    if kind in (bytes, bytearray):
+        return {kind.__name__: value.hex()}
+    if kind is complex:
+        return {"complex": [_encode(value.real, depth + 1), _encode(value.imag, depth + 1)]}
+    for base in (dict, list, tuple, set, str, int, float):
+        if isinstance(value, base) and kind.__module__ in ("collections", "enum", "builtins"):
+            return _encode(base(value), depth)
+    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
+        return _encode(value.tolist(), depth + 1)
+    raise TypeError(f"a value of type {kind.__name__} cannot cross")
+
+
+def _decode(value):
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, body),) = value.items()
+    if tag == "dict":
+        return {_decode(k): _decode(v) for k, v in body}
+    if tag in ("tuple", "set", "frozenset"):
+        return {"tuple": tuple, "set": set, "frozenset": frozenset}[tag](_decode(item) for item in body)
+    if tag in ("bytes", "bytearray"):
+        return {"bytes": bytes, "bytearray": bytearray}[tag].fromhex(body)
+    if tag == "complex":
+        return complex(_decode(body[0]), _decode(body[1]))
+    if tag == "float" and body in ("nan", "inf", "-inf"):
+        return float(body)
+    raise KeyError(tag)

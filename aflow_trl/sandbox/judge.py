@@ -1,0 +1,132 @@
+"""
+Verdicts on code, with the tests outside: the process that runs a solution holds neither tests nor expected values.
+
+A trusted tester calls the solution through pipes; arguments and results cross as plain values.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+
+from ..errors import SandboxUnavailableError
+from . import codec
+from .client import (
+    DEFAULT_MEMORY_MB,
+    DEFAULT_OUTPUT_BYTES,
+    classify,
+    fork_server,
+    memory_file,
+    read_memory_file,
+    run,
+)
+from .types import RunResult, Status, Verdict
+
+DEFAULT_TEST_TIMEOUT_S = 10.0
+TESTER_GRACE_S = 2.0
+"""How long the tester may live on after the solution was killed, to write down its count."""
+
+
+async def judge(
+    solution: str,
+    tests: Sequence[str],
+    *,
+    entry_point: str | None = None,
+    timeout_s: float = DEFAULT_TEST_TIMEOUT_S,
+    memory_mb: int = DEFAULT_MEMORY_MB,
+) -> Verdict:
+    """
+    Run a solution against tests that it never sees.
+
+    Args:
+        solution (`str`):
+            Untrusted Python that defines the functions the tests call.
+        tests (`Sequence[str]`):
+            Trusted tests, one each: assert statements (MBPP), or a text that defines `check(candidate)` (HumanEval).
+        entry_point (`str`, *optional*):
+            Function that `candidate` stands for.
+        timeout_s (`float`, *optional*, defaults to `10.0`):
+            Wall clock for the solution over all tests, in seconds.
+        memory_mb (`int`, *optional*, defaults to `512`):
+            Address space of the solution in MiB.
+
+    Returns:
+        [`Verdict`]: Tests passed and due, counted by the tester.
+
+    Raises:
+        [`SandboxUnavailableError`]: The sandbox or the tester itself broke.
+    """
+    names = _called_names(tests) | ({entry_point} if entry_point else set())
+    spec = json.dumps({"tests": list(tests), "names": sorted(names), "entry_point": entry_point or ""})
+    server = await fork_server()
+    with contextlib.ExitStack() as stack:
+        count, solution_err, tester_err = (memory_file(stack) for _ in range(3))
+        solution_fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), solution_err]
+        tester_fds = [memory_file(stack, spec), memory_file(stack), count, tester_err]
+        (call_read, call_write), (reply_read, reply_write) = os.pipe(), os.pipe()
+        served, tested = await asyncio.gather(
+            server.run("serve", solution_fds, [call_read, reply_write], timeout_s=timeout_s, memory_mb=memory_mb),
+            server.run("test", tester_fds, [call_write, reply_read], timeout_s=timeout_s + TESTER_GRACE_S),
+        )
+        errors = read_memory_file(solution_err, 4096)
+        status = classify(served, errors, overflow=False)
+        if tested.code != 0:
+            detail = read_memory_file(tester_err, 500)
+            raise SandboxUnavailableError(f"the tester ended with code {tested.code}: {detail}")
+        report = codec.loads(read_memory_file(count, DEFAULT_OUTPUT_BYTES))
+    if report["total"] != len(tests):
+        raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {len(tests)} were due")
+    failure = f"{report['failure']}\n{errors.strip()}".strip() if report["failure"] else ""
+    return Verdict(status, report["passed"], report["total"], failure)
+
+
+async def judge_stdin(
+    program: str, cases: Sequence[tuple[str, str]], *, timeout_s: float = DEFAULT_TEST_TIMEOUT_S
+) -> Verdict:
+    """
+    Run a program on standard inputs and compare what it prints, ignoring white space at line ends.
+
+    Args:
+        program (`str`):
+            Untrusted Python.
+        cases (`Sequence[tuple[str, str]]`):
+            Pairs of standard input and expected standard output.
+        timeout_s (`float`, *optional*, defaults to `10.0`):
+            Wall clock of each run in seconds.
+
+    Returns:
+        [`Verdict`]: Cases passed and due.
+    """
+    results = await asyncio.gather(*(run(program, stdin=given, timeout_s=timeout_s) for given, _ in cases))
+    passed = [_same_output(result, expected) for result, (_, expected) in zip(results, cases, strict=True)]
+    failure, status = "", Status.OK
+    for result, good, (given, expected) in zip(results, passed, cases, strict=True):
+        if not good:
+            failure = f"input {given!r}: expected {expected!r}, got {result.stdout[:500]!r} {result.stderr[-500:]}"
+            status = result.status
+            break
+    return Verdict(status, sum(passed), len(cases), failure)
+
+
+def _same_output(result: RunResult, expected: str) -> bool:
+    written, wanted = ([line.rstrip() for line in text.rstrip().split("\n")] for text in (result.stdout, expected))
+    return result.status is Status.OK and written == wanted
+
+
+def _called_names(tests: Sequence[str]) -> set[str]:
+    """Names the tests use but do not define: functions of the solution."""
+    names: set[str] = set()
+    for test in tests:
+        tree = ast.parse(test)
+        loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+        bound |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        bound |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+        names |= loaded - bound
+    return {name for name in names if not hasattr(builtins, name)} - {"candidate"}
