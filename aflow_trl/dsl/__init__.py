@@ -24,7 +24,7 @@ from .types import (
     sequence,
 )
 from .vocabulary import Vocabulary, builtin_vocabulary, operator_table
-from .walk import walk
+from .walk import children, walk
 
 __all__ = [
     "CLOSING_TAG",
@@ -48,6 +48,7 @@ __all__ = [
     "analyze",
     "builtin_vocabulary",
     "check",
+    "children",
     "extract",
     "format",
     "mermaid",

@@ -1,0 +1,6 @@
+"""Runs workflows on operators: state, trace, sharing, budgets."""
+
+from .engine import DEFAULT_STEP_TIMEOUT_S, Engine
+from .types import Budget, NodeRecord, Outcome, RolloutRequest, Trace
+
+__all__ = ["DEFAULT_STEP_TIMEOUT_S", "Budget", "Engine", "NodeRecord", "Outcome", "RolloutRequest", "Trace"]

@@ -1,0 +1,148 @@
+"""Runs a batch of workflows: everything at once, a trace for each, whatever happens inside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format
+from ..errors import AflowError, BudgetExceededError, FatalEndpointError
+from ..llm import LLMClient
+from ..operators import vocabulary as known_vocabulary
+from .interpreter import Executed, Interpreter
+from .sharing import Shared
+from .types import Budget, Outcome, RolloutRequest, Trace
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STEP_TIMEOUT_S = 1_800.0
+
+
+class Engine:
+    """
+    Executes workflows on operators through one executor.
+
+    Args:
+        client ([`~aflow_trl.llm.LLMClient`]):
+            The executor.
+        vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
+            Operators a workflow may name. Defaults to every known one.
+        limits ([`~aflow_trl.dsl.Limits`], *optional*):
+            Static limits of a workflow.
+        budget ([`Budget`], *optional*):
+            What one workflow may spend when it runs.
+        step_timeout_s (`float`, *optional*, defaults to `1800.0`):
+            Deadline of one batch in seconds; what has not ended by then is `unavailable`.
+
+    Example:
+
+    ```python
+    >>> engine = Engine(LLMClient(ExecutorConfig(executor_base_url="http://localhost:8000/v1", ...)))
+    >>> traces = await engine.run([RolloutRequest("Custom -> Review ? Revise : done", Problem("What is 6 * 7?"))])
+    >>> traces[0].answer
+    '42'
+    ```
+    """
+
+    def __init__(
+        self,
+        client: LLMClient,
+        *,
+        vocabulary: Vocabulary | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        budget: Budget | None = None,
+        step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S,
+    ) -> None:
+        self.client = client
+        self.vocabulary = known_vocabulary() if vocabulary is None else vocabulary
+        self.limits = limits
+        self.budget = budget or Budget()
+        self.step_timeout_s = step_timeout_s
+        self.fatal: FatalEndpointError | None = None
+        """Set once no later call can succeed; the run has to stop."""
+
+    async def run(self, requests: Sequence[RolloutRequest], *, salt: str = "") -> list[Trace]:
+        """
+        Run a batch. Equal operator calls are made once (see `sharing.py`).
+
+        Args:
+            requests (`Sequence[RolloutRequest]`):
+                Workflows and problems.
+            salt (`str`, *optional*, defaults to `""`):
+                Sets the randomness of this batch apart from other batches'.
+
+        Returns:
+            `list[Trace]`: One trace for each request, in order, always.
+        """
+        shared: Shared[Executed] = Shared()
+        tasks = [asyncio.ensure_future(self._rollout(request, shared, salt)) for request in requests]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=self.step_timeout_s)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await shared.close()
+        return [
+            trace if isinstance(trace, Trace) else self._lost(request, trace)
+            for request, trace in zip(requests, ended, strict=True)
+        ]
+
+    async def _rollout(self, request: RolloutRequest, shared: Shared[Executed], salt: str) -> Trace:
+        extraction = self._extraction(request.workflow)
+        workflow = extraction.workflow
+        if workflow is None:
+            error = extraction.error
+            label, detail = (error.label, str(error)) if error else ("invalid", "")
+            return Trace(
+                Outcome.INVALID, request.problem, label=label, detail=detail, repairs=extraction.repairs
+            )
+        analysis = analyze(workflow, vocabulary=self.vocabulary)
+        trace = Trace(
+            Outcome.OK,
+            request.problem,
+            workflow=format(workflow),
+            repairs=extraction.repairs,
+            operators=analysis.operators,
+            depth=analysis.depth,
+        )
+        started = time.monotonic()
+        interpreter = Interpreter(self.client, shared, request.problem, self.budget, salt)
+        try:
+            if self.fatal is not None:
+                raise self.fatal
+            trace.answer, trace.critical_path_s = await interpreter.run(workflow)
+        except BudgetExceededError as error:
+            trace.outcome, trace.label, trace.detail = Outcome.OVER_BUDGET, "budget", str(error)
+        except AflowError as error:
+            self._note_fatal(error)
+            trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, type(error).__name__, str(error)
+        trace.nodes = interpreter.nodes
+        trace.first_answer = interpreter.first_answer or ""
+        trace.wall_s = time.monotonic() - started
+        return trace
+
+    def _extraction(self, workflow: Workflow | Extraction | str) -> Extraction:
+        if isinstance(workflow, Workflow):
+            return Extraction(workflow, None)
+        if isinstance(workflow, str):
+            return extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
+        return workflow
+
+    def _note_fatal(self, error: AflowError) -> None:
+        if isinstance(error, FatalEndpointError) and self.fatal is None:
+            self.fatal = error
+            logger.error("the run has to stop: %s", error)
+
+    def _lost(self, request: RolloutRequest, reason: BaseException) -> Trace:
+        """Trace of a rollout that was cut off by the deadline or by an unexpected error in an operator."""
+        if not isinstance(reason, asyncio.CancelledError):
+            logger.error("a rollout failed unexpectedly", exc_info=reason)
+            return Trace(Outcome.UNAVAILABLE, request.problem, label=type(reason).__name__, detail=str(reason))
+        detail = f"not finished within the step's {self.step_timeout_s:g} s"
+        return Trace(Outcome.UNAVAILABLE, request.problem, label="deadline", detail=detail)

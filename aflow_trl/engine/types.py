@@ -1,0 +1,135 @@
+"""
+Data types of an execution. A *rollout* is one completion with what became of it; its *trace* is plain data.
+
+A *lane* is one candidate on its way through the workflow: a state with at most one candidate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from ..dsl import Extraction, Workflow
+from ..operators import Problem
+
+
+class Outcome(str, Enum):
+    """How a rollout ended, and so what its reward may be."""
+
+    OK = "ok"
+    """Executed; scored."""
+    INVALID = "invalid"
+    """The policy wrote no valid workflow; reward 0."""
+    OVER_BUDGET = "over_budget"
+    """The workflow spent more than its calls or tokens; reward 0."""
+    UNAVAILABLE = "unavailable"
+    """Infrastructure failed; no reward at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one workflow may spend. Counted as if it ran alone, so sharing never changes an outcome."""
+
+    max_calls: int = 40
+    max_tokens: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """One workflow to run on one problem. A text is taken for a completion."""
+
+    workflow: Workflow | Extraction | str
+    problem: Problem
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """One run of an operator inside a rollout."""
+
+    operator: str
+    arguments: dict[str, Any]
+    sample: int
+    """How many equal calls the workflow made before this one."""
+    key: str
+    """Digest of operator, arguments, incoming state, sample and salt: equal keys are one execution."""
+    text: str
+    answer: str | None
+    feedback: str
+    verdict: bool | None
+    model_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    estimated_usage: bool
+    usd: float | None
+    wall_s: float
+    shared: bool
+    """Whether another rollout, or an earlier node, had paid for it."""
+    parse_errors: int = 0
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class Trace:
+    """
+    What became of one completion. Calls, tokens and USD count what the workflow used; `paid_*` only what it caused.
+    """
+
+    outcome: Outcome
+    problem: Problem
+    workflow: str | None = None
+    """Canonical text; parsing it gives the AST back."""
+    label: str = ""
+    """For an invalid workflow: the DSL error's label; else a short reason where there is one."""
+    detail: str = ""
+    repairs: tuple[str, ...] = ()
+    answer: str = ""
+    first_answer: str = ""
+    """Answer of the first candidate the workflow had, before anything improved on it."""
+    operators: tuple[str, ...] = ()
+    """Operators written in the workflow."""
+    depth: int = 0
+    nodes: list[NodeRecord] = field(default_factory=list)
+    wall_s: float = 0.0
+    critical_path_s: float = 0.0
+    """Seconds of the operator runs that had to follow one another."""
+
+    @property
+    def model_calls(self) -> int:
+        """Model calls the workflow used."""
+        return sum(node.model_calls for node in self.nodes)
+
+    @property
+    def paid_calls(self) -> int:
+        """Model calls made for this rollout that nobody else had made."""
+        return sum(node.model_calls for node in self.nodes if not node.shared)
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens the workflow used."""
+        return sum(node.prompt_tokens + node.completion_tokens for node in self.nodes)
+
+    @property
+    def usd(self) -> float | None:
+        """USD the workflow used; `None` if a price is unknown."""
+        return _total(node.usd for node in self.nodes)
+
+    @property
+    def paid_usd(self) -> float | None:
+        """USD caused by this rollout; `None` if a price is unknown."""
+        return _total(node.usd for node in self.nodes if not node.shared)
+
+    @property
+    def parse_errors(self) -> int:
+        """Malformed replies of the executor."""
+        return sum(node.parse_errors for node in self.nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the sums beside the nodes."""
+        totals = {"model_calls": self.model_calls, "paid_calls": self.paid_calls, "tokens": self.tokens, "usd": self.usd}
+        return asdict(self) | {"outcome": self.outcome.value} | totals
+
+
+def _total(costs: Any) -> float | None:
+    known = list(costs)
+    return None if any(cost is None for cost in known) else float(sum(known))

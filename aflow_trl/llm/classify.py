@@ -1,0 +1,153 @@
+"""One table for everything an endpoint can do: retry, go on with what came, or stop the run."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+
+from ..errors import EndpointError, FatalEndpointError, RejectedRequestError, UnavailableError
+from .types import Completion, Messages, Usage
+
+MAX_BODY_BYTES = 8 << 20
+CHARS_PER_TOKEN = 4
+"""Rough length of a token in characters, used only where a reply carries no usage."""
+
+_FATAL_CODES = {
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "account_deactivated",
+    "access_terminated",
+    "invalid_api_key",
+    "model_not_found",
+}
+_FATAL_STATUSES = {401, 402, 403, 404}
+_REJECTED_STATUSES = {400, 413, 422}
+
+
+class RetryLaterError(UnavailableError):
+    """A failed attempt that may succeed later.
+
+    Args:
+        message (`str`):
+            What happened, without any secret.
+        retry_after_s (`float`, *optional*):
+            Seconds the endpoint asked to wait.
+        rate_limited (`bool`, *optional*, defaults to `False`):
+            Whether every other call should wait as well.
+        max_attempts (`int`, *optional*):
+            Give up after this many attempts, whatever the deadline.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        rate_limited: bool = False,
+        max_attempts: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.rate_limited = rate_limited
+        self.max_attempts = max_attempts
+
+
+def classify_exception(error: Exception) -> EndpointError:
+    """What an exception of the SDK or its transport means for the call."""
+    if isinstance(error, EndpointError):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return classify_status(error.status_code, error.body, error.response.headers)
+    return RetryLaterError(f"{type(error).__name__} while talking to the endpoint")
+
+
+def classify_status(status: int, body: object, headers: Mapping[str, str]) -> EndpointError:
+    """What an HTTP status (or an `error` object inside a 200) means for the call."""
+    details = _error_object(body)
+    codes = {str(details.get(key)) for key in ("code", "type") if details.get(key)}
+    text = f"HTTP {status}: {str(details.get('message', ''))[:200]}"
+    if codes & _FATAL_CODES or status in _FATAL_STATUSES:
+        return FatalEndpointError(text)
+    if status == 429:
+        return RetryLaterError(text, retry_after_s=_retry_after(headers), rate_limited=True)
+    if status in _REJECTED_STATUSES:
+        return RejectedRequestError(text)
+    if headers.get("x-should-retry") == "false":
+        return UnavailableError(text)
+    if 300 <= status < 400:
+        return UnavailableError(f"HTTP {status}: redirects are not followed")
+    return RetryLaterError(text, retry_after_s=_retry_after(headers))
+
+
+def read_completion(content: bytes, messages: Messages) -> Completion:
+    """
+    Read the body of a 200.
+
+    Raises:
+        [`EndpointError`]: The body is no usable chat completion.
+    """
+    if len(content) > MAX_BODY_BYTES:
+        raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise RetryLaterError("the reply is not JSON") from None
+    if not isinstance(body, dict):
+        raise RetryLaterError(f"the reply is a JSON {type(body).__name__}, not an object")
+    if body.get("error"):
+        status = _error_object(body).get("status") or _error_object(body).get("code")
+        raise classify_status(int(status) if str(status).isdigit() else 500, body, {})
+    choices = body.get("choices")
+    message = choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if not isinstance(message, dict):
+        raise RetryLaterError("the reply holds no message", max_attempts=2)
+    finish_reason = str(choices[0].get("finish_reason") or "stop")
+    text = _text(message)
+    return Completion(text, finish_reason, _usage(body.get("usage"), messages, text))
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if content is None:
+        if not message.get("refusal") and not message.get("tool_calls"):
+            raise RetryLaterError("the reply's content is null", max_attempts=2)
+        content = ""
+    return str(content).encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
+
+
+def _usage(usage: object, messages: Messages, text: str) -> Usage:
+    if isinstance(usage, dict):
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(prompt, int) and isinstance(completion, int):
+            return Usage(prompt, completion)
+    prompt_chars = sum(len(message["content"]) for message in messages)
+    return Usage(-(-prompt_chars // CHARS_PER_TOKEN), -(-len(text) // CHARS_PER_TOKEN), estimated=True)
+
+
+def _error_object(body: object) -> dict[str, Any]:
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        return inner if isinstance(inner, dict) else {"message": str(inner)}
+    return {"message": str(body) if body else ""}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,199 @@
+"""The shell over `openai.AsyncOpenAI`: one retry loop, one deadline a call, one place that classifies."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, UnavailableError
+from .classify import RetryLaterError, classify_exception, read_completion
+from .types import Completion, ExecutorConfig, Messages
+
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 20.0
+
+SIMULATED = "simulated"
+"""Value of `executor_base_url` for the simulated executor."""
+
+
+@dataclass
+class _LoopState:
+    """What belongs to one event loop: it is built on the loop that uses it."""
+
+    client: openai.AsyncOpenAI
+    slots: asyncio.Semaphore
+    paused_until: float = field(default=0.0)
+
+
+class LLMClient:
+    """
+    Client of the executor. Safe to share; everything bound to an event loop is built lazily for that loop.
+
+    Args:
+        config ([`ExecutorConfig`]):
+            Endpoint, model, sampling parameters and limits.
+        http_client (`Callable[[], Any]`, *optional*):
+            Builds the HTTP client handed to `openai.AsyncOpenAI`. Defaults to the aiohttp transport.
+
+    Raises:
+        [`RecipeError`]: A real endpoint is named and its key is not in the environment.
+    """
+
+    def __init__(self, config: ExecutorConfig, http_client: Callable[[], Any] | None = None) -> None:
+        self.config = config
+        self._key = api_key(config)
+        self._http_client = http_client or _aiohttp_client
+        self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
+
+    @property
+    def host(self) -> str:
+        """Where calls go, for messages; never holds the key."""
+        return urlsplit(self.config.executor_base_url or "https://api.openai.com/v1").netloc or SIMULATED
+
+    async def complete(self, messages: Messages, *, seed: int, temperature: float | None = None) -> Completion:
+        """
+        One chat completion, with retries inside one overall deadline.
+
+        Args:
+            messages (`list[dict[str, str]]`):
+                Chat messages.
+            seed (`int`):
+                Sampling seed sent along; equal seeds and messages ask for the same sample.
+            temperature (`float`, *optional*):
+                Overrides the configured temperature.
+
+        Returns:
+            [`Completion`]: The reply.
+
+        Raises:
+            [`UnavailableError`]: The endpoint did not deliver before the deadline.
+            [`RejectedRequestError`]: The endpoint refused this very request.
+            [`FatalEndpointError`]: No later call can succeed either.
+        """
+        state = self._state()
+        async with state.slots:
+            # The deadline starts with the slot: waiting for our own concurrency limit is no fault of the endpoint.
+            started = time.monotonic()
+            deadline = started + self.config.executor_call_timeout_s
+            for attempt in itertools.count(1):
+                try:
+                    completion = await self._attempt(state, messages, seed, temperature, deadline)
+                    return replace(completion, attempts=attempt, wall_s=time.monotonic() - started)
+                except RetryLaterError as error:
+                    await self._back_off(state, error, attempt, deadline)
+                except FatalEndpointError as error:
+                    raise FatalEndpointError(f"{error} (model {self.config.executor_model!r} at {self.host})") from None
+        raise AssertionError("unreachable")
+
+    async def ping(self) -> float:
+        """
+        One tiny call, before anything expensive starts.
+
+        Returns:
+            `float`: Latency in seconds.
+
+        Raises:
+            [`FatalEndpointError`]: The endpoint cannot serve this run; names model, host and reason, never the key.
+        """
+        started = time.monotonic()
+        try:
+            await self.complete([{"role": "user", "content": "Reply with the word ready."}], seed=0)
+        except (UnavailableError, RejectedRequestError) as error:
+            raise FatalEndpointError(
+                f"the executor {self.config.executor_model!r} at {self.host} does not answer: {error}. "
+                "Check executor_base_url and executor_model, and that the endpoint is up."
+            ) from None
+        return time.monotonic() - started
+
+    async def _attempt(
+        self, state: _LoopState, messages: Messages, seed: int, temperature: float | None, deadline: float
+    ) -> Completion:
+        await _sleep_until(state.paused_until, deadline)
+        try:
+            call = self._request(state, messages, seed, temperature)
+            return await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise UnavailableError(f"no answer within {self.config.executor_call_timeout_s:g} s") from None
+
+    async def _request(
+        self, state: _LoopState, messages: Messages, seed: int, temperature: float | None
+    ) -> Completion:
+        config = self.config
+        try:
+            raw = await state.client.chat.completions.with_raw_response.create(
+                model=config.executor_model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=config.executor_temperature if temperature is None else temperature,
+                top_p=config.executor_top_p,
+                max_tokens=config.executor_max_tokens,
+                seed=seed,
+            )
+            content = raw.http_response.content
+        except (openai.OpenAIError, OSError, ValueError) as error:
+            raise classify_exception(error) from None
+        return read_completion(content, messages)
+
+    async def _back_off(self, state: _LoopState, error: RetryLaterError, attempt: int, deadline: float) -> None:
+        if error.max_attempts is not None and attempt >= error.max_attempts:
+            raise UnavailableError(str(error)) from None
+        pause = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        if error.retry_after_s is not None:
+            pause = error.retry_after_s
+        wake = time.monotonic() + pause
+        if wake >= deadline:
+            raise UnavailableError(f"{error} (after {attempt} attempts)") from None
+        if error.rate_limited:
+            state.paused_until = max(state.paused_until, wake)
+        await asyncio.sleep(pause)
+
+    def _state(self) -> _LoopState:
+        loop = asyncio.get_running_loop()
+        state = self._states.get(loop)
+        if state is None:
+            client = openai.AsyncOpenAI(
+                base_url=_base_url(self.config),
+                api_key=self._key,
+                max_retries=0,
+                timeout=self.config.executor_call_timeout_s,
+                http_client=self._http_client(),
+            )
+            state = self._states[loop] = _LoopState(client, asyncio.Semaphore(self.config.executor_concurrency))
+        return state
+
+
+def api_key(config: ExecutorConfig) -> str:
+    """The key named by the config; a [`RecipeError`] if a real endpoint is named and there is none."""
+    key = os.environ.get(config.executor_api_key_env, "")
+    if config.executor_base_url == SIMULATED:
+        return "simulated"
+    if not key:
+        raise RecipeError(
+            f"the environment variable {config.executor_api_key_env} is empty, but the endpoint "
+            f"{config.executor_base_url or 'of OpenAI'} needs a key. Export it, name another variable with "
+            "executor_api_key_env, or set executor_base_url: simulated."
+        )
+    return key
+
+
+def _base_url(config: ExecutorConfig) -> str | None:
+    return "http://simulated/v1" if config.executor_base_url == SIMULATED else config.executor_base_url
+
+
+def _aiohttp_client() -> Any:
+    return openai.DefaultAioHttpClient(follow_redirects=False)
+
+
+async def _sleep_until(moment: float, deadline: float) -> None:
+    pause = min(moment, deadline) - time.monotonic()
+    if pause > 0:
+        await asyncio.sleep(pause)
