@@ -11,7 +11,6 @@ from .types import Candidate
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _STATED = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _PLAIN_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -27,7 +26,7 @@ def extract_answer(text: str, domain: str) -> str:
     The bare answer stated in free text.
 
     Code: the last fenced block, else the text. Otherwise, in this order: the last `\\boxed{…}`, `<answer>…</answer>`,
-    `#### …`, "the answer is …"; then, for math, the last number; for QA, the whole text.
+    `#### …`, "the answer is …"; else the whole text. A number somewhere in prose is no answer.
 
     Args:
         text (`str`):
@@ -48,9 +47,6 @@ def extract_answer(text: str, domain: str) -> str:
         return text.rsplit("####", 1)[1].strip().split("\n")[0].strip()
     if stated := _STATED.findall(text):
         return _first_sentence(stated[-1])
-    if domain == "math":
-        numbers = _NUMBER.findall(text)
-        return numbers[-1].rstrip(",") if numbers else ""
     return text.strip()
 
 
@@ -100,4 +96,4 @@ def _fraction(text: str) -> Fraction | str:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=[^\d])\.(?:\s|$)|\.(?:\s|$)|\n", text.strip(), maxsplit=1)[0].strip().strip("*").strip()
+    return re.split(r"\.(?:\s|$)|\n", text.strip(), maxsplit=1)[0].strip().strip("*").strip()

@@ -1,0 +1,103 @@
+"""Strict scorer for mathematics."""
+
+from __future__ import annotations
+
+import re
+
+from ..operators import extract_answer
+from .numbers import read_number, same_number
+from .symbolic import symbolically_equal
+from .types import NO_ANSWER, Score
+
+MAX_ANSWER_CHARS = 500
+_CHOICE = re.compile(r"^\(?([A-Z])\)?(?:[.):]\s.*|[.):])?$", re.DOTALL)
+_LEADING_NUMBER = re.compile(r"^([-+]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?=\s|,\s|\.\s|$)")
+_EMPTY = {"", "{}", "[]", "()", "none", "null", "nan", "n/a"}
+_ASSIGNMENT = re.compile(r"^([A-Za-z]\w?)\s*(?:=|\\in)\s*(?=\S)")
+_ALTERNATIVES = re.compile(r"\s+(?:or|and)\s+|\s*\\text\{\s*(?:or|and)\s*\}\s*")
+_MATHEMATICAL = re.compile(r"[\\^_=+*/(){}\[\]<>|\d]|^-?[a-z]$")
+
+
+def score_math(prediction: str, gold: str) -> Score:
+    """
+    Compare a prediction with the gold answer.
+
+    Exact for integers and fractions, with a tolerance for decimals only; units, currency and thousands separators are
+    understood; everything else is compared symbolically by math-verify in a process of its own.
+
+    Args:
+        prediction (`str`):
+            Free text or a bare answer. The answer is the last `\\boxed{…}`, `<answer>…</answer>`, `#### …` or "the
+            answer is …"; else the text itself. A number somewhere in prose is no answer.
+        gold (`str`):
+            Gold answer, read the same way.
+
+    Returns:
+        [`Score`]: 1.0 or 0.0; label `no_answer` if the prediction holds none.
+
+    Raises:
+        [`ScorerError`]: The comparison broke or took too long. Never a reason for a 0.
+    """
+    target = _clean(extract_answer(gold, "math"))
+    answer = _clean(extract_answer(prediction, "math"))
+    if answer.lower() in _EMPTY:
+        return Score(0.0, "none", answer, NO_ANSWER)
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Score(0.0, "too_long", answer[:MAX_ANSWER_CHARS], NO_ANSWER)
+    if answer == target:
+        return _score(True, "exact", answer)
+    if re.fullmatch(r"[A-Z]", target):
+        choice = _CHOICE.match(answer)
+        return _score(bool(choice) and choice.group(1) == target, "choice", answer)  # type: ignore[union-attr]
+    if (alternatives := _compare_alternatives(answer, target)) is not None:
+        return _score(alternatives, "set", answer)
+    return _compare(answer, target)
+
+
+def _compare(answer: str, target: str) -> Score:
+    answer, target = _ASSIGNMENT.sub("", answer), _ASSIGNMENT.sub("", target)
+    gold_number, number = read_number(target), read_number(answer)
+    if gold_number and number is None and (leading := _LEADING_NUMBER.match(answer)):
+        number = read_number(leading.group(1))
+    if gold_number and number:
+        return _score(same_number(number, gold_number), "number", answer)
+    if not _MATHEMATICAL.search(answer) or not _MATHEMATICAL.search(target):
+        return Score(float(_words(answer) == _words(target)), "text", answer, "", 0.0)
+    if gold_number is None and number is None and _words(answer) == _words(target):
+        return _score(True, "exact", answer)
+    return _score(symbolically_equal(_latex(target), _latex(answer)), "symbolic", answer)
+
+
+def _compare_alternatives(answer: str, target: str) -> bool | None:
+    """`x=7 or x=5` against `x=5 or x=7`: equal as sets; `None` if neither side lists alternatives."""
+    answers, targets = _ALTERNATIVES.split(answer), _ALTERNATIVES.split(target)
+    if len(targets) < 2:
+        return None
+    if len(answers) != len(targets):
+        return False
+    unmatched = list(targets)
+    for part in answers:
+        for index, wanted in enumerate(unmatched):
+            if part == wanted or _compare(part, wanted).value == 1.0:
+                del unmatched[index]
+                break
+    return not unmatched
+
+
+def _clean(text: str) -> str:
+    text = text.strip().removeprefix("$").removesuffix("$").strip()
+    return text.rstrip(".").strip() if not text.endswith("...") else text
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).replace("\\ ", " ").replace(" ", "").lower()
+
+
+def _latex(text: str) -> str:
+    """A few plain notations as LaTeX."""
+    text = re.sub(r"\bsqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
+    return re.sub(r"(?<![\w\\}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", text)
+
+
+def _score(right: bool, method: str, answer: str) -> Score:
+    return Score(float(right), method, answer, "", float(right))

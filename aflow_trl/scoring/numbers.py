@@ -1,0 +1,99 @@
+"""Reading numbers exactly, and deciding when two of them are the same answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+RELATIVE_TOLERANCE = Fraction(1, 10_000)
+"""Tolerance where a decimal takes part; integers and fractions are compared exactly."""
+
+_FRACTION = re.compile(r"^\\d?t?frac\{(\d+)\}\{(\d+)\}$|^\\[dt]?frac(\d)(\d)$")
+_MIXED = re.compile(r"^(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}$|^(\d+)\s+(\d+)/(\d+)$")
+_RATIO = re.compile(r"^(\d+)\s*/\s*(\d+)$")
+_DECIMAL = re.compile(r"^\d+\.?\d*(?:e[-+]?\d{1,3})?$|^\.\d+$", re.IGNORECASE)
+_SCIENTIFIC = re.compile(r"^(\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|x|×|\*)\s*10\^\{?(-?\d{1,3})\}?$")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\{,\}|\\!,|,\\!)\s?(?=\d{3}(?:\D|$))")
+_UNIT = re.compile(r"(?:\\(?:text|mathrm|textbf|mbox)\s*\{[^{}]*\}|\^\{?\\circ\}?|°|\\degree)(?:\^\{?\d\}?)?\s*$")
+_WORDS = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+[A-Za-z][A-Za-z.²³/^0-9]*(?:\s[A-Za-z]+){0,2}$")
+_CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|[$€£¥])\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as it was written."""
+
+    value: Fraction
+    decimals: int | None
+    """Digits after the point; `None` for an integer or a fraction."""
+    percent: bool
+
+
+def read_number(text: str) -> Number | None:
+    """
+    Read a text that is one number, with its sign, thousands separators, currency, unit or per cent sign.
+
+    Args:
+        text (`str`):
+            Bare answer.
+
+    Returns:
+        [`Number`], *optional*: The number, exactly; `None` if the text is anything else.
+    """
+    bare = text.strip().strip("$").strip().rstrip(".").replace("\\!", "").replace("−", "-").replace("\\left", "")
+    bare = _CURRENCY.sub(r"\1", bare)
+    bare = _UNIT.sub("", bare).strip()
+    percent = bare.endswith("%") or bare.endswith("\\%") or bare.lower().endswith(" percent")
+    bare = re.sub(r"\s*(\\?%|percent)$", "", bare, flags=re.IGNORECASE)
+    if match := _WORDS.match(bare):
+        bare = match.group(1)
+    bare = _THOUSANDS.sub("", bare).rstrip(",").strip()
+    sign = -1 if bare.startswith("-") else 1
+    read = _magnitude(bare.lstrip("+-").strip()) if not re.match(r"[-+]{2}", bare) else None
+    return Number(sign * read[0], read[1], percent) if read else None
+
+
+def _magnitude(text: str) -> tuple[Fraction, int | None] | None:
+    if match := _FRACTION.match(text) or _RATIO.match(text):
+        numerator, denominator = (int(group) for group in match.groups() if group is not None)
+        return (Fraction(numerator, denominator), None) if denominator else None
+    if match := _MIXED.match(text):
+        whole, numerator, denominator = (int(group) for group in match.groups() if group is not None)
+        return (whole + Fraction(numerator, denominator), None) if denominator else None
+    if match := _SCIENTIFIC.match(text):
+        return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2)), None
+    if _DECIMAL.match(text):
+        mantissa = text.lower().split("e")[0]
+        decimals = len(mantissa.split(".")[1]) if "." in mantissa else None
+        return Fraction(text), decimals
+    return None
+
+
+def same_number(prediction: Number, gold: Number) -> bool:
+    """
+    Whether two numbers are the same answer.
+
+    Integers and fractions are compared exactly. Where one side is a decimal they may differ by 1e-4 of the gold, or,
+    if the gold is a decimal, by half a unit of its last digit. A per cent sign on one side only may mean /100.
+    """
+    values = {prediction.value}
+    golds = {gold.value}
+    if prediction.percent and not gold.percent:
+        values.add(prediction.value / 100)
+    if gold.percent and not prediction.percent:
+        golds.add(gold.value / 100)
+    return any(_close(value, target, prediction, gold) for value in values for target in golds)
+
+
+def _close(value: Fraction, target: Fraction, prediction: Number, gold: Number) -> bool:
+    if value == target:
+        return True
+    if prediction.decimals is None and gold.decimals is None:
+        return False
+    if gold.decimals is None and target.denominator == 1:
+        return False  # a whole number is meant exactly
+    tolerance = abs(target) * RELATIVE_TOLERANCE
+    if gold.decimals and target == gold.value and (prediction.decimals is None or prediction.decimals >= gold.decimals):
+        tolerance = max(tolerance, Fraction(1, 2 * 10**gold.decimals))
+    return abs(value - target) <= tolerance
