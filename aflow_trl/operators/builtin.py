@@ -47,7 +47,7 @@ class AnswerGenerate(Operator):
         prompt = render("AnswerGenerate", attempt=_attempt(state), problem=state.problem.statement)
         reply = await call.ask_for(prompt, tagged("thought", "answer"))
         answer = code_block(reply["answer"]) if state.problem.domain == "code" else reply["answer"]
-        return state.with_candidate(Candidate(f"{reply['thought']}\nThe answer is {answer}", answer))
+        return state.with_candidate(Candidate(f"{reply['thought']}\nThe answer is {reply['answer']}", answer))
 
 
 @builtin

@@ -1,8 +1,9 @@
 """Scorers that tell the truth: a wrong answer is 0, a broken scorer is an error."""
 
 from .code import score_code
+from .dispatch import score_answer
 from .math import score_math
 from .qa import score_qa
 from .types import LEVELS, NO_ANSWER, Score, quantize
 
-__all__ = ["LEVELS", "NO_ANSWER", "Score", "quantize", "score_code", "score_math", "score_qa"]
+__all__ = ["LEVELS", "NO_ANSWER", "Score", "quantize", "score_answer", "score_code", "score_math", "score_qa"]

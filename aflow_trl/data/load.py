@@ -1,0 +1,90 @@
+"""Rows from where a recipe says: generated, a JSONL file, or a dataset of the Hub."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from ..errors import DataError, RecipeError
+from .prompts import policy_messages
+from .synthetic import synthetic_rows
+from .types import Row, read_row
+
+SYNTHETIC = "synthetic"
+
+
+def load_rows(source: str, *, split: str, count: int | None, seed: int) -> list[Row]:
+    """
+    Load and check rows, before anything expensive.
+
+    Args:
+        source (`str`):
+            `"synthetic"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns follow the row schema.
+        split (`str`):
+            `"train"` or `"test"`.
+        count (`int`, *optional*):
+            Most rows to take; required for `"synthetic"`.
+        seed (`int`):
+            Seed of generated problems.
+
+    Returns:
+        `list[Row]`: The rows, in order.
+
+    Raises:
+        [`DataError`]: A row is wrong.
+        [`RecipeError`]: The source cannot be read.
+    """
+    if source == SYNTHETIC:
+        if count is None:
+            raise RecipeError("synthetic data needs a number of rows: set num_train_problems and num_eval_problems.")
+        return list(itertools.islice(synthetic_rows(seed, split), count))
+    rows = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
+    if not rows:
+        raise DataError(f"{source}: there are no rows. Give at least one problem.")
+    return rows[:count]
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise RecipeError(f"the data file {str(path)!r} does not exist. Give a path relative to the working folder.")
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append(_read_line(line, f"{path}, line {number}"))
+    return rows
+
+
+def _read_line(line: str, where: str) -> Row:
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}). Write one JSON object a line.") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object a line.")
+    return read_row(raw, where)
+
+
+def _read_hub(name: str, split: str) -> list[Row]:
+    try:
+        dataset = load_dataset(name, split=split)
+    except Exception as error:
+        raise RecipeError(
+            f"the dataset {name!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {error}. "
+            "Give 'synthetic', a path ending in .jsonl, or a dataset of the Hub."
+        ) from None
+    return [read_row(raw, f"{name}, row {index}") for index, raw in enumerate(dataset)]
+
+
+def build_dataset(rows: Sequence[Row], *, prompt: str, operators: Sequence[str], descriptions: str) -> Dataset:
+    """Rows as the dataset TRL trains on: a conversational `prompt` and the columns of the schema."""
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        messages = policy_messages(row, prompt=prompt, operators=operators, descriptions=descriptions)
+        records.append({"prompt": messages} | row.columns())
+    return Dataset.from_list(records)

@@ -1,0 +1,52 @@
+"""What the policy reads: chat messages from a row, with the prompts of `configs/policy_prompts.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+from ..errors import RecipeError
+from .types import Row
+
+
+@cache
+def policy_prompts() -> Mapping[str, Mapping[str, str]]:
+    """`configs/policy_prompts.yaml`: name → system and user prompt."""
+    text = files("aflow_trl").joinpath("configs", "policy_prompts.yaml").read_text(encoding="utf-8")
+    prompts: dict[str, Mapping[str, str]] = yaml.safe_load(text)
+    return prompts
+
+
+def check_policy_prompt(name: str) -> None:
+    """Raise a [`RecipeError`] if there is no such prompt."""
+    if name not in policy_prompts():
+        raise RecipeError(f"policy_prompt is {name!r}. Use one of {', '.join(policy_prompts())}.")
+
+
+def policy_messages(row: Row, *, prompt: str, operators: Sequence[str], descriptions: str) -> list[dict[str, str]]:
+    """
+    Chat messages that ask for a workflow. Everything the executor will be shown of the problem is in them.
+
+    Args:
+        row ([`Row`]):
+            Problem.
+        prompt (`str`):
+            Name of a prompt in `configs/policy_prompts.yaml`.
+        operators (`Sequence[str]`):
+            Names of the operators that may be used.
+        descriptions (`str`):
+            One line for each of them.
+
+    Returns:
+        `list[dict[str, str]]`: A system and a user message.
+    """
+    template = policy_prompts()[prompt]
+    system = template["system"].replace("{operators}", descriptions).replace("{names}", ", ".join(operators))
+    statement = f"{row.context}\n\n{row.question}" if row.context else row.question
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": template["user"].replace("{problem}", statement)},
+    ]

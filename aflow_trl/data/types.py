@@ -1,0 +1,109 @@
+"""The row schema: one problem with its gold, whatever its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import DataError
+
+DOMAINS = ("math", "code", "qa")
+FIELDS = (
+    "question",
+    "answer",
+    "domain",
+    "entry_point",
+    "public_tests",
+    "hidden_tests",
+    "context",
+    "source",
+    "id",
+    "difficulty",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One problem. For code the gold is `hidden_tests`; elsewhere it is `answer` (any of its aliases)."""
+
+    question: str
+    answer: tuple[str, ...]
+    domain: str
+    entry_point: str = ""
+    public_tests: tuple[str, ...] = ()
+    """Tests that may be shown to the executor."""
+    hidden_tests: tuple[str, ...] = ()
+    """Tests that score; no prompt ever holds one."""
+    context: str = ""
+    source: str = ""
+    id: str = ""
+    difficulty: int = 0
+    """From 1 (easy) up; 0 means unknown."""
+
+    def columns(self) -> dict[str, Any]:
+        """The row as dataset columns, lists instead of tuples."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def read_row(raw: Mapping[str, Any], where: str) -> Row:
+    """
+    Check one raw row.
+
+    Args:
+        raw (`Mapping[str, Any]`):
+            Row as it was loaded. The plain `{"question", "answer", "domain", "entry_point"}` is enough.
+        where (`str`):
+            Place of the row for error messages, such as `"train.jsonl, line 3"`.
+
+    Returns:
+        [`Row`]: The row.
+
+    Raises:
+        [`DataError`]: A field is missing, unknown or of the wrong type. The message names place, field and remedy.
+    """
+    unknown = sorted(set(raw) - set(FIELDS) - {"prompt"})
+    if unknown:
+        raise DataError(f"{where}: unknown field {unknown[0]!r}. Known fields: {', '.join(FIELDS)}.")
+    question = _text(raw, "question", where)
+    if not question.strip():
+        raise DataError(f"{where}: 'question' is missing or empty. Every row needs a question.")
+    domain = _text(raw, "domain", where) or ("code" if raw.get("entry_point") else "math")
+    if domain not in DOMAINS:
+        raise DataError(f"{where}: 'domain' is {domain!r}. Use one of {', '.join(DOMAINS)}.")
+    row = Row(
+        question=question,
+        answer=_texts(raw, "answer", where),
+        domain=domain,
+        entry_point=_text(raw, "entry_point", where),
+        public_tests=_texts(raw, "public_tests", where),
+        hidden_tests=_texts(raw, "hidden_tests", where),
+        context=_text(raw, "context", where),
+        source=_text(raw, "source", where),
+        id=_text(raw, "id", where),
+        difficulty=int(raw.get("difficulty") or 0),
+    )
+    if domain == "code" and not row.hidden_tests:
+        raise DataError(f"{where}: 'hidden_tests' is missing. A code row is scored by tests; give at least one.")
+    if domain != "code" and not row.answer:
+        raise DataError(f"{where}: 'answer' is missing. Every {domain} row needs a gold answer or a list of aliases.")
+    return row
+
+
+def _text(raw: Mapping[str, Any], name: str, where: str) -> str:
+    value = raw.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{where}: {name!r} is a {type(value).__name__}; it has to be text.")
+    return str(value)
+
+
+def _texts(raw: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = raw.get(name)
+    if value is None or value == "":
+        return ()
+    items = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(item, str | int | float) for item in items):
+        raise DataError(f"{where}: {name!r} has to be text or a list of texts.")
+    return tuple(str(item) for item in items)

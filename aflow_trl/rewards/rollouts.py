@@ -1,0 +1,196 @@
+"""Executes and scores a batch of completions once, for all reward functions together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engine import Engine, Outcome, RolloutRequest, Trace
+from ..errors import ScorerError
+from ..operators import Problem
+from ..scoring import Score, quantize, score_answer
+from .metrics import batch_columns, batch_metrics
+from .types import ScoredRollout
+
+
+class Rollouts:
+    """
+    The execution that all reward functions of a trainer share.
+
+    Args:
+        engine ([`~aflow_trl.engine.Engine`]):
+            Engine that runs the workflows.
+        seed (`int`, *optional*, defaults to `0`):
+            Part of the salt: sets one run's executor randomness apart from another's.
+        quantize_correctness (`bool`, *optional*, defaults to `False`):
+            Whether correctness takes one of the five levels 0, 0.2, 0.4, 0.7, 1.0.
+        gate_secondary (`bool`, *optional*, defaults to `True`):
+            Whether the secondary rewards count only where the answer is right.
+        trace_path (`str` or `Path`, *optional*):
+            JSON-lines file every trace is appended to.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        seed: int = 0,
+        quantize_correctness: bool = False,
+        gate_secondary: bool = True,
+        trace_path: str | Path | None = None,
+    ) -> None:
+        self.engine = engine
+        self.seed = seed
+        self.quantize_correctness = quantize_correctness
+        self.gate_secondary = gate_secondary
+        self.trace_path = Path(trace_path) if trace_path else None
+        self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
+        self.paid_usd: float | None = 0.0
+        self._batches = 0
+        self._batch: tuple[object, asyncio.Task[list[ScoredRollout]]] | None = None
+
+    async def get(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
+        """
+        Scored rollouts of a batch, executed at the first call and shared by the others.
+
+        Args:
+            completions (`Sequence`):
+                Completions as TRL hands them to reward functions: one and the same object for all of them.
+            columns (`dict[str, Any]`):
+                The other keyword arguments of a TRL reward function.
+
+        Returns:
+            `list[ScoredRollout]`: One for each completion, in order.
+        """
+        if self._batch is None or self._batch[0] is not completions:
+            self._batch = (completions, asyncio.ensure_future(self._execute(completions, columns)))
+        return await self._batch[1]
+
+    async def _execute(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
+        state = columns.get("trainer_state")
+        step = state.global_step if state is not None else self._batches
+        self._batches += 1
+        rows = _rows(columns, len(completions))
+        requests = [RolloutRequest(_text(c), _problem(row)) for c, row in zip(completions, rows, strict=True)]
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        traces = await self.engine.run(requests, salt=f"{self.seed} {step}")
+        rollouts = await self.score(traces, rows)
+        self._account(rollouts, step)
+        self._report(rollouts, columns, loop.time() - started)
+        return rollouts
+
+    async def score(self, traces: Sequence[Trace], rows: Sequence[dict[str, Any]]) -> list[ScoredRollout]:
+        """Score traces against their rows; equal answers to one problem are scored once."""
+        scores: dict[tuple[str, str], asyncio.Task[Score]] = {}
+        return list(
+            await asyncio.gather(*(self._score(trace, row, scores) for trace, row in zip(traces, rows, strict=True)))
+        )
+
+    async def _score(
+        self, trace: Trace, row: dict[str, Any], scores: dict[tuple[str, str], asyncio.Task[Score]]
+    ) -> ScoredRollout:
+        def score(answer: str) -> asyncio.Task[Score]:
+            key = (_problem_key(row), answer)
+            if key not in scores:
+                scores[key] = asyncio.ensure_future(
+                    score_answer(
+                        answer,
+                        domain=row["domain"],
+                        golds=row["answer"],
+                        hidden_tests=row.get("hidden_tests") or (),
+                        entry_point=row.get("entry_point"),
+                    )
+                )
+            return scores[key]
+
+        final = first = None
+        correctness: float | None = 0.0
+        if trace.outcome is Outcome.OK:
+            try:
+                final = await score(trace.answer)
+                first = await score(trace.first_answer) if trace.first_answer != trace.answer else final
+                correctness = quantize(final) if self.quantize_correctness else final.value
+            except ScorerError as error:
+                trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, "ScorerError", str(error)
+        if trace.outcome is Outcome.UNAVAILABLE:
+            final = first = correctness = None
+        metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
+        return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata)
+
+    def _account(self, rollouts: Sequence[ScoredRollout], step: int) -> None:
+        self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
+        self.totals["rollouts"] += len(rollouts)
+        self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
+        for rollout in rollouts:
+            paid = rollout.trace.paid_usd
+            self.paid_usd = None if paid is None or self.paid_usd is None else self.paid_usd + paid
+        if self.trace_path is not None:
+            write_traces(self.trace_path, rollouts, phase="train", step=step)
+
+    def _report(self, rollouts: Sequence[ScoredRollout], columns: dict[str, Any], wall_s: float) -> None:
+        if (log_extra := columns.get("log_extra")) is not None:
+            for name, values in batch_columns(rollouts).items():
+                log_extra(name, values)
+        if (log_metric := columns.get("log_metric")) is not None:
+            for name, value in batch_metrics(rollouts, wall_s).items():
+                log_metric(name, value)
+
+
+def write_traces(path: Path, rollouts: Sequence[ScoredRollout], *, phase: str, step: int) -> None:
+    """Append one JSON line a rollout: trace, score and where it belongs."""
+    lines = [
+        json.dumps(
+            {
+                "phase": phase,
+                "step": step,
+                "domain": rollout.domain,
+                "correctness": rollout.correctness,
+                "score": None if rollout.score is None else rollout.score.method,
+                **rollout.metadata,
+                "trace": rollout.trace.to_json(),
+            },
+            ensure_ascii=False,
+            default=str,
+        )
+        for rollout in rollouts
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", errors="replace") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    names = ("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "context")
+    for name in ("question", "answer"):
+        if name not in columns:
+            raise KeyError(f"the dataset has no column {name!r}; workflow rewards need 'question' and 'answer'.")
+    names += ("id", "source", "difficulty")
+    rows = [{name: columns[name][index] for name in names if name in columns} for index in range(count)]
+    for row in rows:
+        row["answer"] = [row["answer"]] if isinstance(row["answer"], str) else list(row["answer"] or ())
+        row.setdefault("domain", "code" if row.get("hidden_tests") else "math")
+    return rows
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    """What the executor may know: never the answer, never a hidden test."""
+    return Problem(
+        question=row["question"],
+        domain=row["domain"],
+        context=row.get("context") or "",
+        entry_point=row.get("entry_point") or None,
+        public_tests=tuple(row.get("public_tests") or ()),
+    )
+
+
+def _problem_key(row: dict[str, Any]) -> str:
+    return f"{row.get('context') or ''}\n{row['question']}"
+
+
+def _text(completion: Any) -> str:
+    """Text of a completion, plain or conversational."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])

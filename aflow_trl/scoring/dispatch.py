@@ -1,0 +1,48 @@
+"""The right scorer for a row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from .code import score_code
+from .math import score_math
+from .qa import score_qa
+from .types import Score
+
+
+async def score_answer(
+    answer: str,
+    *,
+    domain: str,
+    golds: Sequence[str],
+    hidden_tests: Sequence[str] = (),
+    entry_point: str | None = None,
+) -> Score:
+    """
+    Score an answer with the strict scorer of its domain.
+
+    Args:
+        answer (`str`):
+            Final answer of a workflow.
+        domain (`str`):
+            `math`, `code` or `qa`.
+        golds (`Sequence[str]`):
+            Gold answers; any of them is right.
+        hidden_tests (`Sequence[str]`, *optional*):
+            Tests of a code task.
+        entry_point (`str`, *optional*):
+            Function a code task asks for.
+
+    Returns:
+        [`Score`]: The best score over the golds.
+
+    Raises:
+        [`ScorerError`]: The scorer broke.
+    """
+    if domain == "code":
+        return await score_code(answer, hidden_tests, entry_point or None)
+    if domain == "qa":
+        return score_qa(answer, golds)
+    scores = [await asyncio.to_thread(score_math, answer, gold) for gold in golds]
+    return max(scores, key=lambda score: score.value)

@@ -1,0 +1,7 @@
+"""The simulated executor behind the OpenAI protocol, and a tiny policy built on the spot. A simulation, not a model."""
+
+from .app import MODEL_NAME, SimulatedApp, in_process
+from .executor import default_skill, reply
+from .recognize import recognize
+
+__all__ = ["MODEL_NAME", "SimulatedApp", "default_skill", "in_process", "recognize", "reply"]
