@@ -1,0 +1,155 @@
+"""
+A tiny policy built on the spot: about a million parameters, its own tokenizer and chat template.
+
+Its cold start is a short SFT on random valid workflows with some junk among them. They are drawn without regard to the
+problem, so nothing hints at which workflow is good.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from ..data import Row, policy_messages, synthetic_rows
+from ..dsl import Vocabulary, format, sample
+
+VERSION = 1
+"""Part of the cache key: raise it when the recipe below changes."""
+VOCABULARY_SIZE = 768
+HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
+SFT_STEPS, SFT_BATCH = 150, 64
+SFT_EXAMPLES = 4_096
+JUNK_SHARE = 0.08
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_dir: Path | None = None) -> Path:
+    """
+    Folder of the tiny policy, built on the first call and cached.
+
+    Args:
+        seed (`int`):
+            Seed of weights, data and training.
+        prompt (`str`):
+            Policy prompt it is trained on.
+        vocabulary (`Mapping[str, OperatorSpec]`):
+            Operators its random workflows use.
+        cache_dir (`Path`, *optional*):
+            Where policies are kept. Defaults to `$AFLOW_TRL_CACHE` or `~/.cache/aflow_trl`.
+
+    Returns:
+        `Path`: Folder for `from_pretrained`.
+    """
+    root = cache_dir or Path(os.environ.get("AFLOW_TRL_CACHE", Path.home() / ".cache" / "aflow_trl"))
+    name = f"tiny-policy-v{VERSION}-{prompt}-{len(vocabulary)}ops-seed{seed}"
+    folder = root / name
+    if (folder / "config.json").is_file():
+        return folder
+    rows = list(itertools.islice(synthetic_rows(seed + 1_000_003, "train"), SFT_EXAMPLES))
+    examples = _examples(rows, seed, prompt, vocabulary)
+    scratch = root / f".{name}.{os.getpid()}"
+    tokenizer = build_tokenizer([json.dumps(example, ensure_ascii=False) for example in examples])
+    _train(examples, tokenizer, seed, scratch)
+    try:
+        scratch.rename(folder)
+    except OSError:  # another process was faster; its result is the same
+        shutil.rmtree(scratch)
+    return folder
+
+
+def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the texts: any text round-trips."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[2:]),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def _examples(rows: Sequence[Row], seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+    rng = random.Random(seed)
+    names = list(vocabulary)
+    examples: list[dict[str, object]] = []
+    for row in rows:
+        text = format(sample(rng, vocabulary=vocabulary))
+        if rng.random() < JUNK_SHARE:
+            text = _spoil(text, rng)
+        messages = policy_messages(row, prompt=prompt, operators=names, descriptions="")
+        reply = [{"role": "assistant", "content": f"<workflow>{text}</workflow>"}]
+        examples.append({"prompt": messages, "completion": reply})
+    return examples
+
+
+def _spoil(text: str, rng: random.Random) -> str:
+    """Junk as a real model writes it: cut off, a bracket lost, a name made up."""
+    cut = rng.randrange(1, max(2, len(text)))
+    return rng.choice([text[:cut], text.replace("]", "", 1) + " ->", f"{text} -> Solve", text.replace("->", "", 1) + " ("])
+
+
+def _train(examples: list[dict[str, object]], tokenizer: PreTrainedTokenizerFast, seed: int, folder: Path) -> None:
+    set_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=3 * HIDDEN_SIZE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen2ForCausalLM(config).to(torch.float32)
+    args = SFTConfig(
+        output_dir=str(folder),
+        max_steps=SFT_STEPS,
+        per_device_train_batch_size=SFT_BATCH,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+        completion_only_loss=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=50,
+        disable_tqdm=True,
+        seed=seed,
+        dataloader_pin_memory=False,
+    )
+    dataset = Dataset.from_list(examples)
+    trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model(str(folder))
+    tokenizer.save_pretrained(str(folder))

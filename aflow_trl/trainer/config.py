@@ -1,0 +1,129 @@
+"""Configuration of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from ..dsl import CLOSING_TAG
+from .advantages import DEFAULT_TOLERANCE, SCALES
+
+TRL_ESTIMATORS = {"grpo": "group", "dr_grpo": "none", "batch": "batch"}
+"""Estimators that are TRL's own, and the `scale_rewards` each stands for."""
+ESTIMATORS = ("wa_grpo", *TRL_ESTIMATORS, "wa_grpo_classic")
+
+
+@dataclass
+class WorkflowGRPOConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`WorkflowGRPOTrainer`].
+
+    Inherits every parameter from [`~trl.GRPOConfig`]; only what is listed here is new.
+
+    Parameters:
+        > Parameters that control the advantage
+
+        advantage_estimator (`str`, *optional*, defaults to `"wa_grpo"`):
+            `"wa_grpo"`; TRL's own `"grpo"` (group std), `"dr_grpo"` (no std, Dr. GRPO loss) or `"batch"` (batch std); or
+            `"wa_grpo_classic"`, the earlier published form, for comparison.
+        primary_reward (`str`, *optional*):
+            Name of the reward function that decides. If `None`, the first one. The others, weighted by
+            `reward_weights`, only break ties (`"wa_grpo"` only).
+        advantage_scale (`str`, *optional*, defaults to `"batch"`):
+            What `"wa_grpo"` divides differences of the primary reward by: `"none"`, `"batch"` or `"group"`.
+        tie_break_alpha (`float`, *optional*, defaults to `0.1`):
+            Largest advantage a tie-break may give. 0 turns it off.
+        tie_tolerance (`float`, *optional*, defaults to `1e-4`):
+            Primary rewards that differ by no more are tied.
+
+        > Parameters that control generation
+
+        temperature_initial (`float`, *optional*):
+            Sampling temperature at step 0. If given, the temperature goes linearly to `temperature_final` over
+            `temperature_warmup_steps` steps, in generation and in the loss alike. If `None`, it stays at `temperature`.
+        temperature_final (`float`, *optional*):
+            Temperature at the end of the schedule. If `None`, `temperature`.
+        temperature_warmup_steps (`int`, *optional*, defaults to `0`):
+            Steps of the schedule.
+        stop_strings (`list[str]`, *optional*, defaults to `["</workflow>"]`):
+            Texts that end a completion; the text itself stays part of it.
+    """
+
+    advantage_estimator: str = field(
+        default="wa_grpo",
+        metadata={"help": f"How advantages are computed: one of {', '.join(ESTIMATORS)}."},
+    )
+    primary_reward: str | None = field(
+        default=None, metadata={"help": "Name of the reward function that decides. Defaults to the first one."}
+    )
+    advantage_scale: str = field(
+        default="batch",
+        metadata={"help": "What wa_grpo divides differences of the primary reward by: none, batch or group."},
+    )
+    tie_break_alpha: float = field(
+        default=0.1, metadata={"help": "Largest advantage a tie-break may give. 0 turns it off."}
+    )
+    tie_tolerance: float = field(
+        default=DEFAULT_TOLERANCE, metadata={"help": "Primary rewards that differ by no more are tied."}
+    )
+    temperature_initial: float | None = field(
+        default=None, metadata={"help": "Sampling temperature at step 0 of a linear schedule."}
+    )
+    temperature_final: float | None = field(
+        default=None, metadata={"help": "Temperature at the end of the schedule. Defaults to `temperature`."}
+    )
+    temperature_warmup_steps: int = field(default=0, metadata={"help": "Steps of the temperature schedule."})
+    stop_strings: list[str] = field(
+        default_factory=lambda: [CLOSING_TAG],
+        metadata={"help": "Texts that end a completion; the text itself stays part of it."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.advantage_estimator not in ESTIMATORS:
+            raise ValueError(
+                f"advantage_estimator must be one of {', '.join(ESTIMATORS)}, got {self.advantage_estimator!r}."
+            )
+        if self.advantage_scale not in SCALES:
+            raise ValueError(f"advantage_scale must be one of {', '.join(SCALES)}, got {self.advantage_scale!r}.")
+        if self.tie_break_alpha < 0 or self.tie_tolerance < 0:
+            raise ValueError("tie_break_alpha and tie_tolerance must be 0 or more.")
+        self._check_temperature()
+        if self.advantage_estimator in TRL_ESTIMATORS:
+            self.scale_rewards = TRL_ESTIMATORS[self.advantage_estimator]
+        if self.advantage_estimator == "dr_grpo":
+            self.loss_type = "dr_grpo"
+        if self.stop_strings:
+            if self.mask_truncated_completions:
+                raise ValueError(
+                    "mask_truncated_completions would mask every completion that a stop string ended, because TRL "
+                    "takes them for truncated. Set mask_truncated_completions: false or stop_strings: []."
+                )
+            self._add_stop_strings()
+        super().__post_init__()
+
+    def temperature_at(self, step: int) -> float:
+        """Sampling temperature at an optimiser step."""
+        if self.temperature_initial is None:
+            return self.temperature
+        final = self.temperature if self.temperature_final is None else self.temperature_final
+        share = min(1.0, step / self.temperature_warmup_steps) if self.temperature_warmup_steps else 1.0
+        return self.temperature_initial + share * (final - self.temperature_initial)
+
+    def _check_temperature(self) -> None:
+        for name in ("temperature_initial", "temperature_final"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        if self.temperature_final is not None and self.temperature_initial is None:
+            raise ValueError("temperature_final needs temperature_initial. Give both, or set temperature alone.")
+        if self.temperature_warmup_steps < 0:
+            raise ValueError(f"temperature_warmup_steps must be 0 or more, got {self.temperature_warmup_steps}.")
+
+    def _add_stop_strings(self) -> None:
+        given = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        if self.use_vllm:
+            stop = {"stop": list(self.stop_strings), "include_stop_str_in_output": True}
+        else:
+            stop = {"stop_strings": list(self.stop_strings)}
+        self.generation_kwargs = {**stop, **given}

@@ -1,0 +1,207 @@
+"""TRL's GRPO trainer with the advantage step replaced."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from peft import PeftModel
+from torch import Tensor
+from trl import GRPOTrainer
+
+from .advantages import CLASSIC_WEIGHTS, wa_grpo, wa_grpo_classic
+from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
+from .metrics import advantage_metrics
+
+CLASSIC_FULL_VARIETY = 10
+FEATURE_COLUMNS = ("progress", "revise_gain", "executed", "operator_variety", "model_calls")
+"""Columns that reward functions log with `log_extra` and advantages read."""
+
+
+class WorkflowGRPOTrainer(GRPOTrainer):
+    """
+    Trainer for Workflow-Aware GRPO (WA-GRPO).
+
+    Differs from [`~trl.GRPOTrainer`] in the advantage only: the primary reward decides, the weighted mean of the others
+    breaks ties (see [`~aflow_trl.trainer.advantages.wa_grpo`]). Reward functions may log a column `progress` with
+    `log_extra`; it breaks ties among completions that are not right.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Policy, as in [`~trl.GRPOTrainer`].
+        reward_funcs (`Callable` or `list[Callable]`):
+            Reward functions, as in [`~trl.GRPOTrainer`]; see [`~aflow_trl.rewards.workflow_rewards`].
+        args ([`WorkflowGRPOConfig`], *optional*):
+            Configuration.
+        **kwargs:
+            Everything else [`~trl.GRPOTrainer`] takes (`train_dataset`, `peft_config`, `processing_class`, …).
+
+    Example:
+
+    ```python
+    trainer = WorkflowGRPOTrainer(
+        model="Qwen/Qwen2.5-7B-Instruct",
+        reward_funcs=workflow_rewards(Rollouts(engine)),
+        args=WorkflowGRPOConfig(output_dir="runs/compose", num_generations=8),
+        train_dataset=dataset,
+        peft_config=LoraConfig(r=64),
+    )
+    trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "aflow-trl", "wa-grpo"]
+    _name = "WA-GRPO"
+
+    def __init__(
+        self, model: Any, reward_funcs: Any, args: WorkflowGRPOConfig | None = None, **kwargs: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = WorkflowGRPOConfig(f"{name.split('/')[-1]}-WA-GRPO")
+        super().__init__(model, reward_funcs, args=args, **kwargs)
+        self.model_card_sections = ""
+        """Markdown appended to the model card."""
+        self._primary = self._primary_index(args.primary_reward)
+        self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
+        if args.stop_strings and not self.use_vllm:
+            # `generate` needs the tokenizer to find stop strings, and TRL does not pass it.
+            self.model.generate = functools.partial(self.model.generate, tokenizer=self._tokenizer)
+
+    def _primary_index(self, name: str | None) -> int:
+        if name is None:
+            return 0
+        if name not in self.reward_func_names:
+            known = ", ".join(self.reward_func_names)
+            raise ValueError(f"primary_reward is {name!r}, but the reward functions are {known}.")
+        return int(self.reward_func_names.index(name))
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        # Kept for the advantage step; (B*G, number of reward functions), gathered from all processes.
+        self._gathered_rewards = rewards
+        self._gathered_features = {name: self._gather_column(name) for name in FEATURE_COLUMNS}
+        self._gathered_workflows = gather_object(list(self._pending_extra_logs.get("workflow", [])))
+        return rewards
+
+    def _gather_column(self, name: str) -> Tensor | None:
+        values = self._pending_extra_logs.get(name)
+        if values is None:
+            return None
+        local = [float("nan") if value is None else float(value) for value in values]
+        return self.accelerator.gather(torch.tensor(local, device=self.accelerator.device))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        mode = "train" if self.model.training else "eval"
+        if mode == "train" and self.args.temperature_initial is not None:
+            self._set_temperature(self.args.temperature_at(self.state.global_step))
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        if self.args.advantage_estimator in TRL_ESTIMATORS or size < 2:
+            logged = list(self._logs["advantages"])[-self._gathered_rewards.shape[0] :]
+            advantages = torch.tensor(logged, device=self.accelerator.device)
+        else:
+            advantages = self._estimate(size)
+            self._replace_advantages(output, advantages)
+        primary = self._gathered_rewards[:, self._primary]
+        for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
+            self._metrics[mode][name].append(value)
+        return output
+
+    def _estimate(self, num_generations: int) -> Tensor:
+        """Advantages of all processes' completions, shape (B*G,)."""
+        rewards, features = self._gathered_rewards, self._gathered_features
+        weights = self.reward_weights.to(rewards.device)
+        if self.args.advantage_estimator == "wa_grpo_classic":
+            total = (rewards * weights).nansum(dim=1)
+            total[torch.isnan(rewards).all(dim=1)] = torch.nan
+            seed = self.args.seed + self.state.global_step
+            return wa_grpo_classic(total, self._classic_features(num_generations), num_generations, seed=seed)
+        others = [index for index in range(rewards.shape[1]) if index != self._primary]
+        share = weights[others] / weights[others].sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        return wa_grpo(
+            rewards[:, self._primary],
+            (rewards[:, others] * share).nansum(dim=1),
+            num_generations,
+            scale=self.args.advantage_scale,
+            alpha=self.args.tie_break_alpha,
+            tol=self.args.tie_tolerance,
+            progress=features["progress"],
+        )
+
+    def _classic_features(self, num_generations: int) -> dict[str, Tensor]:
+        """Parts of the classic tie-break; zeros where no reward function logs them."""
+        size = self._gathered_rewards.shape[0]
+        device = self._gathered_rewards.device
+        zeros = torch.zeros(size, device=device)
+        logged = {name: zeros if column is None else column for name, column in self._gathered_features.items()}
+        workflows = self._gathered_workflows or [""] * size
+        groups = [workflows[i - i % num_generations : i - i % num_generations + num_generations] for i in range(size)]
+        others_alike = [(group.count(own) - 1) / (num_generations - 1) for own, group in zip(workflows, groups, strict=True)]
+        features = {
+            "diversity": 1 - torch.tensor(others_alike, device=device),
+            "revise_gain": logged["revise_gain"],
+            "execution_success": logged["executed"],
+            "efficiency": -logged["model_calls"],
+            "operator_variety": logged["operator_variety"],
+        }
+        assert features.keys() == CLASSIC_WEIGHTS.keys()
+        return features
+
+    def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
+        """Put the advantages where the loss reads them (local slice) and where they are logged (all)."""
+        count = output["advantages"].shape[0]
+        start = self.accelerator.process_index * count
+        output["advantages"] = advantages[start : start + count].to(output["advantages"])
+        for _ in range(min(advantages.numel(), len(self._logs["advantages"]))):
+            self._logs["advantages"].pop()
+        self._logs["advantages"].extend(advantages.tolist())
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+        completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+        if self.args.stop_strings and not self.use_vllm:
+            # A sequence that a stop string ended is filled up with padding the policy never sampled.
+            completion_ids = [self._strip_padding(ids) for ids in completion_ids]
+        return completion_ids, logprobs
+
+    def _strip_padding(self, ids: list[int]) -> list[int]:
+        pad = self._tokenizer.pad_token_id
+        end = len(ids)
+        while end > 1 and ids[end - 1] == pad:
+            end -= 1
+        stopped = self._tokenizer.decode(ids[:end]).rstrip().endswith(tuple(self.args.stop_strings))
+        return ids[:end] if stopped else ids
+
+    def _set_temperature(self, value: float) -> None:
+        """Use a temperature in generation and in the loss."""
+        self.temperature = value
+        if self.use_vllm:
+            self.vllm_generation.temperature = value
+        else:
+            self.generation_config.temperature = value
+            self.generation_kwargs["temperature"] = value
+        if self._temperature_cell is not None:
+            self._temperature_cell.cell_contents = value
+        self._metrics["train"]["temperature"].append(value)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.model_card_sections and self.is_world_process_zero():
+            with open(os.path.join(self.args.output_dir, "README.md"), "a", encoding="utf-8") as card:
+                card.write(f"\n{self.model_card_sections}\n")
+
+
+def _temperature_cell(model: Any) -> Any:
+    """
+    Where TRL's fused LM head keeps the temperature, or `None` where the trainer's own attribute is read.
+
+    TRL fixes it in a closure when the trainer is built; a schedule has to reach it for the loss to use the temperature
+    that generation used.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    function = getattr(base.forward, "__func__", base.forward)
+    names = function.__code__.co_freevars
+    return function.__closure__[names.index("temperature")] if "temperature" in names else None
