@@ -79,7 +79,7 @@ _RELATIONS: dict[str, dict[str, str]] = {
 _POOLS = {"person": _PEOPLE, "city": _CITIES, "region": _REGIONS, "river": _RIVERS}
 
 _MATH = re.compile(r"(\w+) has (\d+) (\w+)\. (.*?) How many \w+ does \w+ have now\?", re.DOTALL)
-_CODE = re.compile(r"Write a function `(\w+)\(numbers\)`.*?in this order: (.*?)\. It returns", re.DOTALL)
+_CODE = re.compile(r"Write a function `(\w+)\(numbers\)` on a list of integers: (.*?)\. Return", re.DOTALL)
 _QA = re.compile(r"What is the ((?:\w+ of the )*\w+) of (\w+)\?")
 _FACT = re.compile(r"The (\w+) of (\w+) is (\w+)\.")
 
@@ -163,11 +163,10 @@ def _math(rng: random.Random) -> Row:
 def _code(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
     steps = tuple(draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty))
-    name = f"transform_{rng.randint(100, 999)}"
+    name = f"transform_{rng.randint(10, 99)}"
     listed = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
     question = (
-        f"Write a function `{name}(numbers)` that takes a list of integers and does this, in this order: {listed}. "
-        "It returns the resulting list."
+        f"Write a function `{name}(numbers)` on a list of integers: {listed}. Return the list."
     )
     inputs = [[rng.randint(-9, 20) for _ in range(rng.randint(5, 9))] for _ in range(PUBLIC_TESTS + HIDDEN_TESTS)]
     tests = tuple(f"assert {name}({given}) == {_compute(given, steps)}" for given in inputs)
@@ -198,7 +197,7 @@ def _qa(rng: random.Random) -> Row:
         if len(chain) == difficulty and len(world) == difficulty:
             break
     answer = name
-    while len(world) < difficulty + 3:
+    while len(world) < difficulty + 2:
         kind = rng.choice(["person", "city", "region"])
         relation = rng.choice(list(_RELATIONS[kind]))
         world.setdefault((relation, rng.choice(_POOLS[kind])), rng.choice(_POOLS[_RELATIONS[kind][relation]]))

@@ -10,7 +10,7 @@ from .functions import (
     workflow_rewards,
 )
 from .metrics import batch_metrics, entropy
-from .rollouts import Rollouts, write_traces
+from .rollouts import Rollouts
 from .types import ScoredRollout
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "repetition_reward",
     "simplicity_reward",
     "workflow_rewards",
-    "write_traces",
 ]

@@ -74,17 +74,41 @@ class Rollouts:
         step = state.global_step if state is not None else self._batches
         self._batches += 1
         rows = _rows(columns, len(completions))
-        requests = [RolloutRequest(_text(c), _problem(row)) for c, row in zip(completions, rows, strict=True)]
         loop = asyncio.get_running_loop()
         started = loop.time()
-        traces = await self.engine.run(requests, salt=f"{self.seed} {step}")
-        rollouts = await self.score(traces, rows)
-        self._account(rollouts, step)
+        texts = [_text(completion) for completion in completions]
+        rollouts = await self.execute(texts, rows, salt=f"{self.seed} {step}", phase="train", step=step)
         self._report(rollouts, columns, loop.time() - started)
         return rollouts
 
-    async def score(self, traces: Sequence[Trace], rows: Sequence[dict[str, Any]]) -> list[ScoredRollout]:
-        """Score traces against their rows; equal answers to one problem are scored once."""
+    async def execute(
+        self, texts: Sequence[str], rows: Sequence[dict[str, Any]], *, salt: str, phase: str, step: int
+    ) -> list[ScoredRollout]:
+        """
+        Run one completion a row, score it and account for it.
+
+        Args:
+            texts (`Sequence[str]`):
+                Completions, or bare workflows.
+            rows (`Sequence[dict[str, Any]]`):
+                Rows of the schema, as columns.
+            salt (`str`):
+                Sets the executor's randomness apart from other batches'.
+            phase (`str`):
+                What the batch is for; stands in its traces.
+            step (`int`):
+                Optimiser step; stands in its traces.
+
+        Returns:
+            `list[ScoredRollout]`: In order.
+        """
+        requests = [RolloutRequest(text, _problem(row)) for text, row in zip(texts, rows, strict=True)]
+        rollouts = await self._score_all(await self.engine.run(requests, salt=salt), rows)
+        self._account(rollouts, phase, step)
+        return rollouts
+
+    async def _score_all(self, traces: Sequence[Trace], rows: Sequence[dict[str, Any]]) -> list[ScoredRollout]:
+        """Equal answers to one problem are scored once."""
         scores: dict[tuple[str, str], asyncio.Task[Score]] = {}
         return list(
             await asyncio.gather(*(self._score(trace, row, scores) for trace, row in zip(traces, rows, strict=True)))
@@ -121,7 +145,7 @@ class Rollouts:
         metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
         return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata)
 
-    def _account(self, rollouts: Sequence[ScoredRollout], step: int) -> None:
+    def _account(self, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
@@ -129,7 +153,7 @@ class Rollouts:
             paid = rollout.trace.paid_usd
             self.paid_usd = None if paid is None or self.paid_usd is None else self.paid_usd + paid
         if self.trace_path is not None:
-            write_traces(self.trace_path, rollouts, phase="train", step=step)
+            _write_traces(self.trace_path, rollouts, phase, step)
 
     def _report(self, rollouts: Sequence[ScoredRollout], columns: dict[str, Any], wall_s: float) -> None:
         if (log_extra := columns.get("log_extra")) is not None:
@@ -140,7 +164,7 @@ class Rollouts:
                 log_metric(name, value)
 
 
-def write_traces(path: Path, rollouts: Sequence[ScoredRollout], *, phase: str, step: int) -> None:
+def _write_traces(path: Path, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
     """Append one JSON line a rollout: trace, score and where it belongs."""
     lines = [
         json.dumps(

@@ -1,7 +1,19 @@
 """WA-GRPO: configuration, trainer, advantages, evaluation."""
 
-from .callbacks import StopOnFatal
+from .callbacks import ConsoleProgress, StopOnFatal
 from .config import ESTIMATORS, WorkflowGRPOConfig
+from .evaluation import Accuracy, Evaluator, accuracy, valid_share, workflow_counts
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
-__all__ = ["ESTIMATORS", "StopOnFatal", "WorkflowGRPOConfig", "WorkflowGRPOTrainer"]
+__all__ = [
+    "ESTIMATORS",
+    "Accuracy",
+    "ConsoleProgress",
+    "Evaluator",
+    "StopOnFatal",
+    "WorkflowGRPOConfig",
+    "WorkflowGRPOTrainer",
+    "accuracy",
+    "valid_share",
+    "workflow_counts",
+]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import torch
 from accelerate.utils import gather_object
 
 from ..data import Row
-from ..engine import RolloutRequest
-from ..operators import Problem
 from ..rewards import Rollouts, ScoredRollout
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
 T = TypeVar("T")
+GENERATION_BATCH = 64
+"""Prompts generated at once."""
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
@@ -72,68 +73,86 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / (1 + Z_95**2 / n)), min(1.0, (centre + spread) / (1 + Z_95**2 / n))
 
 
-async def evaluate_workflows(
-    rollouts: Rollouts, rows: Sequence[Row], workflows: Sequence[str], *, salt: str
-) -> list[ScoredRollout]:
+class Evaluator:
     """
-    Run one workflow (or completion) a row and score it.
+    Runs policies and fixed workflows on held-out problems. The work is split over the processes.
 
     Args:
+        trainer ([`WorkflowGRPOTrainer`]):
+            Trainer that holds the policy and the event loop of the reward functions.
         rollouts ([`~aflow_trl.rewards.Rollouts`]):
             Engine and scoring.
         rows (`Sequence[Row]`):
             Held-out problems.
-        workflows (`Sequence[str]`):
-            A workflow or a completion for each.
-        salt (`str`):
-            Sets the executor's randomness apart from training.
-
-    Returns:
-        `list[ScoredRollout]`: In the order of the rows.
-    """
-    requests = [
-        RolloutRequest(
-            workflow, Problem(row.question, row.domain, row.context, row.entry_point or None, row.public_tests)
-        )
-        for workflow, row in zip(workflows, rows, strict=True)
-    ]
-    traces = await rollouts.engine.run(requests, salt=salt)
-    return await rollouts.score(traces, [row.columns() for row in rows])
-
-
-def generate_completions(trainer: WorkflowGRPOTrainer, prompts: Sequence[Any], batch_size: int) -> list[str]:
-    """
-    Completions of the current policy, sampled as in training, in eval mode; the work is split over the processes.
-
-    Args:
-        trainer ([`WorkflowGRPOTrainer`]):
-            Trainer that holds the policy.
         prompts (`Sequence`):
-            Conversational prompts.
-        batch_size (`int`):
-            Prompts generated at once.
-
-    Returns:
-        `list[str]`: One completion for each prompt, on every process.
+            Their conversational prompts.
+        seed (`int`):
+            Seed of the policy's sampling and of the executor's randomness, apart from training's.
     """
-    world, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    share = -(-len(prompts) // world)
-    # Every process generates equally often, or collective operations would wait for ever.
-    own = [prompts[min(index, len(prompts) - 1)] for index in range(rank * share, (rank + 1) * share)]
-    was_training = trainer.model.training
-    trainer.model.eval()
-    texts: list[str] = []
-    for start in range(0, share, batch_size):
-        completions = trainer._generate(own[start : start + batch_size])[3]
-        texts += [completion[-1]["content"] for completion in completions]
-    trainer._metrics["eval"].clear()
-    trainer.model.train(was_training)
-    return list(gather_object(texts))[: len(prompts)]
+
+    def __init__(
+        self,
+        trainer: WorkflowGRPOTrainer,
+        rollouts: Rollouts,
+        rows: Sequence[Row],
+        prompts: Sequence[Any],
+        *,
+        seed: int,
+    ) -> None:
+        self.trainer, self.rollouts, self.rows, self.prompts, self.seed = trainer, rollouts, rows, prompts, seed
+
+    def policy(self, phase: str) -> list[ScoredRollout]:
+        """Scored rollouts of the current policy, one a problem, sampled as in training. `phase` names them in traces."""
+        return self._run(self._generate(), phase)
+
+    def workflow(self, text: str) -> list[ScoredRollout]:
+        """Scored rollouts of one fixed workflow."""
+        return self._run([text] * len(self._own(self.rows)), text)
+
+    def _own(self, items: Sequence[T]) -> list[T]:
+        """This process's share of something there is one of a problem."""
+        accelerator = self.trainer.accelerator
+        return list(items[accelerator.process_index :: accelerator.num_processes])
+
+    def _run(self, texts: Sequence[str], phase: str) -> list[ScoredRollout]:
+        own = self._own(list(enumerate(self.rows)))
+        # All phases meet the same executor randomness, which training never meets.
+        work = self.rollouts.execute(
+            texts[: len(own)],
+            [row.columns() for _, row in own],
+            salt=f"{self.seed} evaluation",
+            phase=phase,
+            step=self.trainer.state.global_step,
+        )
+        rollouts = asyncio.run_coroutine_threadsafe(work, self.trainer.async_loop).result()
+        if self.rollouts.engine.fatal is not None:
+            raise self.rollouts.engine.fatal
+        gathered = gather_object([(index, rollout) for (index, _), rollout in zip(own, rollouts, strict=True)])
+        return [rollout for _, rollout in sorted(gathered, key=lambda pair: pair[0])]
+
+    def _generate(self) -> list[str]:
+        """Completions for this process's share of the prompts, sampled in eval mode from a fixed seed."""
+        trainer = self.trainer
+        own = self._own(self.prompts)
+        # Every process generates equally often, or collective operations would wait for ever.
+        share = -(-len(self.prompts) // trainer.accelerator.num_processes)
+        own += list(self.prompts[: share - len(own)])
+        was_training = trainer.model.training
+        trainer.model.eval()
+        texts: list[str] = []
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.seed)
+            for start in range(0, share, GENERATION_BATCH):
+                completions = trainer._generate(own[start : start + GENERATION_BATCH])[3]
+                texts += [completion[-1]["content"] for completion in completions]
+        trainer._metrics["eval"].clear()
+        trainer.model.train(was_training)
+        return texts
 
 
-def run_async(trainer: WorkflowGRPOTrainer, work: Coroutine[Any, Any, T]) -> T:
-    """Run on the event loop the trainer's reward functions use, so that clients and workers are shared."""
-    return asyncio.run_coroutine_threadsafe(work, trainer.async_loop).result()
+def valid_share(rollouts: Sequence[ScoredRollout]) -> float:
+    """Share of completions that are valid workflows."""
+    return sum(rollout.trace.workflow is not None for rollout in rollouts) / len(rollouts)
 
 
 def workflow_counts(rollouts: Sequence[ScoredRollout]) -> dict[str, dict[str, int]]:

@@ -1,0 +1,209 @@
+"""A recipe: one YAML file (or flags) for everything a run needs, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.utils.logging import set_verbosity_error
+from trl import ModelConfig, TrlParser
+
+from .data import check_policy_prompt
+from .dsl import parse
+from .errors import DSLError, RecipeError
+from .llm import SIMULATED, ExecutorConfig
+from .operators import load_operators, vocabulary
+from .rewards import DEFAULT_WEIGHTS
+from .trainer import WorkflowGRPOConfig
+
+TINY_POLICY = "tiny"
+"""Value of `model_name_or_path` for the policy that is built on the spot."""
+
+
+@dataclass
+class WorkflowArguments:
+    r"""
+    What a run is about: problems, operators, rewards and what is compared at the end.
+
+    Parameters:
+        train_data (`str`, *optional*, defaults to `"synthetic"`):
+            Training problems: `"synthetic"`, a path ending in `.jsonl`, or a dataset of the Hub.
+        eval_data (`str`, *optional*, defaults to `"synthetic"`):
+            Held-out problems, likewise. No problem of it may be in the training data.
+        num_train_problems (`int`, *optional*, defaults to `1000`):
+            Most training problems.
+        num_eval_problems (`int`, *optional*, defaults to `200`):
+            Most held-out problems.
+        policy_prompt (`str`, *optional*, defaults to `"full"`):
+            Prompt of the policy, one of `configs/policy_prompts.yaml`.
+        operators (`list[str]`, *optional*):
+            Operators a workflow may use. If `None`, all that are known.
+        operator_modules (`list[str]`, *optional*):
+            Modules that define further operators.
+        reward_funcs (`list[str]`, *optional*):
+            Reward functions, the primary one first. If `None`, all five; see also `reward_weights`.
+        quantize_correctness (`bool`, *optional*, defaults to `False`):
+            Whether correctness takes one of five levels.
+        gate_secondary (`bool`, *optional*, defaults to `True`):
+            Whether the secondary rewards count only where the answer is right.
+        baseline_workflows (`list[str]`, *optional*):
+            Fixed workflows that the trained policy is compared with.
+        simulated_latency_s (`float`, *optional*, defaults to `0.0`):
+            Seconds a call of the simulated executor takes.
+    """
+
+    train_data: str = field(
+        default="synthetic", metadata={"help": "Training problems: synthetic, a .jsonl path, or a Hub dataset."}
+    )
+    eval_data: str = field(default="synthetic", metadata={"help": "Held-out problems, likewise."})
+    num_train_problems: int = field(default=1000, metadata={"help": "Most training problems."})
+    num_eval_problems: int = field(default=200, metadata={"help": "Most held-out problems."})
+    policy_prompt: str = field(default="full", metadata={"help": "Prompt of the policy."})
+    operators: list[str] | None = field(default=None, metadata={"help": "Operators a workflow may use."})
+    operator_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define operators."})
+    reward_funcs: list[str] | None = field(default=None, metadata={"help": "Reward functions, primary first."})
+    quantize_correctness: bool = field(default=False, metadata={"help": "Whether correctness takes five levels."})
+    gate_secondary: bool = field(
+        default=True, metadata={"help": "Whether secondary rewards count only where the answer is right."}
+    )
+    baseline_workflows: list[str] | None = field(
+        default=None, metadata={"help": "Fixed workflows the trained policy is compared with."}
+    )
+    simulated_latency_s: float = field(
+        default=0.0, metadata={"help": "Seconds a call of the simulated executor takes."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_train_problems", "num_eval_problems"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run needs."""
+
+    workflow: WorkflowArguments
+    executor: ExecutorConfig
+    training: WorkflowGRPOConfig
+    model: Any
+    source: dict[str, Any]
+    """What the recipe file said, for the record."""
+
+
+PARTS = (WorkflowArguments, ExecutorConfig, WorkflowGRPOConfig, ModelConfig)
+
+
+def load_recipe(arguments: Sequence[str]) -> Recipe:
+    """
+    Read a recipe and its overrides, and check everything that can be checked without loading anything.
+
+    Args:
+        arguments (`Sequence[str]`):
+            A recipe (a path, or the name of one that ships with the package) followed by `--key value` overrides.
+
+    Returns:
+        [`Recipe`]: The recipe.
+
+    Raises:
+        [`RecipeError`]: Something in it is wrong; the message names the value and the remedy.
+    """
+    path, flags = _split(arguments)
+    source = _read(path) if path is not None else {}
+    known = {f.name for part in PARTS for f in fields(part) if f.init}
+    for key in source:
+        if key not in known | {"env"}:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else " See `aflow-trl train --help` for all keys."
+            raise RecipeError(f"{path}: unknown key {key!r}.{hint}")
+    config = ["--config", str(path)] if path is not None else []
+    parser = TrlParser(PARTS, prog="aflow-trl train")
+    # transformers warns while a config is built, before the user can have asked for it.
+    set_verbosity_error()
+    try:
+        workflow, executor, training, model = parser.parse_args_and_config([*config, *flags])
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{path or 'flags'}: {error}") from None
+    recipe = Recipe(workflow, executor, training, model, source)
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise a [`RecipeError`] for names that do not exist and values that do not fit together."""
+    workflow, training = recipe.workflow, recipe.training
+    load_operators(workflow.operator_modules or [])
+    words = vocabulary(workflow.operators)
+    check_policy_prompt(workflow.policy_prompt)
+    for text in workflow.baseline_workflows or []:
+        if not isinstance(text, str):
+            raise RecipeError(f"baseline_workflows holds {text!r}, which YAML did not read as text. Put it in quotes.")
+        try:
+            parse(text, vocabulary=words)
+        except DSLError as error:
+            raise RecipeError(f"baseline_workflows: {error}") from None
+    names = workflow.reward_funcs or list(DEFAULT_WEIGHTS)
+    for name in names:
+        if name not in DEFAULT_WEIGHTS:
+            raise RecipeError(f"unknown reward function {name!r}. Use some of {', '.join(DEFAULT_WEIGHTS)}.")
+    if training.reward_weights is not None and len(training.reward_weights) != len(names):
+        raise RecipeError(
+            f"reward_weights has {len(training.reward_weights)} values for {len(names)} reward functions "
+            f"({', '.join(names)}). Give one weight for each."
+        )
+    if training.primary_reward is not None and training.primary_reward not in names:
+        raise RecipeError(f"primary_reward is {training.primary_reward!r}; use one of {', '.join(names)}.")
+    if not recipe.model.model_name_or_path:
+        raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
+    simulated = recipe.executor.executor_base_url == SIMULATED
+    if not simulated and workflow.simulated_latency_s:
+        raise RecipeError("simulated_latency_s is set, but executor_base_url is not 'simulated'. Remove one of them.")
+
+
+def shipped(kind: str, name: str) -> Path | None:
+    """Path of a file that ships with the package (`recipes`, `configs`, `accelerate_configs`); `None` if there is none."""
+    resource = files("aflow_trl").joinpath(kind, name)
+    if not resource.is_file():
+        return None
+    with as_file(resource) as path:
+        return path
+
+
+def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    flags = list(arguments)
+    if not flags or flags[0].startswith("-"):
+        return None, flags
+    name = flags.pop(0)
+    path = Path(name)
+    if path.is_file():
+        return path, flags
+    found = shipped("recipes", name) if len(path.parts) == 1 else None
+    if found is None:
+        folder = files("aflow_trl").joinpath("recipes")
+        known = ", ".join(sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml")))
+        raise RecipeError(f"the recipe {name!r} does not exist. Give a path, or one that ships: {known}.")
+    return found, flags
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values.")
+    return content
+
+
+def report_and_exit(error: Exception) -> None:
+    """Print an error of the user's making without a traceback, and leave with exit code 2."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)

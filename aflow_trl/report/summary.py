@@ -1,0 +1,100 @@
+"""What a run has to show: `summary.json`, the table on the console, the section of the model card."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("aflow_trl", "trl", "transformers", "peft", "accelerate", "torch", "vllm", "openai", "math-verify")
+TOP_WORKFLOWS = 3
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide what a run does."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that a kill at any moment leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """Accuracy table and the workflows each domain ended with."""
+    accuracy = summary["accuracy"]
+    table = Table(title=f"Held-out accuracy ({summary['executor']})", title_justify="left")
+    for heading in ("policy or workflow", "accuracy", "95 % interval", "calls", "USD", *summary["domains"]):
+        table.add_column(heading, justify="left" if heading == "policy or workflow" else "right", overflow="fold")
+    rows = {"untrained policy": accuracy["untrained"]} | summary["fixed"] | {"trained policy": accuracy["trained"]}
+    for name, row in rows.items():
+        style = "bold green" if name == "trained policy" else "bold" if name == summary["best_fixed_workflow"] else ""
+        table.add_row(name, *_cells(row, summary["domains"]), style=style)
+    console.print(table)
+    workflows = Table(title="Workflows of the trained policy", title_justify="left")
+    workflows.add_column("domain")
+    workflows.add_column("share", justify="right")
+    workflows.add_column("workflow", overflow="fold")
+    for domain, counts in summary["top_workflows"]["trained"].items():
+        total = summary["problems_by_domain"][domain]
+        for name, count in list(counts.items())[:TOP_WORKFLOWS]:
+            workflows.add_row(domain, f"{count / total:.0%}", name)
+    console.print(workflows)
+    valid = summary["valid_share"]
+    usd = "unknown" if summary["usd"] is None else f"{summary['usd']:.2f}"
+    console.print(
+        f"valid workflows {valid['untrained']:.1%} -> {valid['trained']:.1%} · {summary['model_calls']} model calls · "
+        f"{usd} USD · {summary['wall_s']:.0f} s",
+        highlight=False,
+    )
+
+
+def _cells(row: dict[str, Any], domains: list[str]) -> list[str]:
+    usd = row["usd_per_problem"]
+    unscored = f" ({row['unscored']} unscored)" if row["unscored"] else ""
+    return [
+        f"{row['mean']:.3f}{unscored}",
+        f"{row['low']:.3f}–{row['high']:.3f}",
+        f"{row['calls_per_problem']:.2f}",
+        "?" if usd is None else f"{usd:.4f}",
+        *(f"{row['by_domain'].get(domain, float('nan')):.2f}" for domain in domains),
+    ]
+
+
+def model_card_sections(summary: dict[str, Any], operators: str, recipe: str) -> str:
+    """Markdown for the model card: language, operators, results, recipe."""
+    accuracy = summary["accuracy"]
+    lines = [
+        "## Workflows",
+        "",
+        "This policy reads a problem and writes a workflow in the language of `aflow_trl`, between `<workflow>` tags: "
+        "`A -> B`, `[A, B] -> Ensemble`, `X ? Y : Z`, `(S) * n`, `done`. It composes these operators:",
+        "",
+        operators,
+        "",
+        f"## Results on held-out problems ({summary['executor']})",
+        "",
+        "| | accuracy | 95 % interval | calls a problem |",
+        "|---|---|---|---|",
+    ]
+    for name in ("untrained", "custom", "best_fixed", "trained"):
+        row = accuracy[name]
+        label = f"best fixed: `{summary['best_fixed_workflow']}`" if name == "best_fixed" else name
+        lines.append(
+            f"| {label} | {row['mean']:.3f} | {row['low']:.3f}–{row['high']:.3f} | {row['calls_per_problem']:.2f} |"
+        )
+    return "\n".join([*lines, "", "## Recipe", "", "```yaml", recipe.strip(), "```"])
