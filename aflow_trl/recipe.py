@@ -168,7 +168,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def shipped(kind: str, name: str) -> Path | None:
-    """Path of a file that ships with the package (`recipes`, `configs`, `accelerate_configs`); `None` if there is none."""
+    """Path of a file that ships with the package (kind: its folder); `None` if there is none."""
     resource = files("aflow_trl").joinpath(kind, name)
     if not resource.is_file():
         return None

@@ -110,7 +110,8 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     if shared:
         question = next(iter(shared))[1]
         raise DataError(
-            f"{len(shared)} held-out problems are training problems too, such as {question[:80]!r}. Remove them from one."
+            f"{len(shared)} held-out problems are training problems too, such as {question[:80]!r}. "
+            "Remove them from one of the two."
         )
     return eval_rows, train_rows
 

@@ -1,8 +1,8 @@
 """
 Procedurally generated problems of three domains with known answers, and the parser that reads them back.
 
-Every text carries its whole problem, so that a simulated executor can work from the messages alone, as a real model has
-to. Difficulty 1 to 5 is the number of steps a solution takes.
+Every text carries its whole problem, so that a simulated executor can work from the messages alone, as a real model
+has to. Difficulty 1 to 5 is the number of steps a solution takes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ _CITIES = ("Tolva", "Brenn", "Sarno", "Veld", "Ostra", "Lunde", "Perim", "Karst"
 _REGIONS = ("Northmark", "Westvale", "Eastmoor", "Southfen", "Midland")
 _RIVERS = ("Aller", "Brisk", "Corda", "Dunes", "Elver")
 _THINGS = ("apples", "coins", "books", "stones", "cards", "shells")
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,14 @@ class Applied:
         return self.step.line.format(*self.numbers)
 
 
+def _keep(test: Callable[..., bool]) -> Callable[..., list[int]]:
+    return lambda numbers, *given: [n for n in numbers if test(n, *given)]
+
+
+def _each(change: Callable[..., int]) -> Callable[..., list[int]]:
+    return lambda numbers, *given: [change(n, *given) for n in numbers]
+
+
 MATH_STEPS = (
     Step("gets {0} more", "total = total + {0}", lambda total, k: total + k),
     Step("gives away {0}", "total = total - {0}", lambda total, k: total - k),
@@ -57,13 +64,13 @@ MATH_STEPS = (
     Step("loses {0} boxes of {1} each", "total = total - {0} * {1}", lambda total, k, m: total - k * m),
 )
 CODE_STEPS = (
-    Step("keep only the even numbers", "numbers = [n for n in numbers if n % 2 == 0]", lambda x: [n for n in x if not n % 2]),
-    Step("keep only the odd numbers", "numbers = [n for n in numbers if n % 2 == 1]", lambda x: [n for n in x if n % 2]),
-    Step("keep the numbers greater than {0}", "numbers = [n for n in numbers if n > {0}]", lambda x, k: [n for n in x if n > k]),
-    Step("keep the numbers less than {0}", "numbers = [n for n in numbers if n < {0}]", lambda x, k: [n for n in x if n < k]),
-    Step("multiply each number by {0}", "numbers = [n * {0} for n in numbers]", lambda x, k: [n * k for n in x]),
-    Step("add {0} to each number", "numbers = [n + {0} for n in numbers]", lambda x, k: [n + k for n in x]),
-    Step("subtract {0} from each number", "numbers = [n - {0} for n in numbers]", lambda x, k: [n - k for n in x]),
+    Step("keep only the even numbers", "numbers = [n for n in numbers if n % 2 == 0]", _keep(lambda n: n % 2 == 0)),
+    Step("keep only the odd numbers", "numbers = [n for n in numbers if n % 2 == 1]", _keep(lambda n: n % 2 == 1)),
+    Step("keep the numbers greater than {0}", "numbers = [n for n in numbers if n > {0}]", _keep(lambda n, k: n > k)),
+    Step("keep the numbers less than {0}", "numbers = [n for n in numbers if n < {0}]", _keep(lambda n, k: n < k)),
+    Step("multiply each number by {0}", "numbers = [n * {0} for n in numbers]", _each(lambda n, k: n * k)),
+    Step("add {0} to each number", "numbers = [n + {0} for n in numbers]", _each(lambda n, k: n + k)),
+    Step("subtract {0} from each number", "numbers = [n - {0} for n in numbers]", _each(lambda n, k: n - k)),
     Step("sort in ascending order", "numbers = sorted(numbers)", sorted),
     Step("sort in descending order", "numbers = sorted(numbers, reverse=True)", lambda x: sorted(x, reverse=True)),
     Step("reverse the order", "numbers = numbers[::-1]", lambda x: x[::-1]),
@@ -165,9 +172,7 @@ def _code(rng: random.Random) -> Row:
     steps = tuple(draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty))
     name = f"transform_{rng.randint(10, 99)}"
     listed = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
-    question = (
-        f"Write a function `{name}(numbers)` on a list of integers: {listed}. Return the list."
-    )
+    question = f"Write a function `{name}(numbers)` on a list of integers: {listed}. Return the list."
     inputs = [[rng.randint(-9, 20) for _ in range(rng.randint(5, 9))] for _ in range(PUBLIC_TESTS + HIDDEN_TESTS)]
     tests = tuple(f"assert {name}({given}) == {_compute(given, steps)}" for given in inputs)
     return Row(
@@ -186,7 +191,8 @@ def _qa(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
     while True:
         world: dict[tuple[str, str], str] = {}
-        name, kind, chain = rng.choice(_PEOPLE), "person", []
+        chain: list[str] = []
+        name, kind = rng.choice(_PEOPLE), "person"
         start = name
         while len(chain) < difficulty and _RELATIONS[kind]:
             relation = rng.choice(list(_RELATIONS[kind]))

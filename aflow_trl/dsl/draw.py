@@ -53,9 +53,7 @@ class _Drawing:
             case Done():
                 return ends
 
-    def _operator(
-        self, node: Node, ends: list[tuple[str, str]], opening: str, closing: str
-    ) -> list[tuple[str, str]]:
+    def _operator(self, node: Node, ends: list[tuple[str, str]], opening: str, closing: str) -> list[tuple[str, str]]:
         name = self.name()
         text = format(node).replace('"', "#quot;")
         self.lines.append(f'    {name}{opening}"{text}"{closing}')

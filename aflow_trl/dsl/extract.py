@@ -18,15 +18,13 @@ _TAGGED = re.compile(r"<workflow>((?:(?!<workflow>).)*?)</workflow>", re.DOTALL 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _STRING = re.compile(r'("(?:\\.|[^"\\])*")')
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_QUOTES = ("```", "`", "\"", "'", "“", "‘")
+_QUOTES = ("```", "`", '"', "'", "“", "‘")
 
 REPAIRS = ("quotes", "label", "arrow", "trailing_done", "case")
 """Every repair there is, in the order they are tried."""
 
 
-def extract(
-    completion: str, *, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS
-) -> Extraction:
+def extract(completion: str, *, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS) -> Extraction:
     """
     Find the workflow in a completion and parse it.
 

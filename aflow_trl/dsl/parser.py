@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .types import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Repeat, Position, Workflow, sequence
+from .types import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, sequence
 from .vocabulary import Vocabulary, builtin_vocabulary
 from .walk import rewrite
 
@@ -68,7 +68,7 @@ def parse(source: str, *, vocabulary: Vocabulary | None = None, limits: Limits =
     if not source.strip():
         raise DSLError("there is no workflow", source="", line=1, column=1, label="empty")
     try:
-        root: Node = _LARK.parse(source)
+        root = cast(Node, _LARK.parse(source))
     except UnexpectedInput as error:
         raise _translate(error, source) from None
     if '"' in source:
@@ -177,19 +177,16 @@ def _translate(error: UnexpectedInput, source: str) -> DSLError:
     if isinstance(error, _DuplicateArgument):
         label = "duplicate_argument"
         return DSLError(str(error), source=source, line=error.line, column=error.column, label=label)
+    at = (error.line, error.column)
     if isinstance(error, UnexpectedCharacters):
-        message = f"unexpected character {source[error.pos_in_stream]!r}"
-        expected = _expected(error.allowed or set())
-        return DSLError(
-            message, source=source, line=error.line, column=error.column, label="unexpected_character", expected=expected
-        )
+        message, expected = f"unexpected character {error.char!r}", _expected(error.allowed or set())
+        label = "unexpected_character"
+        return DSLError(message, source=source, line=at[0], column=at[1], label=label, expected=expected)
     assert isinstance(error, UnexpectedToken)
     expected = _expected(error.accepts or error.expected)
     if error.token.type != "$END":
-        message, at = f"unexpected {str(error.token)!r}", (error.line, error.column)
-        return DSLError(
-            message, source=source, line=at[0], column=at[1], label="unexpected_token", expected=expected
-        )
+        message = f"unexpected {str(error.token)!r}"
+        return DSLError(message, source=source, line=at[0], column=at[1], label="unexpected_token", expected=expected)
     line, column = source.count("\n") + 1, len(source) - (source.rfind("\n") + 1) + 1
     if (opener := _last_open(source)) is not None:
         message, label = f"'{opener}' is never closed", "unclosed"

@@ -40,8 +40,8 @@ def rewrite(node: Node, replace: Callable[[Node], Node]) -> Node:
         case Parallel():
             return Parallel(tuple(rewrite(branch, replace) for branch in node.branches), node.position)
         case Conditional():
-            parts = (rewrite(part, replace) for part in children(node))
-            return Conditional(*parts, position=node.position)
+            condition, negative, otherwise = (rewrite(part, replace) for part in children(node))
+            return Conditional(condition, negative, otherwise, node.position)
         case Repeat():
             return Repeat(rewrite(node.body, replace), node.times, node.position)
         case Operator() | Done():

@@ -99,9 +99,7 @@ class Engine:
         if workflow is None:
             error = extraction.error
             label, detail = (error.label, str(error)) if error else ("invalid", "")
-            return Trace(
-                Outcome.INVALID, request.problem, label=label, detail=detail, repairs=extraction.repairs
-            )
+            return Trace(Outcome.INVALID, request.problem, label=label, detail=detail, repairs=extraction.repairs)
         analysis = analyze(workflow, vocabulary=self.vocabulary)
         trace = Trace(
             Outcome.OK,

@@ -1,9 +1,10 @@
 """
 Common random numbers and single flight: equal operator calls of one step are one execution.
 
-A call's key is (operator, arguments, problem, incoming state, sample index, salt). The sample index counts equal calls
-inside one workflow, so that `[Custom, Custom, Custom]` draws three samples and the first of them is the one every other
-workflow's first `Custom` draws. It depends on the workflow and the states alone, never on which call ends first.
+A call's key is (operator, arguments, problem, incoming state, sample index, salt). The sample index counts equal
+calls inside one workflow, so that `[Custom, Custom, Custom]` draws three samples and the first of them is the one
+every other workflow's first `Custom` draws. It depends on the workflow and the states alone, never on which call ends
+first.
 """
 
 from __future__ import annotations

@@ -126,7 +126,12 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the sums beside the nodes."""
-        totals = {"model_calls": self.model_calls, "paid_calls": self.paid_calls, "tokens": self.tokens, "usd": self.usd}
+        totals = {
+            "model_calls": self.model_calls,
+            "paid_calls": self.paid_calls,
+            "tokens": self.tokens,
+            "usd": self.usd,
+        }
         return asdict(self) | {"outcome": self.outcome.value} | totals
 
 

@@ -101,13 +101,14 @@ def read_completion(content: bytes, messages: Messages) -> Completion:
     if not isinstance(body, dict):
         raise RetryLaterError(f"the reply is a JSON {type(body).__name__}, not an object")
     if body.get("error"):
-        status = _error_object(body).get("status") or _error_object(body).get("code")
-        raise classify_status(int(status) if str(status).isdigit() else 500, body, {})
+        status = str(_error_object(body).get("status") or _error_object(body).get("code"))
+        raise classify_status(int(status) if status.isdigit() else 500, body, {})
     choices = body.get("choices")
-    message = choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
     if not isinstance(message, dict):
         raise RetryLaterError("the reply holds no message", max_attempts=2)
-    finish_reason = str(choices[0].get("finish_reason") or "stop")
+    finish_reason = str(choice.get("finish_reason") or "stop")
     text = _text(message)
     return Completion(text, finish_reason, _usage(body.get("usage"), messages, text))
 

@@ -92,7 +92,9 @@ class LLMClient:
                 except RetryLaterError as error:
                     await self._back_off(state, error, attempt, deadline)
                 except FatalEndpointError as error:
-                    raise FatalEndpointError(f"{error} (model {self.config.executor_model!r} at {self.host})") from None
+                    raise FatalEndpointError(
+                        f"{error} (model {self.config.executor_model!r} at {self.host})"
+                    ) from None
         raise AssertionError("unreachable")
 
     async def ping(self) -> float:

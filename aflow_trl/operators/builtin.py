@@ -25,7 +25,9 @@ FAILURE_CHARS = 1_000
 
 
 def _attempt(state: State) -> str:
-    return f"An earlier attempt, which may be wrong:\n<attempt>\n{state.solution}\n</attempt>" if state.solution else ""
+    return (
+        f"An earlier attempt, which may be wrong:\n<attempt>\n{state.solution}\n</attempt>" if state.solution else ""
+    )
 
 
 @builtin
@@ -62,9 +64,7 @@ class Programmer(Operator):
         analysis = f"Analysis so far:\n<analysis>\n{state.solution}\n</analysis>" if state.solution else ""
         code = ""
         for _ in range(PROGRAM_ATTEMPTS):
-            prompt = render(
-                "Programmer", analysis=analysis, problem=problem.statement, target=target, failure=failure
-            )
+            prompt = render("Programmer", analysis=analysis, problem=problem.statement, target=target, failure=failure)
             code = await call.ask_for(prompt, fenced)
             result = await run(f"{code}\n{call_line}\n")
             if result.status is Status.OK:

@@ -1,4 +1,4 @@
-"""Data types that operators pass on. A *candidate* is one solution of the problem; a *state* is what flows along `->`."""
+"""Data types of operators. A *candidate* is one solution of the problem; a *state* is what flows along `->`."""
 
 from __future__ import annotations
 

@@ -15,6 +15,12 @@ from ..scoring import Score, quantize, score_answer
 from .metrics import batch_columns, batch_metrics
 from .types import ScoredRollout
 
+COLUMNS = (
+    *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "context"),
+    *("id", "source", "difficulty"),
+)
+"""Dataset columns that are read; all but the first two may be missing."""
+
 
 class Rollouts:
     """
@@ -188,12 +194,10 @@ def _write_traces(path: Path, rollouts: Sequence[ScoredRollout], phase: str, ste
 
 
 def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    names = ("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "context")
     for name in ("question", "answer"):
         if name not in columns:
             raise KeyError(f"the dataset has no column {name!r}; workflow rewards need 'question' and 'answer'.")
-    names += ("id", "source", "difficulty")
-    rows = [{name: columns[name][index] for name in names if name in columns} for index in range(count)]
+    rows = [{name: columns[name][index] for name in COLUMNS if name in columns} for index in range(count)]
     for row in rows:
         row["answer"] = [row["answer"]] if isinstance(row["answer"], str) else list(row["answer"] or ())
         row.setdefault("domain", "code" if row.get("hidden_tests") else "math")

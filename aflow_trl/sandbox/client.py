@@ -161,7 +161,7 @@ def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
     program = f"import os, runpy; os.dup2(0, 3); runpy.run_path({str(_SERVER)!r}, run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-I", "-B", "-c", program],
-        stdin=control,
+        stdin=control.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=_ENVIRONMENT,

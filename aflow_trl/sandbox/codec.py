@@ -1,7 +1,8 @@
 """
-Plain values across processes, as JSON that keeps Python's types apart: `(1, 2) != [1, 2]`, while `2 == 2.0` stays true.
+Plain values across processes, as JSON that keeps Python's types apart: `(1, 2) != [1, 2]`, while `2 == 2.0` stays
+true.
 
-Standard library only, shared by the trusted tester and the untrusted solution; decoding builds nothing but plain values.
+Standard library only, shared by the trusted tester and the untrusted solution; decoding builds plain values alone.
 """
 
 import json

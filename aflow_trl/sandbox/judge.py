@@ -122,11 +122,19 @@ def _called_names(tests: Sequence[str]) -> set[str]:
     """Names the tests use but do not define: functions of the solution."""
     names: set[str] = set()
     for test in tests:
-        tree = ast.parse(test)
-        loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-        bound |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-        bound |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+        loaded: set[str] = set()
+        bound: set[str] = {"candidate"}
+        for node in ast.walk(ast.parse(test)):
+            match node:
+                case ast.Name():
+                    (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+                case ast.arg():
+                    bound.add(node.arg)
+                case ast.FunctionDef() | ast.ClassDef():
+                    bound.add(node.name)
+                case ast.Import() | ast.ImportFrom():
+                    bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+                case _:
+                    pass
         names |= loaded - bound
-    return {name for name in names if not hasattr(builtins, name)} - {"candidate"}
+    return {name for name in names if not hasattr(builtins, name)}

@@ -17,8 +17,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import child  # noqa: E402
-import confine  # noqa: E402
+import child
+import confine
 
 sys.path.pop(0)
 CONTROL_FD = 3
@@ -49,7 +49,17 @@ def main():
 
 
 def _import_common():
-    for name in ("collections", "datetime", "decimal", "fractions", "functools", "heapq", "itertools", "math", "random"):
+    for name in (
+        "collections",
+        "datetime",
+        "decimal",
+        "fractions",
+        "functools",
+        "heapq",
+        "itertools",
+        "math",
+        "random",
+    ):
         __import__(name)
     for name in ("re", "statistics", "string", "typing", "asyncio", "bisect", "copy", "operator"):
         __import__(name)

@@ -1,8 +1,8 @@
 """
 Worker of the symbolic comparison: a process of its own, because math-verify needs the main thread and can hang.
 
-Reads one JSON list `[gold, prediction]` a line, writes one JSON object a line. Only LaTeX is parsed; text never reaches
-a parser that evaluates Python.
+Reads one JSON list `[gold, prediction]` a line, writes one JSON object a line. Only LaTeX is parsed; text never
+reaches a parser that evaluates Python.
 """
 
 import json

@@ -94,6 +94,10 @@ def _close(value: Fraction, target: Fraction, prediction: Number, gold: Number) 
     if gold.decimals is None and target.denominator == 1:
         return False  # a whole number is meant exactly
     tolerance = abs(target) * RELATIVE_TOLERANCE
-    if gold.decimals and target == gold.value and (prediction.decimals is None or prediction.decimals >= gold.decimals):
+    if (
+        gold.decimals
+        and target == gold.value
+        and (prediction.decimals is None or prediction.decimals >= gold.decimals)
+    ):
         tolerance = max(tolerance, Fraction(1, 2 * 10**gold.decimals))
     return abs(value - target) <= tolerance

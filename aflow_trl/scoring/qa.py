@@ -10,7 +10,14 @@ from ..operators import extract_answer, normalize_text
 from .numbers import read_number, same_number
 from .types import NO_ANSWER, Score
 
-_UNANSWERABLE = {"", "unanswerable", "no answer", "not answerable", "cannot be answered", "not answerable from context"}
+_UNANSWERABLE = {
+    "",
+    "unanswerable",
+    "no answer",
+    "not answerable",
+    "cannot be answered",
+    "not answerable from context",
+}
 _YES_NO = {"yes", "no", "true", "false"}
 NEARLY = 0.8
 """F1 from which an answer that says more than the gold still earns credit."""
@@ -21,8 +28,8 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
     Compare a prediction with the gold answers: exact match after SQuAD normalisation, else token F1.
 
     Yes/no and numbers must match exactly. F1 counts only where one side's words contain the other's ("Obama" for
-    "Barack Obama"): an answer that contradicts the gold in a word ("John Smith" for "Will Smith") earns nothing, and one
-    that says more than the gold earns something from an F1 of 0.8 on, so that listing options does not pay.
+    "Barack Obama"): an answer that contradicts the gold in a word ("John Smith" for "Will Smith") earns nothing, and
+    one that says more than the gold earns something from an F1 of 0.8 on, so that listing options does not pay.
 
     Args:
         prediction (`str`):

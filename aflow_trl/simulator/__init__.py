@@ -1,4 +1,4 @@
-"""The simulated executor behind the OpenAI protocol, and a tiny policy built on the spot. A simulation, not a model."""
+"""The simulated executor behind the OpenAI protocol, and a tiny policy built on the spot."""
 
 from .app import MODEL_NAME, SimulatedApp, in_process
 from .executor import default_skill, reply

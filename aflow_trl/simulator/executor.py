@@ -1,9 +1,9 @@
 """
 The simulated executor: a model of known, imperfect skill that works from the messages alone.
 
-It reads the problem out of the prompt, decides by its skill table whether this reply will be right, and writes the reply
-in the form asked for: prose, tagged fields, or real code. It is honest about being a simulation; nothing measured with it
-says anything about a real model.
+It reads the problem out of the prompt, decides by its skill table whether this reply will be right, and writes the
+reply in the form asked for: prose, tagged fields, or real code. It is honest about being a simulation; nothing
+measured with it says anything about a real model.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Reply:
         """Probability from a row of the table, for this problem."""
         base = float(row[self.solved.difficulty - 1])
         offset = random.Random(self.fields.get("problem", "")).uniform(-1, 1) * self.skill["spread"]
-        return min(0.99, max(0.01, base + offset))
+        return float(min(0.99, max(0.01, base + offset)))
 
     def lucky(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -86,7 +86,9 @@ class _Reply:
         probability = self.chance(self.skill["solve"][self.solved.domain][how])
         if attempt:
             right = self.is_right(attempt)
-            probability = max(probability, self.skill["attempt_right"]) if right else probability * self.skill["attempt_wrong"]
+            probability = (
+                max(probability, self.skill["attempt_right"]) if right else probability * self.skill["attempt_wrong"]
+            )
         return self.lucky(probability)
 
     def steps(self, right: bool) -> tuple[Applied, ...]:

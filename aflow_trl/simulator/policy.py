@@ -113,7 +113,9 @@ def _examples(rows: Sequence[Row], seed: int, prompt: str, vocabulary: Vocabular
 def _spoil(text: str, rng: random.Random) -> str:
     """Junk as a real model writes it: cut off, a bracket lost, a name made up."""
     cut = rng.randrange(1, max(2, len(text)))
-    return rng.choice([text[:cut], text.replace("]", "", 1) + " ->", f"{text} -> Solve", text.replace("->", "", 1) + " ("])
+    return rng.choice(
+        [text[:cut], text.replace("]", "", 1) + " ->", f"{text} -> Solve", text.replace("->", "", 1) + " ("]
+    )
 
 
 def _train(examples: list[dict[str, object]], tokenizer: PreTrainedTokenizerFast, seed: int, folder: Path) -> None:

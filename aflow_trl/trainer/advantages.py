@@ -1,8 +1,8 @@
 """
 Advantages of a batch of completions, as pure functions of reward tensors.
 
-Shapes: B prompts, G completions each, flattened to (B*G,); completions of one prompt are neighbours. A reward that is NaN
-is unscored: the completion gets advantage 0 and changes nobody else's.
+Shapes: B prompts, G completions each, flattened to (B*G,); completions of one prompt are neighbours. A reward that is
+NaN is unscored: the completion gets advantage 0 and changes nobody else's.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def wa_grpo(
     For a group \\( g \\) with primary rewards \\( c_i \\):
 
     $$ A_i = \frac{c_i - \mathrm{mean}_g c}{\mathrm{scale}} + \alpha_g t_i, \qquad
-       \alpha_g = \min\left(\alpha,\; \tfrac12 \cdot \frac{\text{smallest decisive gap of } g}{\mathrm{scale}}\right) $$
+       \alpha_g = \min\left(\alpha,\; \tfrac12 \cdot \frac{\text{smallest decisive gap}}{\mathrm{scale}}\right) $$
 
-    where \\( t_i \in [-1, 1] \\) is the secondary reward (or, among members that are not right, `progress`), centred in
-    the tie class of \\( i \\) and divided by its standard deviation plus [`TIE_UNIT`]. Hence \\( c_i > c_j + tol \\)
-    implies \\( A_i > A_j \\) for every \\( \alpha \\). With \\( \alpha = 0 \\) and `scale="none"`, `"batch"` or `"group"`
-    these are the advantages of Dr. GRPO (2503.20783), of batch-level scaling (2508.08221) and of GRPO (2402.03300), the
-    last two as long as the standard deviation exceeds [`SCALE_FLOOR`].
+    where \\( t_i \in [-1, 1] \\) is the secondary reward (or, among members that are not right, `progress`), centred
+    in the tie class of \\( i \\) and divided by its standard deviation plus [`TIE_UNIT`]. Hence
+    \\( c_i > c_j + tol \\) implies \\( A_i > A_j \\) for every \\( \alpha \\). With \\( \alpha = 0 \\) and
+    `scale="none"`, `"batch"` or `"group"` these are the advantages of Dr. GRPO (2503.20783), of batch-level scaling
+    (2508.08221) and of GRPO (2402.03300), the last two as long as the standard deviation exceeds [`SCALE_FLOOR`].
 
     Args:
         primary (`torch.Tensor` of shape `(B*G,)`):
@@ -128,10 +128,7 @@ def _divisor(groups: Tensor, scale: str) -> Tensor:
     """What differences are divided by; shape (B, 1)."""
     if scale == "none":
         return torch.ones_like(groups[:, :1])
-    if scale == "group":
-        std = nanstd(groups, dim=1, keepdim=True)
-    else:
-        std = nanstd(groups).expand(groups.shape[0], 1)
+    std = nanstd(groups, dim=1, keepdim=True) if scale == "group" else nanstd(groups).expand(groups.shape[0], 1)
     return torch.nan_to_num(std + TRL_EPSILON, nan=SCALE_FLOOR).clamp(min=SCALE_FLOOR)
 
 
@@ -195,16 +192,15 @@ CLASSIC_WEIGHTS = {
 """Parts of the classic tie-break and their weights."""
 
 
-def wa_grpo_classic(
-    rewards: Tensor, features: dict[str, Tensor], num_generations: int, *, seed: int = 0
-) -> Tensor:
+def wa_grpo_classic(rewards: Tensor, features: dict[str, Tensor], num_generations: int, *, seed: int = 0) -> Tensor:
     r"""
     The earlier published form of WA-GRPO, for comparison only: it divides by the group's standard deviation and adds
     noise (seeded here), which is what makes it collapse.
 
     In a group whose std is below 1e-6, \\( r_i \mathrel{+}= 0.12\, T_i \\) with \\( T \\) the weighted sum of
-    [`CLASSIC_WEIGHTS`], each min-max scaled over the group; if the std is then below 0.10, sorted Gaussian noise of scale
-    0.05 is added in the order of the rewards; \\( A_i = \mathrm{clip}((r_i - \mu) / (\sigma + 10^{-8}), \pm 2) \\).
+    [`CLASSIC_WEIGHTS`], each min-max scaled over the group; if the std is then below 0.10, sorted Gaussian noise of
+    scale 0.05 is added in the order of the rewards;
+    \\( A_i = \mathrm{clip}((r_i - \mu) / (\sigma + 10^{-8}), \pm 2) \\).
 
     Args:
         rewards (`torch.Tensor` of shape `(B*G,)`):

@@ -53,9 +53,7 @@ class ConsoleProgress(TrainerCallback):
         """Start the clock."""
         self._started, self._first_step = time.monotonic(), state.global_step
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Print the line."""
         logs = kwargs.get("logs") or {}
         if not state.is_world_process_zero or "reward" not in logs:

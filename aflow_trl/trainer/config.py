@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import GRPOConfig
 
@@ -25,8 +26,8 @@ class WorkflowGRPOConfig(GRPOConfig):
         > Parameters that control the advantage
 
         advantage_estimator (`str`, *optional*, defaults to `"wa_grpo"`):
-            `"wa_grpo"`; TRL's own `"grpo"` (group std), `"dr_grpo"` (no std, Dr. GRPO loss) or `"batch"` (batch std); or
-            `"wa_grpo_classic"`, the earlier published form, for comparison.
+            `"wa_grpo"`; TRL's own `"grpo"` (group std), `"dr_grpo"` (no std, Dr. GRPO loss) or `"batch"` (batch std);
+            or `"wa_grpo_classic"`, the earlier published form, for comparison.
         primary_reward (`str`, *optional*):
             Name of the reward function that decides. If `None`, the first one. The others, weighted by
             `reward_weights`, only break ties (`"wa_grpo"` only).
@@ -41,7 +42,7 @@ class WorkflowGRPOConfig(GRPOConfig):
 
         temperature_initial (`float`, *optional*):
             Sampling temperature at step 0. If given, the temperature goes linearly to `temperature_final` over
-            `temperature_warmup_steps` steps, in generation and in the loss alike. If `None`, it stays at `temperature`.
+            `temperature_warmup_steps` steps, in generation and in the loss. If `None`, it stays at `temperature`.
         temperature_final (`float`, *optional*):
             Temperature at the end of the schedule. If `None`, `temperature`.
         temperature_warmup_steps (`int`, *optional*, defaults to `0`):
@@ -105,7 +106,7 @@ class WorkflowGRPOConfig(GRPOConfig):
     def temperature_at(self, step: int) -> float:
         """Sampling temperature at an optimiser step."""
         if self.temperature_initial is None:
-            return self.temperature
+            return float(self.temperature)
         final = self.temperature if self.temperature_final is None else self.temperature_final
         share = min(1.0, step / self.temperature_warmup_steps) if self.temperature_warmup_steps else 1.0
         return self.temperature_initial + share * (final - self.temperature_initial)
@@ -121,7 +122,7 @@ class WorkflowGRPOConfig(GRPOConfig):
             raise ValueError(f"temperature_warmup_steps must be 0 or more, got {self.temperature_warmup_steps}.")
 
     def _add_stop_strings(self) -> None:
-        given = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        given: dict[str, Any] = vars(self)["generation_kwargs"] or {}
         if self.use_vllm:
             stop = {"stop": list(self.stop_strings), "include_stop_str_in_output": True}
         else:

@@ -102,7 +102,7 @@ class Evaluator:
         self.trainer, self.rollouts, self.rows, self.prompts, self.seed = trainer, rollouts, rows, prompts, seed
 
     def policy(self, phase: str) -> list[ScoredRollout]:
-        """Scored rollouts of the current policy, one a problem, sampled as in training. `phase` names them in traces."""
+        """Scored rollouts of the current policy, one a problem, sampled as in training; `phase` names their traces."""
         return self._run(self._generate(), phase)
 
     def workflow(self, text: str) -> list[ScoredRollout]:

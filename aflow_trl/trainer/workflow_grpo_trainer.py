@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
@@ -25,9 +25,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
     """
     Trainer for Workflow-Aware GRPO (WA-GRPO).
 
-    Differs from [`~trl.GRPOTrainer`] in the advantage only: the primary reward decides, the weighted mean of the others
-    breaks ties (see [`~aflow_trl.trainer.advantages.wa_grpo`]). Reward functions may log a column `progress` with
-    `log_extra`; it breaks ties among completions that are not right.
+    Differs from [`~trl.GRPOTrainer`] in the advantage only: the primary reward decides, the weighted mean of the
+    others breaks ties (see [`~aflow_trl.trainer.advantages.wa_grpo`]). Reward functions may log a column `progress`
+    with `log_extra`; it breaks ties among completions that are not right.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -53,12 +53,10 @@ class WorkflowGRPOTrainer(GRPOTrainer):
     ```
     """
 
-    _tag_names = ["trl", "aflow-trl", "wa-grpo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "aflow-trl", "wa-grpo"]
     _name = "WA-GRPO"
 
-    def __init__(
-        self, model: Any, reward_funcs: Any, args: WorkflowGRPOConfig | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, model: Any, reward_funcs: Any, args: WorkflowGRPOConfig | None = None, **kwargs: Any) -> None:
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = WorkflowGRPOConfig(f"{name.split('/')[-1]}-WA-GRPO")
@@ -92,7 +90,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if values is None:
             return None
         local = [float("nan") if value is None else float(value) for value in values]
-        return self.accelerator.gather(torch.tensor(local, device=self.accelerator.device))
+        gathered: Tensor = self.accelerator.gather(torch.tensor(local, device=self.accelerator.device))
+        return gathered
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
@@ -140,7 +139,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         logged = {name: zeros if column is None else column for name, column in self._gathered_features.items()}
         workflows = self._gathered_workflows or [""] * size
         groups = [workflows[i - i % num_generations : i - i % num_generations + num_generations] for i in range(size)]
-        others_alike = [(group.count(own) - 1) / (num_generations - 1) for own, group in zip(workflows, groups, strict=True)]
+        others_alike = [
+            (group.count(own) - 1) / (num_generations - 1) for own, group in zip(workflows, groups, strict=True)
+        ]
         features = {
             "diversity": 1 - torch.tensor(others_alike, device=device),
             "revise_gain": logged["revise_gain"],
@@ -190,7 +191,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.model_card_sections and self.is_world_process_zero():
-            with open(os.path.join(self.args.output_dir, "README.md"), "a", encoding="utf-8") as card:
+            with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as card:
                 card.write(f"\n{self.model_card_sections}\n")
 
 

@@ -1,0 +1,180 @@
+"""The `aflow-trl` command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .dsl import analyze, format, mermaid, parse
+from .engine import Engine, Outcome, RolloutRequest, Trace
+from .errors import AflowError, RecipeError
+from .llm import SIMULATED, ExecutorConfig, LLMClient
+from .operators import Problem, load_operators, vocabulary
+from .simulator import SimulatedApp, in_process
+
+DEFAULT_PORT = 8377
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `aflow-trl`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        # Everything after `train` belongs to the recipe's own parser.
+        from .train import main as train
+
+        return train(given[1:])
+    options = build_parser().parse_args(given)
+    try:
+        options.command(options)
+    except AflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of every command but `train`."""
+    parser = argparse.ArgumentParser(
+        prog="aflow-trl", description="Train a language model to compose agentic workflows, and run what it composes."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    commands.add_parser("train", help="train a policy from a recipe: aflow-trl train RECIPE [--key value ...]")
+
+    check = commands.add_parser(
+        "check",
+        help="parse a workflow: canonical form, bounds, drawing, or the error with its place",
+        description="Parse a workflow strictly and show its canonical form, what it can cost and how it flows.",
+        epilog='example: aflow-trl check "Custom -> Review ? Revise : done"',
+    )
+    check.add_argument("workflow", help="workflow text, in quotes")
+    check.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    check.add_argument("--mermaid", action="store_true", help="print only the Mermaid drawing")
+    check.set_defaults(command=_check)
+
+    run = commands.add_parser(
+        "run",
+        help="answer one question with a workflow, fixed or composed by a policy",
+        description="Answer one question and print how the answer came about.",
+        epilog='example: aflow-trl run "What is 6 * 7?" --workflow "Custom -> Review ? Revise : done"',
+    )
+    run.add_argument("question", help="question, in quotes")
+    source = run.add_mutually_exclusive_group()
+    source.add_argument("--workflow", default=None, help="workflow to run (default: Custom)")
+    source.add_argument("--model", default=None, metavar="PATH", help="policy that composes it")
+    run.add_argument("--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)")
+    run.add_argument("--context", default="", help="passages the question is about")
+    run.add_argument("--entry-point", default=None, help="function a code task asks for")
+    run.add_argument("--policy-prompt", default=None, help="prompt of the policy (default: what it was trained with)")
+    run.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
+    run.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
+    run.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds the key")
+    run.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    run.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
+    run.add_argument("--json", action="store_true", help="print the whole trace as JSON")
+    run.set_defaults(command=_run)
+
+    simulate = commands.add_parser(
+        "simulate",
+        help="serve the simulated executor over HTTP",
+        description="Serve the simulated executor behind the OpenAI chat protocol. It is a simulation, not a model.",
+    )
+    simulate.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    simulate.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port (default: {DEFAULT_PORT})")
+    simulate.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="time every reply takes")
+    simulate.set_defaults(command=_simulate)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    load_operators(options.operator_module)
+    words = vocabulary()
+    workflow = parse(options.workflow, vocabulary=words)
+    if options.mermaid:
+        print(mermaid(workflow))
+        return
+    analysis = analyze(workflow, vocabulary=words)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(format(workflow))}[/bold]")
+    console.print(
+        f"{analysis.operator_count} operators, depth {analysis.depth}, "
+        f"at most {analysis.worst_case_calls} model calls, {analysis.critical_path_calls} of them one after another"
+    )
+    console.print()
+    console.print(escape(mermaid(workflow)))
+
+
+def _run(options: argparse.Namespace) -> None:
+    load_operators(options.operator_module)
+    simulated = options.base_url == SIMULATED
+    config = ExecutorConfig(
+        executor_base_url=options.base_url,
+        executor_model=options.executor,
+        executor_api_key_env=options.api_key_env,
+        # The simulated executor is free; what another endpoint costs is not known here.
+        executor_input_usd_per_mtok=0.0 if simulated else None,
+        executor_output_usd_per_mtok=0.0 if simulated else None,
+    )
+    client = LLMClient(config, http_client=(lambda: in_process(SimulatedApp())) if simulated else None)
+    problem = Problem(options.question, options.domain, options.context, options.entry_point)
+    words = vocabulary()
+    if options.model:
+        from .compose import compose
+
+        text = compose(options.model, problem, prompt=options.policy_prompt, vocabulary=words)
+    else:
+        text = format(parse(options.workflow or "Custom", vocabulary=words))
+    engine = Engine(client, vocabulary=words)
+    (trace,) = asyncio.run(engine.run([RolloutRequest(text, problem)], salt=str(options.seed)))
+    if engine.fatal is not None:
+        raise engine.fatal
+    if options.json:
+        print(json.dumps(trace.to_json(), indent=2, ensure_ascii=False, default=str))
+    else:
+        _print_trace(trace, Console(highlight=False))
+    if trace.outcome is not Outcome.OK:
+        raise SystemExit(1)
+
+
+def _print_trace(trace: Trace, console: Console) -> None:
+    table = Table(title=escape(trace.workflow or "(no valid workflow)"), title_justify="left")
+    for heading in ("operator", "calls", "seconds", "result"):
+        table.add_column(heading, justify="right" if heading in ("calls", "seconds") else "left", overflow="fold")
+    for node in trace.nodes:
+        verdict = {True: "[green]positive[/green] ", False: "[red]negative[/red] ", None: ""}[node.verdict]
+        said = node.failure or (node.feedback if node.operator == "Review" else node.answer or node.text)
+        table.add_row(node.operator, str(node.model_calls), f"{node.wall_s:.2f}", verdict + escape(_shorten(said)))
+    console.print(table)
+    if trace.outcome is Outcome.OK:
+        usd = "unknown" if trace.usd is None else f"{trace.usd:.4f}"
+        console.print(f"[bold]answer[/bold]  {escape(trace.answer)}")
+        console.print(f"{trace.model_calls} model calls, {trace.tokens} tokens, {usd} USD, {trace.wall_s:.2f} s")
+    else:
+        console.print(f"[bold red]{trace.outcome.value}[/bold red]  {escape(trace.detail)}")
+
+
+def _shorten(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from aiohttp import web
+
+    from .simulator.server import build_server
+
+    if not 0 <= options.port < 65_536:
+        raise RecipeError(f"--port must be between 0 and 65535, got {options.port}.")
+    print(f"simulated executor on http://{options.host}:{options.port}/v1 (a simulation, not a model)", flush=True)
+    server = build_server(SimulatedApp(latency_s=options.latency))
+    web.run_app(server, host=options.host, port=options.port, print=lambda *_: None)
+
+
+if __name__ == "__main__":
+    main()
