@@ -1,0 +1,121 @@
+"""A scripted executor behind a real local HTTP server, and a random tiny model for trainer tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from aflow_trl.engine import Engine
+from aflow_trl.llm import ExecutorConfig, LLMClient
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+KEY_NAME = "AFLOW_TEST_KEY"
+os.environ[KEY_NAME] = "sk-planted-secret-0123456789"
+
+Script = Callable[[str, int], Any]
+
+
+class ScriptedEndpoint:
+    """Answers chat completions by a script `(prompt, call number) -> text or aiohttp response`, and keeps the calls."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda prompt, number: f"reply {number}"
+        self.payloads: list[dict[str, Any]] = []
+        self.base_url = ""
+
+    @property
+    def prompts(self) -> list[str]:
+        return [payload["messages"][-1]["content"] for payload in self.payloads]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        payload = json.loads(await request.read())
+        self.payloads.append(payload)
+        answer = self.script(payload["messages"][-1]["content"], len(self.payloads))
+        if hasattr(answer, "__await__"):
+            answer = await answer
+        return answer if isinstance(answer, web.StreamResponse) else chat_response(answer)
+
+    def client(self, **overrides: Any) -> LLMClient:
+        options = {
+            "executor_base_url": self.base_url,
+            "executor_api_key_env": KEY_NAME,
+            "executor_call_timeout_s": 10.0,
+            "executor_input_usd_per_mtok": 1.0,
+            "executor_output_usd_per_mtok": 2.0,
+        }
+        return LLMClient(ExecutorConfig(**(options | overrides)))
+
+    def engine(self, **options: Any) -> Engine:
+        return Engine(self.client(), **options)
+
+
+def chat_response(text: Any, *, finish_reason: str = "stop", **extra: Any) -> web.Response:
+    """A well-formed chat completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    return web.json_response({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage} | extra)
+
+
+@pytest_asyncio.fixture
+async def endpoint() -> AsyncIterator[ScriptedEndpoint]:
+    scripted = ScriptedEndpoint()
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", scripted.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    scripted.base_url = f"http://127.0.0.1:{port}/v1"
+    yield scripted
+    await runner.cleanup()
+
+
+def operator_script(**replies: str | list[str]) -> Script:
+    """Script that recognises the asking operator by its prompt; a list is used up one reply a call."""
+    from aflow_trl.simulator import recognize
+
+    queues = {name: list(value) if isinstance(value, list) else value for name, value in replies.items()}
+
+    def script(prompt: str, number: int) -> str:
+        name, _ = recognize(prompt)
+        reply = queues[name]
+        return reply.pop(0) if isinstance(reply, list) else reply
+
+    return script
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random 2-layer model with a tokenizer and a chat template; nothing is trained."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from aflow_trl.simulator.policy import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> What is 6 * 7?"])
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,218 @@
+"""Contract of every operator: how often it calls, what each prompt holds, what a malformed reply does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from aflow_trl.dsl import builtin_vocabulary, operator_table
+from aflow_trl.operators import (
+    REGISTRY,
+    Candidate,
+    OperatorCall,
+    OperatorFailureError,
+    Problem,
+    State,
+    describe,
+    vocabulary,
+)
+from conftest import ScriptedEndpoint, operator_script
+
+CODE = "```python\ndef double(x):\n    return 2 * x\n```"
+WRONG_CODE = "```python\ndef double(x):\n    return 3 * x\n```"
+MATH = Problem("What is 6 * 7?", context="A passage about numbers.")
+TASK = Problem(
+    "Write `double(x)`.", domain="code", entry_point="double", public_tests=("assert double(2) == 4",)
+)
+SOLVED = State(MATH, (Candidate("It is 41."),), feedback="Off by one.")
+CODED = State(TASK, (Candidate(CODE, "def double(x):\n    return 2 * x"),))
+MISCODED = State(TASK, (Candidate(WRONG_CODE, "def double(x):\n    return 3 * x"),))
+SEVERAL = State(MATH, (Candidate("a", "41"), Candidate("b", "42"), Candidate("c", "42.0")))
+ALL_DIFFERENT = State(MATH, (Candidate("a", "40"), Candidate("b", "41"), Candidate("c", "42")))
+
+
+@dataclass
+class Contract:
+    """One run of an operator against scripted replies."""
+
+    operator: str
+    state: State
+    replies: list[str]
+    calls: int
+    arguments: dict[str, str] = field(default_factory=dict)
+    prompt_holds: tuple[str, ...] = ()
+    text: str | None = None
+    answer: str | None = None
+    verdict: bool | None = None
+    feedback: str = ""
+
+
+CONTRACTS = [
+    Contract("Custom", State(MATH), ["forty-two"], 1, {}, (MATH.question, MATH.context), "forty-two"),
+    Contract("Custom", State(MATH), ["x"], 1, {"instruction": "Be brief."}, ("Be brief.",), "x"),
+    Contract("Custom", SOLVED, ["x"], 1, {}, ("It is 41.", MATH.question), "x"),
+    Contract(
+        "AnswerGenerate", State(MATH), ["<thought>6*7</thought><answer>42</answer>"], 1,
+        prompt_holds=(MATH.question, MATH.context, "<thought>"), answer="42",
+    ),
+    Contract(
+        "Programmer", State(MATH), ["```python\ndef solve():\n    return 42\n```"], 1,
+        prompt_holds=(MATH.question, "solve()"), answer="42", verdict=True,
+    ),
+    Contract(
+        "Programmer", State(MATH), ["```python\n1/0\n```", "```python\ndef solve(): return 42\n```"], 2,
+        prompt_holds=("ZeroDivisionError",), answer="42", verdict=True,
+    ),
+    Contract("Programmer", State(MATH), ["```python\n1/0\n```"] * 3, 3, answer="", verdict=False),
+    Contract(
+        "Programmer", SOLVED, ["```python\n1/0\n```"] * 3, 3,
+        prompt_holds=("It is 41.",), text="It is 41.", verdict=False, feedback="Off by one.",
+    ),
+    Contract(
+        "Programmer", State(TASK), [CODE], 1, prompt_holds=("`double`",),
+        answer="def double(x):\n    return 2 * x", verdict=True,
+    ),
+    Contract(
+        "CustomCodeGenerate", State(TASK), [CODE], 1, {"instruction": "No loops."},
+        ("No loops.", "`double`", TASK.question), answer="def double(x):\n    return 2 * x",
+    ),
+    Contract("Test", CODED, [], 0, answer="def double(x):\n    return 2 * x", verdict=True),
+    Contract(
+        "Test", MISCODED, [f"Wrong factor.\n{CODE}"], 1,
+        prompt_holds=("assert double(2) == 4", "got 6", "return 3 * x", TASK.question),
+        answer="def double(x):\n    return 2 * x", verdict=True,
+    ),
+    Contract("Test", MISCODED, [WRONG_CODE] * 3, 3, answer="def double(x):\n    return 3 * x", verdict=False),
+    Contract("Test", SOLVED, [], 0, text="It is 41.", feedback="Off by one."),
+    Contract(
+        "Review", SOLVED, ["<feedback>Should be 42.</feedback><verdict>Incorrect.</verdict>"], 1,
+        prompt_holds=(MATH.question, "It is 41."), text="It is 41.", verdict=False, feedback="Should be 42.",
+    ),
+    Contract(
+        "Review", State(MATH), ["<feedback>fine</feedback><verdict>correct</verdict>"], 1,
+        prompt_holds=("no solution yet",), verdict=True, feedback="fine",
+    ),
+    Contract(
+        "Revise", SOLVED, ["<solution>It is 42.</solution>"], 1,
+        prompt_holds=(MATH.question, "It is 41.", "Off by one."), text="It is 42.",
+    ),
+    Contract("Format", SOLVED, ["<answer>41</answer>"], 1, prompt_holds=("It is 41.",), answer="41"),
+    Contract("ScEnsemble", SEVERAL, [], 0, answer="42", text="b"),
+    Contract(
+        "ScEnsemble", ALL_DIFFERENT, ["<choice>C</choice>"], 1,
+        prompt_holds=("A: a", "B: b", "C: c", MATH.question), answer="42",
+    ),
+    Contract("ScEnsemble", State(MATH), [], 0),
+    Contract("MdEnsemble", SEVERAL, ["<choice>A</choice>"] * 5, 5, prompt_holds=(MATH.question,)),
+    Contract("MdEnsemble", SOLVED, [], 0, text="It is 41."),
+]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: f"{c.operator}-{c.calls}")
+async def test_contract(contract: Contract, endpoint: ScriptedEndpoint) -> None:
+    replies = list(contract.replies)
+    endpoint.script = lambda prompt, number: replies.pop(0)
+    call = OperatorCall(endpoint.client(), seed=1)
+    state = await REGISTRY[contract.operator]().run(contract.state, contract.arguments, call)
+    assert len(endpoint.payloads) == len(call.completions) == contract.calls
+    for text in contract.prompt_holds:
+        assert any(text in prompt for prompt in endpoint.prompts), text
+    if contract.text is not None:
+        assert state.candidates[0].text == contract.text
+    if contract.answer is not None:
+        assert state.candidates[0].answer == contract.answer
+    assert state.verdict is contract.verdict
+    assert state.feedback == contract.feedback
+
+
+def test_every_operator_has_a_contract() -> None:
+    assert {contract.operator for contract in CONTRACTS} == set(builtin_vocabulary()) == set(operator_table())
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: f"{c.operator}-{c.calls}")
+def test_calls_stay_within_the_static_bound(contract: Contract) -> None:
+    assert contract.calls <= builtin_vocabulary()[contract.operator].max_calls
+
+
+STRUCTURED = [
+    ("AnswerGenerate", State(MATH), "<thought>6*7</thought><answer>42</answer>"),
+    ("Programmer", State(MATH), "```python\ndef solve(): return 42\n```"),
+    ("CustomCodeGenerate", State(TASK), CODE),
+    ("Test", MISCODED, CODE),
+    ("Review", SOLVED, "<feedback>f</feedback><verdict>correct</verdict>"),
+    ("Revise", SOLVED, "<solution>s</solution>"),
+    ("Format", SOLVED, "<answer>42</answer>"),
+    ("ScEnsemble", ALL_DIFFERENT, "<choice>B</choice>"),
+]
+
+
+@pytest.mark.parametrize(("operator", "state", "good"), STRUCTURED, ids=lambda v: v if isinstance(v, str) else "")
+async def test_malformed_reply_is_asked_for_again_once(
+    operator: str, state: State, good: str, endpoint: ScriptedEndpoint
+) -> None:
+    endpoint.script = lambda prompt, number: "no form at all" if number == 1 else good
+    call = OperatorCall(endpoint.client(), seed=1)
+    await REGISTRY[operator]().run(state, {}, call)
+    assert (len(endpoint.payloads), call.parse_errors) == (2, 1)
+    assert "did not have the form" in endpoint.prompts[1]
+
+
+@pytest.mark.parametrize(("operator", "state", "good"), STRUCTURED, ids=lambda v: v if isinstance(v, str) else "")
+async def test_twice_malformed_reply_is_the_operators_failure(
+    operator: str, state: State, good: str, endpoint: ScriptedEndpoint
+) -> None:
+    endpoint.script = lambda prompt, number: "no form at all"
+    call = OperatorCall(endpoint.client(), seed=1)
+    with pytest.raises(OperatorFailureError):
+        await REGISTRY[operator]().run(state, {}, call)
+    assert call.parse_errors == 2
+
+
+async def test_md_ensemble_takes_the_majority_over_shuffled_letters(endpoint: ScriptedEndpoint) -> None:
+    def choose_b(prompt: str, number: int) -> str:
+        (letter,) = (line[0] for line in prompt.splitlines() if line.endswith(": b"))
+        return f"<choice>{letter}</choice>"
+
+    endpoint.script = choose_b
+    state = await REGISTRY["MdEnsemble"]().run(ALL_DIFFERENT, {}, OperatorCall(endpoint.client(), seed=5))
+    assert state.candidates[0].text == "b"
+    assert len({prompt for prompt in endpoint.prompts}) > 1, "the letters are shuffled"
+
+
+async def test_equal_seeds_send_equal_requests(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(MdEnsemble="<choice>A</choice>")
+    for _ in range(2):
+        await REGISTRY["MdEnsemble"]().run(ALL_DIFFERENT, {}, OperatorCall(endpoint.client(), seed=9))
+    sent = [(payload["messages"][0]["content"], payload["seed"]) for payload in endpoint.payloads]
+    assert sorted(sent[:5]) == sorted(sent[5:])
+
+
+def test_prompts_list_operators_from_the_same_file() -> None:
+    text = describe(list(vocabulary()))
+    assert all(row["description"] in text for row in operator_table().values())
+
+
+async def test_operator_of_a_users_own_module_runs_in_a_workflow(
+    endpoint: ScriptedEndpoint, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aflow_trl.engine import RolloutRequest
+    from aflow_trl.operators import load_operators
+
+    (tmp_path / "my_operators.py").write_text(
+        "from aflow_trl.operators import Candidate, Operator, operator\n"
+        "@operator(description='Shouts.', max_calls=1, arguments=['tone'])\n"
+        "class Shout(Operator):\n"
+        "    async def run(self, state, arguments, call):\n"
+        "        text = await call.ask(f\"{arguments['tone']}: {state.problem.statement}\")\n"
+        "        return state.with_candidate(Candidate(text.upper()))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_operators(["my_operators"])
+    try:
+        endpoint.script = lambda prompt, number: "hello"
+        (trace,) = await endpoint.engine().run([RolloutRequest('Shout("loud")', MATH)])
+        assert trace.answer == "HELLO"
+        assert endpoint.prompts[0].startswith("loud: ")
+    finally:
+        REGISTRY.pop("Shout")
