@@ -29,9 +29,9 @@ VERSION = 1
 """Part of the cache key: raise it when the recipe below changes."""
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
-SFT_STEPS, SFT_BATCH = 160, 48
-SFT_EXAMPLES = 4_096
-JUNK_SHARE = 0.08
+SFT_STEPS, SFT_BATCH = 400, 24
+SFT_EXAMPLES = 8_192
+JUNK_SHARE = 0.05
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -138,9 +138,9 @@ def _train(examples: list[dict[str, object]], tokenizer: PreTrainedTokenizerFast
         output_dir=str(folder),
         max_steps=SFT_STEPS,
         per_device_train_batch_size=SFT_BATCH,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         lr_scheduler_type="cosine",
-        warmup_steps=10,
+        warmup_steps=20,
         completion_only_loss=True,
         bf16=False,
         gradient_checkpointing=False,

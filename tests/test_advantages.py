@@ -1,0 +1,188 @@
+"""The eight guarantees of WA-GRPO's advantages, and the classic form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from trl.trainer.utils import nanstd
+
+from aflow_trl.trainer.advantages import (
+    CLASSIC_WEIGHTS,
+    DEFAULT_TOLERANCE,
+    SCALE_FLOOR,
+    tied_groups,
+    wa_grpo,
+    wa_grpo_classic,
+)
+from aflow_trl.trainer.metrics import advantage_metrics
+
+SCALES = st.sampled_from(["none", "batch", "group"])
+unit = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.2, 0.4, 0.7, 1.0]))
+
+
+@st.composite
+def batches(draw: st.DrawFn, unscored: bool = False):
+    """(primary, secondary, progress, group size) of 1 to 4 groups."""
+    size = draw(st.integers(2, 8))
+    count = size * draw(st.integers(1, 4))
+    primary = draw(st.lists(unit | st.just(math.nan) if unscored else unit, min_size=count, max_size=count))
+    others = [draw(st.lists(unit, min_size=count, max_size=count)) for _ in range(2)]
+    return torch.tensor(primary), torch.tensor(others[0]), torch.tensor(others[1]), size
+
+
+@given(batches(unscored=True), SCALES, st.floats(0, 100))
+def test_1_right_stays_above_cheap_whatever_alpha(batch, scale: str, alpha: float) -> None:
+    primary, secondary, progress, size = batch
+    advantages = wa_grpo(primary, secondary, size, scale=scale, alpha=alpha, progress=progress)
+    for c, a in zip(primary.view(-1, size), advantages.view(-1, size), strict=True):
+        above = (c.unsqueeze(1) - c.unsqueeze(0)) > DEFAULT_TOLERANCE
+        assert (a.unsqueeze(1) > a.unsqueeze(0))[above].all()
+
+
+@given(batches(unscored=True), SCALES, st.floats(0, 1))
+def test_2_bounded(batch, scale: str, alpha: float) -> None:
+    primary, secondary, progress, size = batch
+    advantages = wa_grpo(primary, secondary, size, scale=scale, alpha=alpha, progress=progress)
+    assert advantages.abs().max() <= 1 / SCALE_FLOOR + alpha + 1e-4
+
+
+@given(st.floats(0.01, 0.5))
+def test_2_at_two_generations_proportional_to_the_gap(gap: float) -> None:
+    small = torch.tensor([0.4, 0.4 + gap, 1.0, 0.0])
+    advantages = wa_grpo(small, torch.zeros(4), 2, scale="batch")
+    assert advantages[1] - advantages[0] == pytest.approx(gap * float(advantages[2] - advantages[3]), rel=1e-3)
+
+
+@given(batches(unscored=True), SCALES, st.floats(0, 10))
+def test_3_mean_zero_over_every_group(batch, scale: str, alpha: float) -> None:
+    primary, secondary, progress, size = batch
+    advantages = wa_grpo(primary, secondary, size, scale=scale, alpha=alpha, progress=progress)
+    assert advantages.view(-1, size).sum(dim=1).abs().max() < 1e-3
+
+
+@given(batches(unscored=True), SCALES, st.randoms())
+def test_4_equivariant_under_permutation(batch, scale: str, rng) -> None:
+    primary, secondary, progress, size = batch
+    order = torch.cat([torch.tensor(rng.sample(range(s, s + size), size)) for s in range(0, len(primary), size)])
+    advantages = wa_grpo(primary, secondary, size, scale=scale, progress=progress)
+    permuted = wa_grpo(primary[order], secondary[order], size, scale=scale, progress=progress[order])
+    torch.testing.assert_close(permuted, advantages[order], atol=1e-4, rtol=1e-4)
+
+
+@given(batches(), SCALES, st.integers(0, 7))
+def test_5_unscored_member_has_none_and_changes_nobody_elses(batch, scale: str, member: int) -> None:
+    primary, secondary, progress, size = batch
+    assume(size > 2 and member < size)
+    without = primary.clone()
+    without[member] = math.nan
+    advantages = wa_grpo(without, secondary, size, scale=scale, progress=progress)
+    assert advantages[member] == 0
+    other_secondary, other_progress = secondary.clone(), progress.clone()
+    other_secondary[member], other_progress[member] = 0.123, 0.456
+    again = wa_grpo(without, other_secondary, size, scale=scale, progress=other_progress)
+    torch.testing.assert_close(again, advantages, atol=0, rtol=0)
+    if len(primary) == size and scale == "none":
+        keep = torch.arange(size) != member
+        alone = wa_grpo(primary[keep], secondary[keep], size - 1, scale=scale, progress=progress[keep])
+        torch.testing.assert_close(advantages[keep], alone, atol=1e-5, rtol=1e-5)
+
+
+@given(batches(unscored=True), SCALES)
+def test_6_alpha_zero_gives_trls_own_advantages(batch, scale: str) -> None:
+    rewards, secondary, _, size = batch
+    groups = rewards.view(-1, size)
+    std = {
+        "none": torch.ones_like(groups),
+        "group": nanstd(groups, dim=1, keepdim=True).expand_as(groups) + 1e-4,
+        "batch": nanstd(groups).expand_as(groups) + 1e-4,
+    }[scale]
+    expected = torch.nan_to_num((groups - torch.nanmean(groups, dim=1, keepdim=True)) / std)
+    # Where ours differs on purpose: tied groups are exactly 0, a small std is floored.
+    ours_too = ~tied_groups(groups, DEFAULT_TOLERANCE) & ~(std[:, 0] < SCALE_FLOOR)
+    advantages = wa_grpo(rewards, secondary, size, scale=scale, alpha=0.0).view(-1, size)
+    torch.testing.assert_close(advantages[ours_too], expected[ours_too], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", range(2, 65))
+def test_7_equal_rewards_are_exactly_zero(size: int, dtype: torch.dtype) -> None:
+    for value in (0.1, 0.123, 0.3, 1 / 3, 0.7, 0.999):
+        primary = torch.full((size,), value, dtype=dtype)
+        for scale in ("none", "batch", "group"):
+            assert (wa_grpo(primary, torch.rand(size), size, scale=scale, alpha=0.0) == 0).all()
+
+
+def test_8_a_slice_of_the_gathered_batch_is_the_same_on_every_process() -> None:
+    generator = torch.Generator().manual_seed(0)
+    primary, secondary = torch.rand(32, generator=generator).round(decimals=1), torch.rand(32, generator=generator)
+    whole = wa_grpo(primary, secondary, 8, progress=secondary)
+    for process in range(4):
+        again = wa_grpo(primary.clone(), secondary.clone(), 8, progress=secondary.clone())
+        assert torch.equal(again[process * 8 : (process + 1) * 8], whole[process * 8 : (process + 1) * 8])
+
+
+def test_among_right_members_the_cheaper_wins() -> None:
+    advantages = wa_grpo(torch.ones(4), torch.tensor([0.9, 0.5, 0.5, 0.1]), 4)
+    assert advantages[0] > advantages[1] == advantages[2] > advantages[3]
+    assert advantages.abs().max() <= 0.1 + 1e-6
+
+
+def test_among_wrong_members_being_cheap_never_counts() -> None:
+    secondary = torch.tensor([0.9, 0.5, 0.5, 0.1])
+    assert (wa_grpo(torch.zeros(4), secondary, 4) == 0).all()
+    advantages = wa_grpo(torch.zeros(4), secondary, 4, progress=torch.tensor([0.0, 0.25, 0.5, 0.5]))
+    assert advantages[0] < advantages[1] < advantages[2] == advantages[3]
+
+
+def test_a_class_that_ties_in_merit_too_is_exactly_zero() -> None:
+    advantages = wa_grpo(torch.ones(5), torch.full((5,), 0.3), 5)
+    assert (advantages == 0).all()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_rewards_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="infinite"):
+        wa_grpo(torch.tensor([value, 0.0]), torch.zeros(2), 2)
+
+
+def test_shapes_and_scales_are_checked() -> None:
+    with pytest.raises(ValueError, match="groups of 2"):
+        wa_grpo(torch.zeros(3), torch.zeros(3), 2)
+    with pytest.raises(ValueError, match="scale"):
+        wa_grpo(torch.zeros(2), torch.zeros(2), 2, scale="std")
+    with pytest.raises(ValueError, match="secondary"):
+        wa_grpo(torch.zeros(2), torch.zeros(4), 2)
+
+
+def _features(count: int) -> dict[str, torch.Tensor]:
+    return {name: torch.arange(count).float() for name in CLASSIC_WEIGHTS}
+
+
+def test_classic_form_divides_by_the_groups_std_and_clips() -> None:
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    advantages = wa_grpo_classic(rewards, _features(8), 8)
+    expected = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-8)
+    torch.testing.assert_close(advantages, expected.clamp(-2, 2))
+
+
+def test_classic_form_breaks_ties_at_full_strength() -> None:
+    advantages = wa_grpo_classic(torch.full((4,), 0.5), _features(4), 4)
+    assert advantages.abs().max() > 1 and list(advantages.argsort()) == [0, 1, 2, 3]
+
+
+def test_classic_form_is_seeded_and_leaves_unscored_members_out() -> None:
+    rewards = torch.tensor([0.5, 0.5, math.nan, 0.52])
+    first, second = (wa_grpo_classic(rewards, _features(4), 4, seed=3) for _ in range(2))
+    assert torch.equal(first, second) and first[2] == 0
+
+
+def test_metrics_tell_groups_apart() -> None:
+    primary = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    advantages = wa_grpo(primary, torch.tensor([0.5, 0.0, 0.9, 0.1, 0.0, 0.0]), 2)
+    metrics = advantage_metrics(primary, advantages, 2, DEFAULT_TOLERANCE)
+    assert [metrics[f"groups/{name}"] for name in ("total", "decisive", "tie_broken", "dead")] == [3, 1, 1, 1]
+    assert 0 < metrics["advantage/tie_mass"] < 0.5
