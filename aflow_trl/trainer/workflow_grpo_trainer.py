@@ -162,8 +162,17 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self._logs["advantages"].extend(advantages.tolist())
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
-        completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
-        if self.args.stop_strings and not self.use_vllm:
+        if self.use_vllm:
+            generated: tuple[list[list[int]], Any] = super()._generate_single_turn(*args, **kwargs)
+            return generated
+        # TRL turns checkpointing off here but stays in train mode, where dropout (LoRA's too) would blur the samples.
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+        finally:
+            self.model.train(was_training)
+        if self.args.stop_strings:
             # A sequence that a stop string ended is filled up with padding the policy never sampled.
             completion_ids = [self._strip_padding(ids) for ids in completion_ids]
         return completion_ids, logprobs
@@ -173,8 +182,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         end = len(ids)
         while end > 1 and ids[end - 1] == pad:
             end -= 1
-        stopped = self._tokenizer.decode(ids[:end]).rstrip().endswith(tuple(self.args.stop_strings))
-        return ids[:end] if stopped else ids
+        text = self._tokenizer.decode(ids[:end])
+        # "in", not "ends with": the last token may reach beyond the stop string.
+        return ids[:end] if any(stop in text for stop in self.args.stop_strings) else ids
 
     def _set_temperature(self, value: float) -> None:
         """Use a temperature in generation and in the loss."""

@@ -1,0 +1,148 @@
+"""The simulated executor: works from the messages alone, in the forms asked for, with the skill its table says."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+from transformers import AutoTokenizer
+
+from aflow_trl.data import DOMAINS, read_problem, synthetic_rows
+from aflow_trl.dsl import builtin_vocabulary, operator_table
+from aflow_trl.engine import Engine, RolloutRequest
+from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.operators import Problem
+from aflow_trl.operators.prompts import fill, render
+from aflow_trl.rewards import Rollouts
+from aflow_trl.simulator import SimulatedApp, default_skill, in_process, recognize, reply
+from aflow_trl.simulator.server import build_server
+
+
+def rows(count: int, split: str = "test", seed: int = 0):
+    return list(itertools.islice(synthetic_rows(seed, split), count))
+
+
+def simulated_engine(app: SimulatedApp | None = None) -> Engine:
+    config = ExecutorConfig(executor_base_url="simulated", executor_concurrency=256)
+    served = app or SimulatedApp()
+    return Engine(LLMClient(config, http_client=lambda: in_process(served)))
+
+
+@pytest.mark.parametrize("name", sorted(builtin_vocabulary()))
+def test_every_prompt_is_recognised_with_its_fields(name: str) -> None:
+    template = operator_table()[name]["prompts"]["default"]
+    names = set(re.findall(r"\{(\w+)\}", template))
+    one_line = {"instruction", "target", "entry_point"}
+    fields = {field: f"text of {field}" + ("" if field in one_line else "\nsecond line") for field in names}
+    assert recognize(fill(template, **fields)) == (name, fields)
+
+
+def test_missing_lines_are_recognised_as_empty_fields() -> None:
+    name, fields = recognize(render("Custom", instruction="i", attempt="", problem="p"))
+    assert (name, fields["attempt"], fields["problem"]) == ("Custom", "", "p")
+
+
+def test_problems_read_back_from_their_text() -> None:
+    for row in rows(150):
+        solved = read_problem(f"{row.context}\n\n{row.question}")
+        assert solved is not None and (solved.domain, solved.difficulty) == (row.domain, row.difficulty)
+        if row.domain != "code":
+            assert (solved.answer(),) == row.answer
+
+
+def test_splits_share_no_problem_and_domains_are_balanced() -> None:
+    train = {(row.context, row.question) for row in rows(600, "train")}
+    held_out = rows(300, "test")
+    assert len(train) == 600
+    assert not train & {(row.context, row.question) for row in held_out}
+    assert [sum(row.domain == domain for row in held_out) for domain in DOMAINS] == [100, 100, 100]
+
+
+def test_equal_seeds_give_equal_replies_and_others_differ() -> None:
+    prompt = render("Custom", instruction="i", attempt="", problem=rows(1)[0].question)
+    assert reply(prompt, 1) == reply(prompt, 1)
+    assert len({reply(prompt, seed) for seed in range(30)}) > 1
+
+
+def test_skill_decides_how_often_it_is_right() -> None:
+    row = next(row for row in rows(60) if row.domain == "math" and row.difficulty == 3)
+    prompt = render("AnswerGenerate", attempt="", problem=row.question)
+    right = sum(f"<answer>{row.answer[0]}</answer>" in reply(prompt, seed) for seed in range(400)) / 400
+    expected = default_skill()["solve"]["math"]["reasoned"][2]
+    assert abs(right - expected) < default_skill()["spread"] + 0.08
+
+
+def test_review_errs_both_ways() -> None:
+    row = next(row for row in rows(60) if row.domain == "math" and row.difficulty == 2)
+
+    def accepted(answer: str) -> float:
+        prompt = render("Review", problem=row.question, solution=f"The answer is {answer}.")
+        return sum("<verdict>correct" in reply(prompt, seed) for seed in range(300)) / 300
+
+    assert 0.75 < accepted(row.answer[0]) < 1
+    assert 0 < accepted(f"{row.answer[0]}0") < 0.4
+
+
+def test_unknown_prompts_get_an_honest_reply() -> None:
+    assert reply("Reply with the word ready.", 0) == "I do not know."
+
+
+async def test_best_workflow_depends_on_the_domain() -> None:
+    rollouts = Rollouts(simulated_engine())
+    problems = rows(240)
+
+    async def accuracy(workflow: str, domain: str) -> float:
+        own = [row.columns() for row in problems if row.domain == domain]
+        scored = await rollouts.execute([workflow] * len(own), own, salt="t", phase="test", step=0)
+        return sum(rollout.correct for rollout in scored) / len(scored)
+
+    assert await accuracy("Programmer", "math") > await accuracy("Custom", "math") + 0.15
+    assert await accuracy("AnswerGenerate", "qa") > await accuracy("Programmer", "qa") + 0.3
+    assert await accuracy("CustomCodeGenerate -> Test", "code") > await accuracy("AnswerGenerate", "code") + 0.2
+
+
+async def test_http_server_and_in_process_application_answer_alike() -> None:
+    runner = web.AppRunner(build_server(SimulatedApp()))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    row = rows(1)[0]
+    request = [RolloutRequest("Custom -> Review ? Revise : done", Problem(row.question, row.domain, row.context))]
+    try:
+        import os
+
+        os.environ["AFLOW_TEST_KEY"] = "x"
+        config = ExecutorConfig(
+            executor_base_url=f"http://127.0.0.1:{port}/v1", executor_api_key_env="AFLOW_TEST_KEY"
+        )
+        (over_http,) = await Engine(LLMClient(config)).run(request, salt="s")
+        async with ClientSession() as session:
+            models = await (await session.get(f"http://127.0.0.1:{port}/v1/models")).json()
+            bad = await session.post(f"http://127.0.0.1:{port}/v1/chat/completions", data="{")
+        assert models["data"] and bad.status == 400
+    finally:
+        await runner.cleanup()
+    (in_memory,) = await simulated_engine().run(request, salt="s")
+    assert [node.text for node in over_http.nodes] == [node.text for node in in_memory.nodes]
+
+
+def test_tokenizer_of_the_tiny_policy_round_trips(tmp_path: Path) -> None:
+    from aflow_trl.simulator.policy import build_tokenizer
+
+    tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> some text"] * 3)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    rng = random.Random(0)
+    texts = ["<workflow>[Custom, Custom] -> ScEnsemble</workflow>", "héllo ✓\n x", "a  b", " lead", "<|end|>"]
+    texts += ["".join(rng.choice("abc -><[]\n") for _ in range(30)) for _ in range(20)]
+    for text in texts:
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert (loaded.pad_token_id, loaded.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    messages = [{"role": "user", "content": "hi"}]
+    assert loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "<|user|>hi<|assistant|>"

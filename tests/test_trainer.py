@@ -1,0 +1,339 @@
+"""The trainer: TRL's own where it says so, the right advantages where it does not, and generation as it must be."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer.advantages import wa_grpo
+
+PROMPTS = [f"What is {a} * {b}?" for a in range(2, 6) for b in range(2, 6)]
+WORDS = ("Custom", "Review", "e", "o")
+
+
+def dataset() -> Dataset:
+    return Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS])
+
+
+def text_of(completion: Any) -> str:
+    return completion[0]["content"]
+
+
+def primary_reward(completions: list[Any], **_: Any) -> list[float]:
+    return [float(sum(text_of(c).count(word) for word in WORDS) % 3) / 2 for c in completions]
+
+
+def secondary_reward(completions: list[Any], **_: Any) -> list[float]:
+    return [1 / (1 + len(text_of(c))) for c in completions]
+
+
+def options(output_dir: Path, **overrides: Any) -> dict[str, Any]:
+    return {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 3,
+        "learning_rate": 1e-2,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+    } | overrides
+
+
+def build(kind: type, config: type, model: Path, output_dir: Path, **overrides: Any) -> Any:
+    trainer_options = {key: overrides.pop(key) for key in ("reward_funcs", "peft_config") if key in overrides}
+    return kind(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        reward_funcs=trainer_options.pop("reward_funcs", [primary_reward, secondary_reward]),
+        args=config(**options(output_dir, **overrides)),
+        train_dataset=dataset(),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        **trainer_options,
+    )
+
+
+def parameters(trainer: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "trl_options"),
+    [
+        ("grpo", {"scale_rewards": "group"}),
+        ("dr_grpo", {"scale_rewards": "none", "loss_type": "dr_grpo"}),
+        ("batch", {"scale_rewards": "batch"}),
+    ],
+)
+def test_trl_estimators_are_trls_own_bit_for_bit(
+    estimator: str, trl_options: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    theirs = build(GRPOTrainer, GRPOConfig, tiny_model, tmp_path / "a", **trl_options)
+    theirs.train()
+    ours = build(
+        WorkflowGRPOTrainer,
+        WorkflowGRPOConfig,
+        tiny_model,
+        tmp_path / "b",
+        advantage_estimator=estimator,
+        stop_strings=[],
+    )
+    before = parameters(ours)
+    ours.train()
+    assert torch.equal(parameters(ours), parameters(theirs))
+    assert not torch.equal(parameters(ours), before)
+
+
+def test_wa_grpo_with_alpha_zero_and_one_reward_is_batch_scaled_grpo(tiny_model: Path, tmp_path: Path) -> None:
+    theirs = build(GRPOTrainer, GRPOConfig, tiny_model, tmp_path / "a", scale_rewards="none", reward_funcs=primary_reward)
+    theirs.train()
+    ours = build(
+        WorkflowGRPOTrainer,
+        WorkflowGRPOConfig,
+        tiny_model,
+        tmp_path / "b",
+        advantage_scale="none",
+        tie_break_alpha=0.0,
+        stop_strings=[],
+        reward_funcs=primary_reward,
+    )
+    ours.train()
+    assert torch.equal(parameters(ours), parameters(theirs))
+
+
+@pytest.mark.parametrize("estimator", ["wa_grpo", "wa_grpo_classic"])
+def test_loss_and_log_hold_the_same_advantages(estimator: str, tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(
+        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, advantage_estimator=estimator, max_steps=1
+    )
+    seen: list[torch.Tensor] = []
+    original = trainer._generate_and_score_completions
+
+    def spy(inputs: Any) -> Any:
+        output = original(inputs)
+        seen.append(output["advantages"].clone())
+        return output
+
+    trainer._generate_and_score_completions = spy
+    trainer.train()
+    assert list(trainer._logs["advantages"]) == pytest.approx(seen[0].tolist())
+    if estimator == "wa_grpo":
+        rewards = trainer._logs["rewards"]
+        primary = torch.tensor(list(rewards["primary_reward"]))
+        expected = wa_grpo(primary, torch.tensor(list(rewards["secondary_reward"])), 4)
+        torch.testing.assert_close(seen[0], expected)
+
+
+def test_primary_reward_may_be_named(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(
+        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, primary_reward="secondary_reward", max_steps=1
+    )
+    trainer.train()
+    rewards = trainer._logs["rewards"]
+    expected = wa_grpo(
+        torch.tensor(list(rewards["secondary_reward"])), torch.tensor(list(rewards["primary_reward"])), 4
+    )
+    torch.testing.assert_close(torch.tensor(list(trainer._logs["advantages"])), expected)
+
+
+def test_unscored_step_moves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(
+        WorkflowGRPOTrainer,
+        WorkflowGRPOConfig,
+        tiny_model,
+        tmp_path,
+        max_steps=1,
+        reward_funcs=lambda completions, **_: [None] * len(completions),
+    )
+    before = parameters(trainer)
+    trainer.train()
+    assert torch.equal(parameters(trainer), before)
+
+
+def test_progress_column_breaks_ties_among_wrong_members(tiny_model: Path, tmp_path: Path) -> None:
+    def wrong(completions: list[Any], log_extra: Any, **_: Any) -> list[float]:
+        log_extra("progress", [index / 10 for index in range(len(completions))])
+        return [0.0] * len(completions)
+
+    trainer = build(
+        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_steps=1, reward_funcs=wrong
+    )
+    trainer.train()
+    advantages = torch.tensor(list(trainer._logs["advantages"])).view(-1, 4)
+    assert (advantages.diff(dim=1) > 0).all()
+
+
+def test_group_metrics_are_logged_and_reward_is_the_reward(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_steps=2)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert logs[0]["groups/total"] == 2
+    assert {"groups/decisive", "groups/tie_broken", "groups/dead", "advantage/tie_mass"} <= set(logs[0])
+    rewards = trainer._logs["rewards"]
+    total = [a + b for a, b in zip(rewards["primary_reward"], rewards["secondary_reward"], strict=True)]
+    assert logs[-1]["reward"] == pytest.approx(sum(total) / len(total))
+
+
+def test_generation_is_the_same_before_and_after_a_step_without_learning(tiny_model: Path, tmp_path: Path) -> None:
+    """Generating in train mode with checkpointing drops the KV cache and writes garbage; here it must not."""
+    trainer = build(
+        WorkflowGRPOTrainer,
+        WorkflowGRPOConfig,
+        tiny_model,
+        tmp_path,
+        learning_rate=0.0,
+        gradient_checkpointing=True,
+        max_steps=2,
+        generation_kwargs={"do_sample": False, "temperature": 1.0},
+        shuffle_dataset=False,
+    )
+    prompts = [[{"role": "user", "content": PROMPTS[0]}]] * 4
+    texts = []
+    modes = []
+    original = trainer.model.generate
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        modes.append((trainer.model.training, trainer.model.is_gradient_checkpointing))
+        return original(*args, **kwargs)
+
+    trainer.model.generate = spy
+    trainer.model.train()
+    texts.append(trainer._generate(prompts)[3])
+    trainer.train()
+    trainer.model.train()
+    texts.append(trainer._generate(prompts)[3])
+    assert texts[0] == texts[1]
+    assert modes and not any(training or checkpointing for training, checkpointing in modes)
+
+
+def test_stop_string_ends_the_completion_and_nothing_is_trained_after_it(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    trainer = build(
+        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_completion_length=24, stop_strings=["o"]
+    )
+    ids = trainer._generate([[{"role": "user", "content": text}] for text in PROMPTS])[1]
+    stopped = [completion for completion in ids if "o" in tokenizer.decode(completion)]
+    assert stopped, "some completion has to meet the stop string for this test to say anything"
+    for completion in stopped:
+        assert "o" in tokenizer.decode(completion[-1:]), "its last token holds the stop string"
+        assert "o" not in tokenizer.decode(completion[:-1]), "no token before it does"
+
+
+def test_temperature_schedule_reaches_generation_and_loss(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(
+        WorkflowGRPOTrainer,
+        WorkflowGRPOConfig,
+        tiny_model,
+        tmp_path,
+        temperature_initial=2.0,
+        temperature_final=0.5,
+        temperature_warmup_steps=2,
+        beta=0.1,
+    )
+    generated = []
+    original = trainer.model.generate
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        generated.append(kwargs["generation_config"].temperature)
+        return original(*args, **kwargs)
+
+    trainer.model.generate = spy
+    trainer.train()
+    assert generated == [2.0, 1.25, 0.5]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    mask = torch.ones_like(ids)
+    result = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 3)
+    logits = trainer.model(input_ids=ids).logits[:, :-1] / 0.5
+    expected = logits.log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(result[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_vllm_gets_the_stop_string_and_keeps_it_in_the_text(tmp_path: Path) -> None:
+    config = WorkflowGRPOConfig(**options(tmp_path, use_vllm=True))
+    assert config.generation_kwargs == {"stop": ["</workflow>"], "include_stop_str_in_output": True}
+
+
+def test_lora_trains_the_adapter_alone(tiny_model: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_proj"])
+    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, peft_config=lora)
+    base = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if "lora" not in n}
+    adapter = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if "lora" in n}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in base.items())
+    assert any(not torch.equal(after[name], value) for name, value in adapter.items())
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "adapter_model.safetensors").is_file()
+
+
+def test_model_card_carries_the_sections(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path)
+    trainer.model_card_sections = "## Results\n\nmeasured"
+    trainer.create_model_card(model_name="x")
+    card = (tmp_path / "README.md").read_text()
+    assert "WA-GRPO" in card and card.rstrip().endswith("measured")
+
+
+OVERRIDDEN = {
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_generate": ["self", "prompts"],
+    "_log_completion_extra": ["self", "column", "values"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+}
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
+def test_private_methods_of_trl_have_the_signature_we_rely_on(name: str) -> None:
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == OVERRIDDEN[name]
+
+
+def test_generation_method_of_trl_takes_token_ids_first() -> None:
+    # Its later parameters differ between the releases we support; we pass them through.
+    assert list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)[:3] == ["self", "prompt_ids", "images"]
+
+
+BAD_CONFIGS = [
+    ({"advantage_estimator": "ppo"}, "advantage_estimator"),
+    ({"advantage_scale": "std"}, "advantage_scale"),
+    ({"tie_break_alpha": -1.0}, "tie_break_alpha"),
+    ({"num_generations": 3}, "divisible"),
+    ({"temperature_final": 0.5}, "temperature_initial"),
+    ({"temperature_initial": 0.0}, "positive"),
+    ({"temperature_initial": 1.0, "temperature_warmup_steps": -1}, "temperature_warmup_steps"),
+    ({"mask_truncated_completions": True}, "stop_strings"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "names"), BAD_CONFIGS, ids=[row[1] for row in BAD_CONFIGS])
+def test_bad_configuration_is_refused_by_name(overrides: dict[str, Any], names: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=names):
+        WorkflowGRPOConfig(**options(tmp_path, **overrides))
+
+
+def test_unknown_primary_reward_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="primary_reward"):
+        build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, primary_reward="speed")
+
+
+def test_temperature_schedule_is_linear(tmp_path: Path) -> None:
+    config = WorkflowGRPOConfig(
+        **options(tmp_path, temperature=0.7, temperature_initial=1.5, temperature_warmup_steps=4)
+    )
+    assert [config.temperature_at(step) for step in (0, 2, 4, 9)] == pytest.approx([1.5, 1.1, 0.7, 0.7])
+    assert not math.isnan(config.temperature_at(0))
