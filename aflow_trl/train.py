@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate.utils import wait_for_everyone
+from accelerate.utils import gather_object, wait_for_everyone
 from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import get_peft_config, get_quantization_config
@@ -184,10 +184,7 @@ def summarize(
         "domains": sorted(counts),
         "problems_by_domain": {domain: sum(own.values()) for domain, own in counts.items()},
         "executor": _executor_name(recipe),
-        "model_calls": rollouts.totals["model_calls"],
-        "rollouts": rollouts.totals["rollouts"],
-        "unscored": rollouts.totals["unscored"],
-        "usd": rollouts.paid_usd,
+        **_totals(rollouts),
         "seed": recipe.training.seed,
         "versions": versions(),
         "recipe": recipe.source,
@@ -222,6 +219,14 @@ def _use_all_cores() -> None:
     """Without a GPU, share the cores among the processes: `accelerate launch` leaves each of them a single thread."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(torch.get_num_threads(), len(os.sched_getaffinity(0)) // processes))
+
+
+def _totals(rollouts: Rollouts) -> dict[str, Any]:
+    """Model calls made, rollouts, unscored ones and USD of the whole run, over all processes."""
+    processes = gather_object([rollouts.totals | {"usd": rollouts.paid_usd}])
+    costs = [own.pop("usd") for own in processes]
+    sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
+    return sums | {"usd": None if None in costs else sum(costs)}
 
 
 def _fixed_workflows(recipe: Recipe) -> list[str]:

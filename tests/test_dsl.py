@@ -187,7 +187,9 @@ def test_format_is_canonical(workflow: Workflow) -> None:
 
 
 fragments = st.lists(
-    st.sampled_from(["Custom", "Review", "->", "?", ":", "done", "[", "]", "(", ")", ",", "* 2", '"', "x", "\n", "=", "é"])
+    st.sampled_from(
+        ["Custom", "Review", "->", "?", ":", "done", "[", "]", "(", ")", ",", "* 2", '"', "x", "\n", "=", "é"]
+    )
 ).map(" ".join)
 
 

@@ -8,12 +8,12 @@ import time
 
 import pytest
 from aiohttp import web
+from conftest import ScriptedEndpoint, chat_response, operator_script
 
 from aflow_trl.dsl import Extraction, parse
 from aflow_trl.engine import Budget, Engine, Outcome, RolloutRequest
 from aflow_trl.operators import Problem
 from aflow_trl.simulator import SimulatedApp, in_process, recognize
-from conftest import ScriptedEndpoint, chat_response, operator_script
 
 PROBLEM = Problem("What is 6 * 7?")
 GOOD = "<feedback>fine</feedback><verdict>correct</verdict>"
@@ -230,7 +230,9 @@ async def test_group_pays_once_for_a_shared_prefix(endpoint: ScriptedEndpoint) -
         Format="<answer>42</answer>",
         Programmer="```python\ndef solve(): return 42\n```",
     )
-    group = ["Custom -> Review"] * 3 + ["Custom -> Review -> Revise"] * 3 + ["Custom -> Format", "Custom -> Programmer"]
+    group = (
+        ["Custom -> Review"] * 3 + ["Custom -> Review -> Revise"] * 3 + ["Custom -> Format", "Custom -> Programmer"]
+    )
     traces = await run(endpoint, *group)
     assert sorted(asked(endpoint)) == ["Custom", "Format", "Programmer", "Review", "Revise"]
     assert sum(trace.paid_calls for trace in traces) == 5

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 from aflow_trl.errors import FatalEndpointError, RecipeError, RejectedRequestError, UnavailableError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Price, Usage
-from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 GOOD = "good"
@@ -192,9 +192,7 @@ async def test_key_appears_in_no_error(endpoint: ScriptedEndpoint) -> None:
 def test_works_on_several_event_loops() -> None:
     from aflow_trl.simulator import SimulatedApp, in_process
 
-    client = LLMClient(
-        ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp())
-    )
+    client = LLMClient(ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp()))
     texts = [asyncio.run(client.complete(MESSAGES, seed=0)).text for _ in range(2)]
     assert texts[0] == texts[1]
 

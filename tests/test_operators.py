@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from conftest import ScriptedEndpoint, operator_script
 
 from aflow_trl.dsl import builtin_vocabulary, operator_table
 from aflow_trl.operators import (
@@ -17,14 +18,11 @@ from aflow_trl.operators import (
     describe,
     vocabulary,
 )
-from conftest import ScriptedEndpoint, operator_script
 
 CODE = "```python\ndef double(x):\n    return 2 * x\n```"
 WRONG_CODE = "```python\ndef double(x):\n    return 3 * x\n```"
 MATH = Problem("What is 6 * 7?", context="A passage about numbers.")
-TASK = Problem(
-    "Write `double(x)`.", domain="code", entry_point="double", public_tests=("assert double(2) == 4",)
-)
+TASK = Problem("Write `double(x)`.", domain="code", entry_point="double", public_tests=("assert double(2) == 4",))
 SOLVED = State(MATH, (Candidate("It is 41."),), feedback="Off by one.")
 CODED = State(TASK, (Candidate(CODE, "def double(x):\n    return 2 * x"),))
 MISCODED = State(TASK, (Candidate(WRONG_CODE, "def double(x):\n    return 3 * x"),))
@@ -53,55 +51,108 @@ CONTRACTS = [
     Contract("Custom", State(MATH), ["x"], 1, {"instruction": "Be brief."}, ("Be brief.",), "x"),
     Contract("Custom", SOLVED, ["x"], 1, {}, ("It is 41.", MATH.question), "x"),
     Contract(
-        "AnswerGenerate", State(MATH), ["<thought>6*7</thought><answer>42</answer>"], 1,
-        prompt_holds=(MATH.question, MATH.context, "<thought>"), answer="42",
+        "AnswerGenerate",
+        State(MATH),
+        ["<thought>6*7</thought><answer>42</answer>"],
+        1,
+        prompt_holds=(MATH.question, MATH.context, "<thought>"),
+        answer="42",
     ),
     Contract(
-        "Programmer", State(MATH), ["```python\ndef solve():\n    return 42\n```"], 1,
-        prompt_holds=(MATH.question, "solve()"), answer="42", verdict=True,
+        "Programmer",
+        State(MATH),
+        ["```python\ndef solve():\n    return 42\n```"],
+        1,
+        prompt_holds=(MATH.question, "solve()"),
+        answer="42",
+        verdict=True,
     ),
     Contract(
-        "Programmer", State(MATH), ["```python\n1/0\n```", "```python\ndef solve(): return 42\n```"], 2,
-        prompt_holds=("ZeroDivisionError",), answer="42", verdict=True,
+        "Programmer",
+        State(MATH),
+        ["```python\n1/0\n```", "```python\ndef solve(): return 42\n```"],
+        2,
+        prompt_holds=("ZeroDivisionError",),
+        answer="42",
+        verdict=True,
     ),
     Contract("Programmer", State(MATH), ["```python\n1/0\n```"] * 3, 3, answer="", verdict=False),
     Contract(
-        "Programmer", SOLVED, ["```python\n1/0\n```"] * 3, 3,
-        prompt_holds=("It is 41.",), text="It is 41.", verdict=False, feedback="Off by one.",
+        "Programmer",
+        SOLVED,
+        ["```python\n1/0\n```"] * 3,
+        3,
+        prompt_holds=("It is 41.",),
+        text="It is 41.",
+        verdict=False,
+        feedback="Off by one.",
     ),
     Contract(
-        "Programmer", State(TASK), [CODE], 1, prompt_holds=("`double`",),
-        answer="def double(x):\n    return 2 * x", verdict=True,
+        "Programmer",
+        State(TASK),
+        [CODE],
+        1,
+        prompt_holds=("`double`",),
+        answer="def double(x):\n    return 2 * x",
+        verdict=True,
     ),
     Contract(
-        "CustomCodeGenerate", State(TASK), [CODE], 1, {"instruction": "No loops."},
-        ("No loops.", "`double`", TASK.question), answer="def double(x):\n    return 2 * x",
+        "CustomCodeGenerate",
+        State(TASK),
+        [CODE],
+        1,
+        {"instruction": "No loops."},
+        ("No loops.", "`double`", TASK.question),
+        answer="def double(x):\n    return 2 * x",
     ),
     Contract("Test", CODED, [], 0, answer="def double(x):\n    return 2 * x", verdict=True),
     Contract(
-        "Test", MISCODED, [f"Wrong factor.\n{CODE}"], 1,
+        "Test",
+        MISCODED,
+        [f"Wrong factor.\n{CODE}"],
+        1,
         prompt_holds=("assert double(2) == 4", "got 6", "return 3 * x", TASK.question),
-        answer="def double(x):\n    return 2 * x", verdict=True,
+        answer="def double(x):\n    return 2 * x",
+        verdict=True,
     ),
     Contract("Test", MISCODED, [WRONG_CODE] * 3, 3, answer="def double(x):\n    return 3 * x", verdict=False),
     Contract("Test", SOLVED, [], 0, text="It is 41.", feedback="Off by one."),
     Contract(
-        "Review", SOLVED, ["<feedback>Should be 42.</feedback><verdict>Incorrect.</verdict>"], 1,
-        prompt_holds=(MATH.question, "It is 41."), text="It is 41.", verdict=False, feedback="Should be 42.",
+        "Review",
+        SOLVED,
+        ["<feedback>Should be 42.</feedback><verdict>Incorrect.</verdict>"],
+        1,
+        prompt_holds=(MATH.question, "It is 41."),
+        text="It is 41.",
+        verdict=False,
+        feedback="Should be 42.",
     ),
     Contract(
-        "Review", State(MATH), ["<feedback>fine</feedback><verdict>correct</verdict>"], 1,
-        prompt_holds=("no solution yet",), verdict=True, feedback="fine",
+        "Review",
+        State(MATH),
+        ["<feedback>fine</feedback><verdict>correct</verdict>"],
+        1,
+        prompt_holds=("no solution yet",),
+        verdict=True,
+        feedback="fine",
     ),
     Contract(
-        "Revise", SOLVED, ["<solution>It is 42.</solution>"], 1,
-        prompt_holds=(MATH.question, "It is 41.", "Off by one."), text="It is 42.",
+        "Revise",
+        SOLVED,
+        ["<solution>It is 42.</solution>"],
+        1,
+        prompt_holds=(MATH.question, "It is 41.", "Off by one."),
+        text="It is 42.",
     ),
     Contract("Format", SOLVED, ["<answer>41</answer>"], 1, prompt_holds=("It is 41.",), answer="41"),
     Contract("ScEnsemble", SEVERAL, [], 0, answer="42", text="b"),
     Contract(
-        "ScEnsemble", ALL_DIFFERENT, ["<choice>C</choice>"], 1,
-        prompt_holds=("A: a", "B: b", "C: c", MATH.question), answer="42",
+        "ScEnsemble",
+        ALL_DIFFERENT,
+        ["<choice>C</choice>"],
+        1,
+        prompt_holds=("A: a", "B: b", "C: c", MATH.question),
+        answer="42",
     ),
     Contract("ScEnsemble", State(MATH), [], 0),
     Contract("MdEnsemble", SEVERAL, ["<choice>A</choice>"] * 5, 5, prompt_holds=(MATH.question,)),
@@ -177,7 +228,7 @@ async def test_md_ensemble_takes_the_majority_over_shuffled_letters(endpoint: Sc
     endpoint.script = choose_b
     state = await REGISTRY["MdEnsemble"]().run(ALL_DIFFERENT, {}, OperatorCall(endpoint.client(), seed=5))
     assert state.candidates[0].text == "b"
-    assert len({prompt for prompt in endpoint.prompts}) > 1, "the letters are shuffled"
+    assert len(set(endpoint.prompts)) > 1, "the letters are shuffled"
 
 
 async def test_equal_seeds_send_equal_requests(endpoint: ScriptedEndpoint) -> None:

@@ -19,8 +19,12 @@ PROGRAMS = [
     ("spins", "while True: pass", {TIMEOUT}),
     ("sleeps", "import time; time.sleep(10**6)", {TIMEOUT}),
     ("ignores SIGXCPU", "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", {TIMEOUT}),
-    ("ignores signals", "import signal\nfor s in range(1, 32):\n try: signal.signal(s, signal.SIG_IGN)\n"
-     " except (OSError, ValueError): pass\nwhile True: pass", {TIMEOUT}),
+    (
+        "ignores signals",
+        "import signal\nfor s in range(1, 32):\n try: signal.signal(s, signal.SIG_IGN)\n"
+        " except (OSError, ValueError): pass\nwhile True: pass",
+        {TIMEOUT},
+    ),
     ("swallows everything", "while True:\n try:\n  while True: pass\n except BaseException: pass", {TIMEOUT}),
     ("grows a list", "x = []\nwhile True: x.append(bytearray(10**6))", {MEMORY}),
     ("huge bytearray", "bytearray(8 << 30)", {MEMORY}),
@@ -140,12 +144,18 @@ FORGERIES = [
     ("hard exit at import", "import os; os._exit(0)"),
     ("exits in the call", "def double(x): raise SystemExit(0)"),
     ("hard exit in the call", "import os\ndef double(x): os._exit(0)"),
-    ("prints a verdict", "print('{\"passed\": 3, \"total\": 3, \"failure\": \"\"}')\ndef double(x): return x"),
+    ("prints a verdict", 'print(\'{"passed": 3, "total": 3, "failure": ""}\')\ndef double(x): return x'),
     ("always equal", "class E:\n def __eq__(s, o): return True\ndef double(x): return E()"),
-    ("lying str", "class S(str):\n def __eq__(s, o): return True\n __hash__ = str.__hash__\ndef double(x): return S('x')"),
+    (
+        "lying str",
+        "class S(str):\n def __eq__(s, o): return True\n __hash__ = str.__hash__\ndef double(x): return S('x')",
+    ),
     ("patched builtins", "import builtins\nbuiltins.len = builtins.abs = lambda *a: 0\ndef double(x): return x"),
     ("patched json", "import json\njson.dumps = lambda *a, **k: '{}'\ndef double(x): return x"),
-    ("reply before the question", "import os\nos.write(4, b'{\"token\": 1, \"value\": 4}\\n' * 9)\ndef double(x): return x"),
+    (
+        "reply before the question",
+        'import os\nos.write(4, b\'{"token": 1, "value": 4}\\n\' * 9)\ndef double(x): return x',
+    ),
     ("raises AssertionError", "def double(x): raise AssertionError"),
     ("infinite generator", "def double(x):\n while True: yield x"),
     ("NaN", "def double(x): return float('nan')"),

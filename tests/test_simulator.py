@@ -117,9 +117,7 @@ async def test_http_server_and_in_process_application_answer_alike() -> None:
         import os
 
         os.environ["AFLOW_TEST_KEY"] = "x"
-        config = ExecutorConfig(
-            executor_base_url=f"http://127.0.0.1:{port}/v1", executor_api_key_env="AFLOW_TEST_KEY"
-        )
+        config = ExecutorConfig(executor_base_url=f"http://127.0.0.1:{port}/v1", executor_api_key_env="AFLOW_TEST_KEY")
         (over_http,) = await Engine(LLMClient(config)).run(request, salt="s")
         async with ClientSession() as session:
             models = await (await session.get(f"http://127.0.0.1:{port}/v1/models")).json()
@@ -145,4 +143,6 @@ def test_tokenizer_of_the_tiny_policy_round_trips(tmp_path: Path) -> None:
         assert loaded.decode(loaded(text)["input_ids"]) == text
     assert (loaded.pad_token_id, loaded.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
     messages = [{"role": "user", "content": "hi"}]
-    assert loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "<|user|>hi<|assistant|>"
+    assert (
+        loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "<|user|>hi<|assistant|>"
+    )

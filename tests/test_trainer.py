@@ -100,7 +100,9 @@ def test_trl_estimators_are_trls_own_bit_for_bit(
 
 
 def test_wa_grpo_with_alpha_zero_and_one_reward_is_batch_scaled_grpo(tiny_model: Path, tmp_path: Path) -> None:
-    theirs = build(GRPOTrainer, GRPOConfig, tiny_model, tmp_path / "a", scale_rewards="none", reward_funcs=primary_reward)
+    theirs = build(
+        GRPOTrainer, GRPOConfig, tiny_model, tmp_path / "a", scale_rewards="none", reward_funcs=primary_reward
+    )
     theirs.train()
     ours = build(
         WorkflowGRPOTrainer,
@@ -170,9 +172,7 @@ def test_progress_column_breaks_ties_among_wrong_members(tiny_model: Path, tmp_p
         log_extra("progress", [index / 10 for index in range(len(completions))])
         return [0.0] * len(completions)
 
-    trainer = build(
-        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_steps=1, reward_funcs=wrong
-    )
+    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_steps=1, reward_funcs=wrong)
     trainer.train()
     advantages = torch.tensor(list(trainer._logs["advantages"])).view(-1, 4)
     assert (advantages.diff(dim=1) > 0).all()
@@ -305,7 +305,11 @@ def test_private_methods_of_trl_have_the_signature_we_rely_on(name: str) -> None
 
 def test_generation_method_of_trl_takes_token_ids_first() -> None:
     # Its later parameters differ between the releases we support; we pass them through.
-    assert list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)[:3] == ["self", "prompt_ids", "images"]
+    assert list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)[:3] == [
+        "self",
+        "prompt_ids",
+        "images",
+    ]
 
 
 BAD_CONFIGS = [

@@ -1,0 +1,48 @@
+# Everything runs in a virtual environment of its own; nothing outside this folder is touched but the model cache.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# The same torch for everybody without a GPU; with one, the default build brings CUDA.
+TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
+
+.PHONY: install quickstart check test test-fast test-oldest bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/pip install -q -e ".[dev]"
+	touch $@
+
+# Trains the tiny policy against the simulated executor: no key, no GPU, no downloads.
+quickstart: install
+	. $(BIN)/activate && accelerate launch -m aflow_trl.train quickstart.yaml
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/pytest
+
+test-fast: install
+	$(BIN)/pytest -m "not slow"
+
+# The trainer's tests with the oldest trl the metadata admits.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install -q --upgrade pip
+	$(VENV)-oldest/bin/pip install -q "$(TORCH)"
+	$(VENV)-oldest/bin/pip install -q -e ".[dev]" "trl==1.14.0"
+	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_rewards.py tests/test_advantages.py
+
+bench: install
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/parse.py
+	$(BIN)/python benchmarks/trainer.py
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""Two processes: the advantages are those of one, and a whole run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from aflow_trl.trainer.advantages import wa_grpo
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def launch(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"} | env,
+    )
+
+
+@pytest.mark.parametrize("estimator", ["wa_grpo", "wa_grpo_classic"])
+def test_advantages_of_two_processes_are_those_of_one(estimator: str, tiny_model: Path, tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("distributed_script.py"))
+    arguments = ["--standalone", "--nproc_per_node=2", script, str(tiny_model), str(tmp_path), estimator]
+    result = launch("torch.distributed.run", *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert torch.equal(torch.nan_to_num(first["rewards"]), torch.nan_to_num(second["rewards"]))
+    whole = torch.cat([first["local"], second["local"]])
+    assert first["logged"] == second["logged"] == pytest.approx(whole.tolist())
+    if estimator == "wa_grpo":
+        rewards = first["rewards"]
+        expected = wa_grpo(rewards[:, 0], rewards[:, 1].nan_to_num(), 4, progress=first["progress"])
+        torch.testing.assert_close(whole, expected, atol=0, rtol=0)
+
+
+def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text()) | {
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 12,
+        "num_eval_problems": 15,
+        "num_train_problems": 60,
+        "baseline_workflows": [],
+        "use_cpu": True,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    arguments = ["--standalone", "--nproc_per_node=2", "--module", "aflow_trl.train", str(path)]
+    result = launch("torch.distributed.run", *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["accuracy"]["trained"]["n"] == 15
+    assert result.stdout.count("Held-out accuracy") == 1
+    assert (tmp_path / "run" / "traces.rank1.jsonl").stat().st_size > 0

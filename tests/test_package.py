@@ -1,0 +1,96 @@
+"""The package as it is installed: small public surface, data files inside, recipes that load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+import aflow_trl
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+def test_public_surface_is_small_and_importable() -> None:
+    assert sorted(aflow_trl.__all__) == ["WorkflowGRPOConfig", "WorkflowGRPOTrainer", "__version__"]
+    assert all(getattr(aflow_trl, name) for name in aflow_trl.__all__)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["data", "dsl", "engine", "llm", "operators", "report", "rewards", "sandbox", "scoring", "simulator", "trainer"],
+)
+def test_every_stage_names_what_it_exports(stage: str) -> None:
+    import importlib
+
+    module = importlib.import_module(f"aflow_trl.{stage}")
+    assert len(set(module.__all__)) == len(module.__all__) > 0
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_names_others_rely_on() -> None:
+    from aflow_trl.dsl import DSLError, analyze, extract, format, parse
+    from aflow_trl.engine import Engine, RolloutRequest, Trace
+    from aflow_trl.rewards import (
+        correctness_reward,
+        efficiency_reward,
+        format_reward,
+        repetition_reward,
+        simplicity_reward,
+    )
+    from aflow_trl.sandbox import run
+    from aflow_trl.scoring import score_code, score_math, score_qa
+    from aflow_trl.trainer.advantages import wa_grpo, wa_grpo_classic
+
+    names = [DSLError, analyze, extract, format, parse, Engine, RolloutRequest, Trace, run, score_code, score_math]
+    names += [score_qa, wa_grpo, wa_grpo_classic, correctness_reward, efficiency_reward, format_reward]
+    assert all(callable(name) for name in [*names, repetition_reward, simplicity_reward])
+
+
+def test_data_files_are_reachable_as_resources() -> None:
+    root = files("aflow_trl")
+    assert root.joinpath("configs", "operators.yaml").is_file()
+    assert root.joinpath("recipes", "quickstart.yaml").is_file()
+    assert root.joinpath("accelerate_configs", "single_gpu.yaml").is_file()
+    assert root.joinpath("dsl", "grammar.lark").is_file()
+
+
+@pytest.mark.slow
+def test_wheel_holds_recipes_and_configs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, timeout=240)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("configs", "recipes", "accelerate_configs"):
+        for path in (ROOT / folder).glob("*.yaml"):
+            assert f"aflow_trl/{folder}/{path.name}" in names
+    assert {"aflow_trl/py.typed", "aflow_trl/dsl/grammar.lark"} <= names
+    assert not any(name.startswith("tests/") for name in names)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_passes_every_check_that_needs_no_machine(name: str) -> None:
+    from aflow_trl.recipe import load_recipe
+
+    # What only a machine with a GPU accepts is turned off; everything else is as written.
+    recipe = load_recipe([name, "--bf16", "false", "--tf32", "false", "--use_vllm", "false"])
+    assert recipe.training.num_generations >= 2
+    assert set(recipe.source) == set(yaml.safe_load((ROOT / "recipes" / name).read_text()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_accelerate_config_loads(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+
+
+def test_console_script_is_declared() -> None:
+    assert "aflow-trl = aflow_trl.cli:main" in (ROOT / "setup.py").read_text()
