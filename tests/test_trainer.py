@@ -341,3 +341,33 @@ def test_temperature_schedule_is_linear(tmp_path: Path) -> None:
     )
     assert [config.temperature_at(step) for step in (0, 2, 4, 9)] == pytest.approx([1.5, 1.1, 0.7, 0.7])
     assert not math.isnan(config.temperature_at(0))
+
+
+def test_workflow_rewards_work_with_trls_own_trainer(tiny_model: Path, tmp_path: Path) -> None:
+    from aflow_trl.data import build_dataset, load_rows
+    from aflow_trl.engine import Engine
+    from aflow_trl.llm import ExecutorConfig, LLMClient
+    from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
+    from aflow_trl.simulator import SimulatedApp, in_process
+
+    client = LLMClient(ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp()))
+    rollouts = Rollouts(Engine(client))
+    rows = load_rows("synthetic", split="train", count=8, seed=0)
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model),
+        reward_funcs=workflow_rewards(rollouts),
+        args=GRPOConfig(**options(tmp_path, max_steps=1, reward_weights=list(DEFAULT_WEIGHTS.values()))),
+        train_dataset=build_dataset(rows, prompt="compact", operators=[], descriptions=""),
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+    )
+    inputs = [row.columns() for row in rows]
+    texts = ["<workflow>[Programmer, Programmer, Programmer] -> ScEnsemble</workflow>"] * 7 + ["nonsense"]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    rewards = trainer._calculate_rewards(inputs, [row.question for row in rows], completions, [[1]] * 8)
+    assert rewards.shape == (8, 5) and rollouts.totals["rollouts"] == 8
+    math_rows = [index for index, row in enumerate(rows[:7]) if row.domain == "math"]
+    assert rewards[math_rows, 0].sum() >= 1 and (rewards[7] == 0).all()
+    trainer._pending_extra_logs.clear()
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    assert "workflows/valid" in logged and "rewards/correctness_reward/mean" in logged
