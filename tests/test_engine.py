@@ -8,12 +8,12 @@ import time
 
 import pytest
 from aiohttp import web
-from conftest import ScriptedEndpoint, chat_response, operator_script
 
 from aflow_trl.dsl import Extraction, parse
 from aflow_trl.engine import Budget, Engine, Outcome, RolloutRequest
 from aflow_trl.operators import Problem
 from aflow_trl.simulator import SimulatedApp, in_process, recognize
+from conftest import ScriptedEndpoint, chat_response, operator_script
 
 PROBLEM = Problem("What is 6 * 7?")
 GOOD = "<feedback>fine</feedback><verdict>correct</verdict>"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 from aflow_trl.errors import FatalEndpointError, RecipeError, RejectedRequestError, UnavailableError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Price, Usage
+from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 GOOD = "good"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import ScriptedEndpoint, operator_script
 
 from aflow_trl.dsl import builtin_vocabulary, operator_table
 from aflow_trl.operators import (
@@ -18,6 +17,7 @@ from aflow_trl.operators import (
     describe,
     vocabulary,
 )
+from conftest import ScriptedEndpoint, operator_script
 
 CODE = "```python\ndef double(x):\n    return 2 * x\n```"
 WRONG_CODE = "```python\ndef double(x):\n    return 3 * x\n```"

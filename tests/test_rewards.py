@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import ScriptedEndpoint, operator_script
 
 from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError
 from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
 from aflow_trl.simulator import recognize
+from conftest import ScriptedEndpoint, operator_script
 
 GOOD = "<feedback>fine</feedback><verdict>correct</verdict>"
 COLUMNS: dict[str, Any] = {"question": "What is 6 * 7?", "answer": ["42"], "domain": "math"}
