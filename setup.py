@@ -30,6 +30,8 @@ setup(
         "math-verify>=0.9",
         "matplotlib>=3.8",
         "pyyaml>=6.0",
+        # trl's vLLM client imports it up to 1.15 without asking for it.
+        "requests>=2.31",
         "rich>=13.7",
     ],
     extras_require={

@@ -132,7 +132,15 @@ def _run(options: argparse.Namespace) -> None:
     else:
         text = format(parse(options.workflow or "Custom", vocabulary=words))
     engine = Engine(client, vocabulary=words)
-    (trace,) = asyncio.run(engine.run([RolloutRequest(text, problem)], salt=str(options.seed)))
+
+    async def answer() -> Trace:
+        try:
+            (trace,) = await engine.run([RolloutRequest(text, problem)], salt=str(options.seed))
+            return trace
+        finally:
+            await client.aclose()
+
+    trace = asyncio.run(answer())
     if engine.fatal is not None:
         raise engine.fatal
     if options.json:

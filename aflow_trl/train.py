@@ -25,7 +25,7 @@ from trl import get_peft_config, get_quantization_config
 
 from .data import Row, build_dataset, load_rows
 from .engine import Engine
-from .errors import AflowError, DataError, RunStoppedError
+from .errors import AflowError, DataError, FatalEndpointError, RunStoppedError
 from .llm import SIMULATED, LLMClient
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
@@ -87,14 +87,23 @@ def run(recipe: Recipe) -> dict[str, Any]:
     fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
     say("training")
     trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
-    if rollouts.engine.fatal is not None:
-        raise RunStoppedError(
-            f"{rollouts.engine.fatal}. A checkpoint of step {trainer.state.global_step} is in "
-            f"{recipe.training.output_dir}; mend the cause and add --resume_from_checkpoint with its path."
-        )
+    output_dir = recipe.training.output_dir
+    for fatal in gather_object([rollouts.engine.fatal]):
+        if fatal is not None:
+            raise RunStoppedError(
+                f"{fatal}. A checkpoint of step {trainer.state.global_step} is in {output_dir}; mend the cause and "
+                "add --resume_from_checkpoint with its path."
+            )
+    trainer.save_model(output_dir)
     say("held-out evaluation of the trained policy")
-    trained = evaluator.policy("trained")
+    try:
+        trained = evaluator.policy("trained")
+    except FatalEndpointError as error:
+        raise RunStoppedError(
+            f"{error}. The trained adapter is in {output_dir}; only its evaluation is missing."
+        ) from None
 
+    asyncio.run_coroutine_threadsafe(client.aclose(), trainer.async_loop).result()
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
     summary["wall_s"] = time.monotonic() - started
     save(recipe, trainer, summary)
@@ -121,7 +130,14 @@ def connect(recipe: Recipe) -> LLMClient:
     simulated = recipe.executor.executor_base_url == SIMULATED
     app = SimulatedApp(latency_s=recipe.workflow.simulated_latency_s) if simulated else None
     client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None)
-    latency_s = asyncio.run(client.ping())
+
+    async def ping() -> float:
+        try:
+            return await client.ping()
+        finally:
+            await client.aclose()
+
+    latency_s = asyncio.run(ping())
     say(f"executor {recipe.executor.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
     return client
 
@@ -197,7 +213,6 @@ def save(recipe: Recipe, trainer: WorkflowGRPOTrainer, summary: dict[str, Any]) 
     trainer.model_card_sections = model_card_sections(
         summary, describe(list(vocabulary(recipe.workflow.operators))), yaml.safe_dump(recipe.source, sort_keys=False)
     )
-    trainer.save_model(str(output_dir))
     trainer.create_model_card(model_name=output_dir.name)
     if trainer.is_world_process_zero():
         write_json(output_dir / "summary.json", summary)

@@ -30,6 +30,7 @@ class ScriptedEndpoint:
         self.script: Script = lambda prompt, number: f"reply {number}"
         self.payloads: list[dict[str, Any]] = []
         self.base_url = ""
+        self.clients: list[LLMClient] = []
 
     @property
     def prompts(self) -> list[str]:
@@ -51,7 +52,8 @@ class ScriptedEndpoint:
             "executor_input_usd_per_mtok": 1.0,
             "executor_output_usd_per_mtok": 2.0,
         }
-        return LLMClient(ExecutorConfig(**(options | overrides)))
+        self.clients.append(LLMClient(ExecutorConfig(**(options | overrides))))
+        return self.clients[-1]
 
     def engine(self, **options: Any) -> Engine:
         return Engine(self.client(), **options)
@@ -76,6 +78,8 @@ async def endpoint() -> AsyncIterator[ScriptedEndpoint]:
     port = site._server.sockets[0].getsockname()[1]
     scripted.base_url = f"http://127.0.0.1:{port}/v1"
     yield scripted
+    for client in scripted.clients:
+        await client.aclose()
     await runner.cleanup()
 
 

@@ -152,7 +152,18 @@ async def test_over_budget_workflow_is_a_policy_failure(endpoint: ScriptedEndpoi
     endpoint.script = operator_script(Custom=[str(n) for n in range(5)])
     (trace,) = await run(endpoint, "Custom * 5", budget=Budget(max_calls=3))
     assert trace.outcome is Outcome.OVER_BUDGET
-    assert len(endpoint.payloads) == 3
+    assert len(endpoint.payloads) == 4, "it ends with the call that went over"
+
+
+async def test_malformed_replies_of_the_executor_do_not_use_up_the_budget(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = lambda prompt, number: "no form" if "<solution>" in prompt and number % 2 else "x"
+    (trace,) = await run(endpoint, "Custom -> Revise -> Revise", budget=Budget(max_calls=3))
+    assert trace.outcome is Outcome.OK and trace.model_calls == 5
+
+
+async def test_lone_surrogate_in_an_argument_reaches_the_executor_cleaned(endpoint: ScriptedEndpoint) -> None:
+    (trace,) = await run(endpoint, 'Custom("\\ud800")')
+    assert trace.outcome is Outcome.OK and "Instruction: ?" in endpoint.prompts[0]
 
 
 async def test_unavailable_endpoint_never_becomes_an_answer(endpoint: ScriptedEndpoint) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from aflow_trl.engine import Engine
-from aflow_trl.errors import RecipeError
+from aflow_trl.errors import RecipeError, ScorerError
 from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
 from aflow_trl.simulator import recognize
 from conftest import ScriptedEndpoint, operator_script
@@ -84,12 +84,14 @@ async def test_infrastructure_failure_is_none_for_every_function(endpoint: Scrip
     assert rollouts.totals["unscored"] == 1
 
 
-async def test_broken_scorer_is_none_not_zero(endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aflow_trl.errors import ScorerError
+@pytest.mark.parametrize("kind", [ScorerError, SyntaxError, ValueError])
+async def test_broken_scorer_is_none_not_zero(
+    kind: type[Exception], endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from aflow_trl.rewards import rollouts as module
 
     async def broken(*_: Any, **__: Any) -> None:
-        raise ScorerError("the scorer broke")
+        raise kind("the scorer broke")
 
     monkeypatch.setattr(module, "score_answer", broken)
     endpoint.script = operator_script(Custom="42")

@@ -163,6 +163,10 @@ FORGERIES = [
     ("hangs", "def double(x):\n while True: pass"),
     ("no such function", "def triple(x): return 3 * x"),
     ("syntax error", "def double(x:"),
+    ("exits with an odd code", "import os\ndef double(x): os._exit(78)"),
+    ("huge error text", "def double(x): raise ValueError('x' * 9_000_000)"),
+    ("huge number", "def double(x): return 10**10**5"),
+    ("value too large for the tests", "def double(x): return [0] * 10**7"),
 ]
 
 
@@ -175,6 +179,47 @@ async def test_forgery_fails(name: str, solution: str) -> None:
 async def test_right_solution_passes_assert_lists() -> None:
     verdict = await judge(RIGHT, TESTS)
     assert (verdict.passed, verdict.total, verdict.failure) == (3, 3, "")
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert 1 == 1",
+        "def test_f():\n    assert double(1) == 7",
+        "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(double(1), 7)",
+    ],
+)
+async def test_a_test_that_never_calls_the_solution_does_not_pass(test: str) -> None:
+    assert (await judge(RIGHT, [test], entry_point="double")).passed == 0
+
+
+async def test_check_function_is_called_however_it_is_spelled() -> None:
+    check = "def check (candidate):\n    assert candidate(2) == 5"
+    assert (await judge(RIGHT, [check], entry_point="double")).passed == 0
+
+
+async def test_solution_named_like_a_builtin_is_called() -> None:
+    assert (await judge("def sum(a, b): return a * b", ["assert sum(3, 4) == 12"])).passed == 1
+
+
+async def test_many_slow_solutions_at_once_do_not_run_out_of_time_by_waiting() -> None:
+    solution = "import time\ndef double(x):\n    end = time.process_time() + 0.2\n    while time.process_time() < end: pass\n    return 2 * x"
+    verdicts = await asyncio.gather(*(judge(solution, TESTS[:1], timeout_s=3) for _ in range(12)))
+    assert all(verdict.passed == 1 for verdict in verdicts)
+
+
+async def test_program_cannot_pass_its_end_off_as_trouble_of_the_sandbox() -> None:
+    for code in (76, 77, 78):
+        assert (await run(f"import os; os._exit({code})")).status is not Status.UNAVAILABLE
+
+
+def test_servers_of_closed_loops_are_let_go() -> None:
+    from aflow_trl.sandbox import client
+
+    for _ in range(3):
+        asyncio.run(run("pass"))
+    asyncio.run(run("pass"))
+    assert sum(loop.is_closed() for loop, _ in client._STATES.values()) <= 1
 
 
 async def test_right_solution_passes_a_check_function() -> None:

@@ -45,6 +45,25 @@ MATH_WRONG = [
     (r"\{1,2\}", r"\{1,3\}"),
     (r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt{2}}{2}"),
     ("nan", "7"),
+    ("4 or 5", "4"),
+    ("4, 5, 6", "4"),
+    (r"\boxed{7 or 8 or 9}", "7"),
+    (r"3 \sqrt{2}", "3"),
+    ("12 - 3", "12"),
+    (r"5 \pm 2", "5"),
+    ("2 + 3x", "2"),
+    ("2 x^2", "2 x^3"),
+    ("2 pi", "2"),
+    ("2", "2 pi"),
+    ("5 million", "5"),
+    (r"5\text{ million}", "5"),
+    ("y=5", "x=5"),
+    ("0.54", "0.5"),
+    ("x+2$ $x+1", "x+1"),
+    (r"\{1,2,3\}", "(1,2,3)"),
+    ("[1,2]", "(1,2)"),
+    ("42, or 43", "42"),
+    ("42, but maybe 43", "42"),
     ("inf", "7"),
 ]
 MATH_RIGHT = [
@@ -96,6 +115,13 @@ QA_WRONG = [
     ("", "Paris"),
     ("Paris", ""),
     ("May", "12 May 1990"),
+    ("", ""),
+    ("the", ""),
+    ("35", "3.5"),
+    ("5", "-5"),
+    ("12", "1-2"),
+    ("war did not end", "the war did end"),
+    ("of", "House of Commons"),
 ]
 QA_RIGHT = [
     ("the Eiffel Tower", "Eiffel Tower"),
@@ -163,6 +189,15 @@ def test_hanging_comparison_is_a_scorer_error(monkeypatch: pytest.MonkeyPatch) -
         symbolic.symbolically_equal("x+1", "1+x")
     monkeypatch.undo()
     assert symbolic.symbolically_equal("x+1", "1+x"), "a new worker takes over"
+
+
+def test_words_in_another_order_are_no_exact_match() -> None:
+    assert score_qa("man bites dog", "dog bites man").value < 1.0
+
+
+def test_missing_gold_is_a_scorer_error() -> None:
+    with pytest.raises(ScorerError):
+        score_qa("x", [])
 
 
 def test_no_answer_has_its_label() -> None:

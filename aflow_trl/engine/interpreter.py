@@ -31,6 +31,7 @@ class Executed:
     usd: float | None
     wall_s: float
     parse_errors: int
+    asked_again: int
     failure: str
 
 
@@ -150,7 +151,6 @@ class Interpreter:
         state_key = _key((state,))
         sample = numbering.draw((node.name, node.arguments), state_key)
         key = digest(node.name, node.arguments, self._problem_key, state_key, sample)
-        self._check_budget(calls=1 if REGISTRY[node.name].spec.max_calls else 0)
         done, shared = await self._shared.get(key, lambda: self._execute(node, state, key))
         self._record(node, sample, key, done, shared)
         self._check_budget()
@@ -179,6 +179,7 @@ class Interpreter:
             usd=None if None in costs else sum(cost for cost in costs if cost is not None),
             wall_s=time.monotonic() - started,
             parse_errors=call.parse_errors,
+            asked_again=call.asked_again,
             failure=failure,
         )
 
@@ -202,12 +203,15 @@ class Interpreter:
                 wall_s=done.wall_s,
                 shared=shared,
                 parse_errors=done.parse_errors,
+                asked_again=done.asked_again,
                 failure=done.failure,
             )
         )
 
-    def _check_budget(self, calls: int = 0) -> None:
-        calls += sum(node.model_calls for node in self.nodes)
+    def _check_budget(self) -> None:
+        # Checked after every run of an operator: whether it is exceeded depends on sums alone, never on which branch
+        # ends first.
+        calls = sum(node.model_calls - node.asked_again for node in self.nodes)
         tokens = sum(node.prompt_tokens + node.completion_tokens for node in self.nodes)
         if calls > self._budget.max_calls:
             raise BudgetExceededError(f"more than {self._budget.max_calls} model calls")

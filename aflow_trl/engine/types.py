@@ -66,6 +66,8 @@ class NodeRecord:
     shared: bool
     """Whether another rollout, or an earlier node, had paid for it."""
     parse_errors: int = 0
+    asked_again: int = 0
+    """Calls made because a reply was malformed; no part of the workflow's budget."""
     failure: str = ""
 
 

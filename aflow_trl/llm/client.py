@@ -117,6 +117,12 @@ class LLMClient:
             ) from None
         return time.monotonic() - started
 
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; a later call opens new ones."""
+        state = self._states.pop(asyncio.get_running_loop(), None)
+        if state is not None:
+            await state.client.close()
+
     async def _attempt(
         self, state: _LoopState, messages: Messages, seed: int, temperature: float | None, deadline: float
     ) -> Completion:
@@ -134,7 +140,7 @@ class LLMClient:
         try:
             raw = await state.client.chat.completions.with_raw_response.create(
                 model=config.executor_model,
-                messages=messages,  # type: ignore[arg-type]
+                messages=[_clean(message) for message in messages],  # type: ignore[misc]
                 temperature=config.executor_temperature if temperature is None else temperature,
                 top_p=config.executor_top_p,
                 max_tokens=config.executor_max_tokens,
@@ -185,6 +191,11 @@ def api_key(config: ExecutorConfig) -> str:
             "executor_api_key_env, or set executor_base_url: simulated."
         )
     return key
+
+
+def _clean(message: dict[str, str]) -> dict[str, str]:
+    """The message without lone surrogates, which no request can carry."""
+    return {name: text.encode("utf-8", errors="replace").decode("utf-8") for name, text in message.items()}
 
 
 def _base_url(config: ExecutorConfig) -> str | None:

@@ -36,6 +36,9 @@ class OperatorCall:
     """Decides every random choice of this run, the executor's sampling included."""
     completions: list[Completion] = field(default_factory=list)
     parse_errors: int = 0
+    """Replies that were not of the form asked for."""
+    asked_again: int = 0
+    """Calls made because of them; a workflow's budget does not count these."""
     _asked: Counter[str] = field(default_factory=Counter)
 
     async def ask(self, prompt: str) -> str:
@@ -57,6 +60,7 @@ class OperatorCall:
             return parse(await self.ask(prompt))
         except ReplyError:
             self.parse_errors += 1
+            self.asked_again += 1
         try:
             return parse(await self.ask(f"{prompt}\n{RETRY_HINT}"))
         except ReplyError as error:

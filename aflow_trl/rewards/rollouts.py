@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..engine import Engine, Outcome, RolloutRequest, Trace
-from ..errors import ScorerError
 from ..operators import Problem
 from ..scoring import Score, quantize, score_answer
 from .metrics import batch_columns, batch_metrics
 from .types import ScoredRollout
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "context"),
@@ -142,10 +144,14 @@ class Rollouts:
         if trace.outcome is Outcome.OK:
             try:
                 final = await score(trace.answer)
-                first = await score(trace.first_answer) if trace.first_answer != trace.answer else final
                 correctness = quantize(final) if self.quantize_correctness else final.value
-            except ScorerError as error:
-                trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, "ScorerError", str(error)
+            except Exception as error:  # whatever breaks in a scorer, the rollout is unscored and the batch goes on
+                logger.error("an answer could not be scored: %s: %s", type(error).__name__, error)
+                trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, type(error).__name__, str(error)
+            try:
+                first = await score(trace.first_answer)
+            except Exception as error:  # only tells how much later steps improved
+                logger.warning("a first answer could not be scored: %s: %s", type(error).__name__, error)
         if trace.outcome is Outcome.UNAVAILABLE:
             final = first = correctness = None
         metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
@@ -199,7 +205,8 @@ def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
             raise KeyError(f"the dataset has no column {name!r}; workflow rewards need 'question' and 'answer'.")
     rows = [{name: columns[name][index] for name in COLUMNS if name in columns} for index in range(count)]
     for row in rows:
-        row["answer"] = [row["answer"]] if isinstance(row["answer"], str) else list(row["answer"] or ())
+        answer = row["answer"] if isinstance(row["answer"], list | tuple) else [row["answer"]]
+        row["answer"] = [str(alias) for alias in answer if alias is not None]
         row.setdefault("domain", "code" if row.get("hidden_tests") else "math")
     return rows
 

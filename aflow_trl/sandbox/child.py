@@ -15,6 +15,7 @@ import codec
 
 EXIT_ERROR, EXIT_DENIED, EXIT_MEMORY = 1, 76, 77
 CALLS_FD, REPLIES_FD = 3, 4
+FAILURE_CHARS = 2_000
 
 
 def run_role(role, source, spec):
@@ -56,8 +57,8 @@ def _serve(source):
         answer = _answer(namespace, call)
         try:
             text = codec.dumps(answer)
-        except TypeError as error:
-            text = codec.dumps({"token": call["token"], "error": "TypeError", "text": str(error)})
+        except (TypeError, ValueError, RecursionError) as error:
+            text = codec.dumps({"token": call["token"], "error": "TypeError", "text": str(error)[:500]})
         replies.write(text + "\n")
         replies.flush()
 
@@ -85,8 +86,10 @@ class _Proxy:
     def __init__(self, name, calls, replies):
         self.__name__ = name
         self._calls, self._replies = calls, replies
+        self.count = 0
 
     def __call__(self, *args, **kwargs):
+        self.count += 1
         token = secrets.token_hex(16)
         call = {"token": token, "name": self.__name__, "args": list(args), "kwargs": kwargs}
         try:
@@ -123,24 +126,27 @@ def _test(source, spec):
     """
     Run the tests and print one line of JSON: tests run, passed, and the first failure.
 
-    `spec["tests"]` are statements, one test each; a text that defines `check` has `check(candidate)` called, and every
-    `assert` in it counts as one test.
+    `spec["tests"]` are statements, one test each; a text that defines `check` has `check(candidate)` called. A test
+    that never calls the solution has not tested it, and fails.
     """
     calls, replies = os.fdopen(CALLS_FD, "w"), os.fdopen(REPLIES_FD)
     names = spec["names"]
     passed, total, failure = 0, 0, ""
     for test in spec["tests"]:
         scope = {"__name__": "tests", "__builtins__": __builtins__}
-        scope.update({name: _Proxy(name, calls, replies) for name in names})
+        proxies = {name: _Proxy(name, calls, replies) for name in names}
+        scope.update(proxies)
         scope["candidate"] = scope.get(spec["entry_point"])
         total += 1
         try:
             exec(compile(test, "<test>", "exec"), scope)
-            if "def check(" in test:
+            if callable(scope.get("check")):
                 scope["check"](scope["candidate"])
+            if not any(proxy.count for proxy in proxies.values()):
+                raise SolutionError("the test never called the solution")
             passed += 1
         except BaseException as error:
-            failure = failure or _failure(test, error)
+            failure = failure or _failure(test, error)[:FAILURE_CHARS]
     # The solution cannot write here: this is another process's standard output.
     print(codec.dumps({"passed": passed, "total": total, "failure": failure}))
 

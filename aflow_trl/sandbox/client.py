@@ -31,7 +31,7 @@ START_TIMEOUT_S = 30.0
 GRACE_S = 5.0
 """How long the server may take to report a killed child before it counts as broken."""
 
-_EXIT_SANDBOX, _EXIT_DENIED, _EXIT_MEMORY = 78, 76, 77
+_EXIT_DENIED, _EXIT_MEMORY = 76, 77
 _SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
 _SERVER = Path(__file__).with_name("server.py")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -109,9 +109,11 @@ class ForkServer:
         self._pending[run_id] = future
         timed_out = False
         try:
-            await self._send(json.dumps(request).encode(), [*fds, *pipes])
-            for fd in pipes:
-                os.close(fd)
+            try:
+                await self._send(json.dumps(request).encode(), [*fds, *pipes])
+            finally:
+                for fd in pipes:
+                    os.close(fd)
             done, _ = await asyncio.wait([future], timeout=timeout_s)
             if not done:
                 timed_out = True
@@ -126,6 +128,8 @@ class ForkServer:
             raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
         finally:
             self._pending.pop(run_id, None)
+        if reply["trouble"]:
+            raise SandboxUnavailableError(f"the child could not be confined: {reply['trouble']}")
         return Ended(reply["code"], reply["wall"], timed_out)
 
     async def _send(self, message: bytes, fds: Sequence[int]) -> None:
@@ -177,18 +181,40 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket, scratch: str)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-_SERVERS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ForkServer] = weakref.WeakKeyDictionary()
-_LOCKS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+@dataclass
+class _LoopState:
+    """What belongs to one event loop."""
+
+    lock: asyncio.Lock
+    slots: asyncio.Semaphore
+    server: ForkServer | None = None
+
+
+_STATES: dict[int, tuple[asyncio.AbstractEventLoop, _LoopState]] = {}
+
+
+def _state() -> _LoopState:
+    loop = asyncio.get_running_loop()
+    for key, (other, _) in list(_STATES.items()):
+        if other.is_closed():
+            del _STATES[key]
+    if id(loop) not in _STATES:
+        _STATES[id(loop)] = (loop, _LoopState(asyncio.Lock(), asyncio.Semaphore(os.cpu_count() or 1)))
+    return _STATES[id(loop)][1]
+
+
+def slot() -> asyncio.Semaphore:
+    """Held while a program runs, one a core: its clock must not run while it waits for others of our own making."""
+    return _state().slots
 
 
 async def fork_server() -> ForkServer:
     """The running loop's fork server, started at first use and again after it died."""
-    loop = asyncio.get_running_loop()
-    async with _LOCKS.setdefault(loop, asyncio.Lock()):
-        server = _SERVERS.get(loop)
-        if server is None or not server.alive:
-            server = _SERVERS[loop] = await ForkServer.start()
-        return server
+    state = _state()
+    async with state.lock:
+        if state.server is None or not state.server.alive:
+            state.server = await ForkServer.start()
+        return state.server
 
 
 async def run(
@@ -221,7 +247,8 @@ async def run(
         [`SandboxUnavailableError`]: The sandbox itself broke.
     """
     server = await fork_server()
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(slot())
         out, err = memory_file(stack), memory_file(stack)
         ended = await server.run(
             "program",
@@ -232,13 +259,11 @@ async def run(
         )
         stdout, stderr = read_memory_file(out, output_bytes), read_memory_file(err, output_bytes)
         overflow = any(os.fstat(fd).st_size >= output_bytes for fd in (out, err))
-    return RunResult(classify(ended, stderr, overflow), stdout, stderr, ended.wall_s)
+    return RunResult(classify(ended, overflow=overflow), stdout, stderr, ended.wall_s)
 
 
-def classify(ended: Ended, stderr: str, overflow: bool) -> Status:
+def classify(ended: Ended, *, overflow: bool) -> Status:
     """Status of an ended child."""
-    if ended.code == _EXIT_SANDBOX:
-        raise SandboxUnavailableError(f"the child could not be confined: {stderr[:200]}")
     if overflow:
         return Status.OUTPUT
     if ended.timed_out or ended.code == -_SIGXCPU:
@@ -252,7 +277,7 @@ def classify(ended: Ended, stderr: str, overflow: bool) -> Status:
     return Status.KILLED if ended.code < 0 else Status.ERROR
 
 
-def memory_file(stack: contextlib.ExitStack, text: str = "") -> int:
+def memory_file(stack: contextlib.AsyncExitStack, text: str = "") -> int:
     """An anonymous file holding `text`, positioned at its start, closed with `stack`."""
     fd = os.memfd_create("aflow", os.MFD_CLOEXEC)
     stack.callback(os.close, fd)

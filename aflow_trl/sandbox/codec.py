@@ -9,6 +9,7 @@ import json
 
 MAX_DEPTH = 50
 MAX_BYTES = 16 << 20
+MAX_VIEW = 1_000_000
 
 
 def dumps(value):
@@ -41,6 +42,8 @@ def _encode(value, depth):
         return {kind.__name__: [_encode(item, depth + 1) for item in value]}
     if kind is dict:
         return {"dict": [[_encode(k, depth + 1), _encode(v, depth + 1)] for k, v in value.items()]}
+    if kind in (type({}.keys()), type({}.values()), type({}.items()), range) and len(value) <= MAX_VIEW:
+        return [_encode(item, depth + 1) for item in value]
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
     if kind is complex:

@@ -19,11 +19,13 @@ from . import codec
 from .client import (
     DEFAULT_MEMORY_MB,
     DEFAULT_OUTPUT_BYTES,
+    Ended,
     classify,
     fork_server,
     memory_file,
     read_memory_file,
     run,
+    slot,
 )
 from .types import RunResult, Status, Verdict
 
@@ -61,23 +63,30 @@ async def judge(
     Raises:
         [`SandboxUnavailableError`]: The sandbox or the tester itself broke.
     """
-    names = _called_names(tests) | ({entry_point} if entry_point else set())
+    names = _called_names(tests, _defined_names(solution)) | ({entry_point} if entry_point else set())
     spec = json.dumps({"tests": list(tests), "names": sorted(names), "entry_point": entry_point or ""})
     server = await fork_server()
-    with contextlib.ExitStack() as stack:
-        count, solution_err, tester_err = (memory_file(stack) for _ in range(3))
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(slot())
+        count, solution_err = memory_file(stack), memory_file(stack)
         solution_fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), solution_err]
-        tester_fds = [memory_file(stack, spec), memory_file(stack), count, tester_err]
+        tester_fds = [memory_file(stack, spec), memory_file(stack), count, memory_file(stack)]
         (call_read, call_write), (reply_read, reply_write) = os.pipe(), os.pipe()
-        served, tested = await asyncio.gather(
+        runs = [
             server.run("serve", solution_fds, [call_read, reply_write], timeout_s=timeout_s, memory_mb=memory_mb),
             server.run("test", tester_fds, [call_write, reply_read], timeout_s=timeout_s + TESTER_GRACE_S),
-        )
+        ]
+        # Both end before the files they use are closed, even if one of them fails.
+        results = await asyncio.gather(*runs, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        served, tested = (result for result in results if isinstance(result, Ended))
         errors = read_memory_file(solution_err, 4096)
-        status = classify(served, errors, overflow=False)
+        status = classify(served, overflow=False)
         if tested.code != 0:
-            detail = read_memory_file(tester_err, 500)
-            raise SandboxUnavailableError(f"the tester ended with code {tested.code}: {detail}")
+            # Only what the solution returned can have ended the tester: a value too large to handle.
+            return Verdict(status, 0, len(tests), "the tests could not be completed with what the solution returned")
         report = codec.loads(read_memory_file(count, DEFAULT_OUTPUT_BYTES))
     if report["total"] != len(tests):
         raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {len(tests)} were due")
@@ -118,8 +127,16 @@ def _same_output(result: RunResult, expected: str) -> bool:
     return result.status is Status.OK and written == wanted
 
 
-def _called_names(tests: Sequence[str]) -> set[str]:
-    """Names the tests use but do not define: functions of the solution."""
+def _defined_names(solution: str) -> set[str]:
+    """Functions and classes a solution defines at the top; none if it is no Python."""
+    try:
+        return {node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+
+
+def _called_names(tests: Sequence[str], defined: set[str]) -> set[str]:
+    """Names the tests use but do not define: functions of the solution, which may be named like a builtin."""
     names: set[str] = set()
     for test in tests:
         loaded: set[str] = set()
@@ -137,4 +154,4 @@ def _called_names(tests: Sequence[str]) -> set[str]:
                 case _:
                     pass
         names |= loaded - bound
-    return {name for name in names if not hasattr(builtins, name)}
+    return {name for name in names if name in defined or not hasattr(builtins, name)}

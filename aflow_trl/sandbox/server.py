@@ -23,11 +23,13 @@ import confine
 sys.path.pop(0)
 CONTROL_FD = 3
 MAX_MESSAGE = 1 << 16
+REPORT_FD = 256
 
 
 def main():
     """Serve until the control socket closes."""
     _import_common()
+    sys.set_int_max_str_digits(0)
     control = socket.socket(fileno=CONTROL_FD)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -71,22 +73,24 @@ def _serve_one(control, running):
         return False
     request = json.loads(message)
     if "kill" in request:
-        for pid, (run_id, _, _) in running.items():
+        for pid, (run_id, *_) in running.items():
             if run_id == request["kill"]:
                 os.kill(pid, signal.SIGKILL)
         return True
     scratch = tempfile.mkdtemp(prefix="run-", dir=request["scratch"])
+    trouble, report = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_child(request, fds, scratch)
-    for fd in fds:
+        _become_child(request, fds, scratch, report)
+    for fd in (*fds, report):
         os.close(fd)
-    running[pid] = (request["id"], scratch, time.monotonic())
+    running[pid] = (request["id"], scratch, time.monotonic(), trouble)
     return True
 
 
-def _become_child(request, fds, scratch):
+def _become_child(request, fds, scratch, report):
     code = 1
+    report = fcntl.fcntl(report, fcntl.F_DUPFD, REPORT_FD)
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -98,7 +102,7 @@ def _become_child(request, fds, scratch):
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds[1:]]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
-        os.closerange(len(high), 256)
+        os.closerange(len(high), REPORT_FD)
         sys.stdin, sys.stdout = os.fdopen(0, errors="replace"), os.fdopen(1, "w", errors="replace")
         sys.stderr = os.fdopen(2, "w", errors="replace")
         os.chdir(scratch)
@@ -106,9 +110,11 @@ def _become_child(request, fds, scratch):
         confine.confine(scratch, request["memory"], request["cpu"], request["file"])
     except BaseException as error:
         # The program has not started: whatever went wrong is the sandbox's fault.
-        os.write(2, f"sandbox: {type(error).__name__}: {error}".encode())
-        os._exit(78)
+        os.write(report, f"{type(error).__name__}: {error}".encode()[:1000])
+        os._exit(1)
     try:
+        # From here on nothing the program does can be taken for trouble of the sandbox.
+        os.closerange(REPORT_FD, REPORT_FD + 16)
         code = child.run_role(request["role"], "" if spec else source, spec)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -128,14 +134,17 @@ def _reap(control, running):
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        run_id, scratch, started = running.pop(pid)
+        run_id, scratch, started, trouble = running.pop(pid)
+        with os.fdopen(trouble, "rb") as report:
+            message = report.read().decode(errors="replace")
         shutil.rmtree(scratch, ignore_errors=True)
         code = os.waitstatus_to_exitcode(status)
-        control.send(json.dumps({"id": run_id, "code": code, "wall": time.monotonic() - started}).encode())
+        reply = {"id": run_id, "code": code, "wall": time.monotonic() - started, "trouble": message}
+        control.send(json.dumps(reply).encode())
 
 
 def _end_all(running):
-    for pid, (_, scratch, _) in running.items():
+    for pid, (_, scratch, *_) in running.items():
         os.kill(pid, signal.SIGKILL)
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from ..errors import ScorerError
 from .code import score_code
 from .math import score_math
 from .qa import score_qa
@@ -44,5 +45,7 @@ async def score_answer(
         return await score_code(answer, hidden_tests, entry_point or None)
     if domain == "qa":
         return score_qa(answer, golds)
+    if not golds:
+        raise ScorerError("there is no gold answer to score with")
     scores = [await asyncio.to_thread(score_math, answer, gold) for gold in golds]
     return max(scores, key=lambda score: score.value)

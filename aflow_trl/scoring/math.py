@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from ..operators import extract_answer
-from .numbers import read_number, same_number
+from .numbers import multipliers, read_number, same_number
 from .symbolic import symbolically_equal
 from .types import NO_ANSWER, Score
 
 MAX_ANSWER_CHARS = 500
 _CHOICE = re.compile(r"^\(?([A-Z])\)?(?:[.):]\s.*|[.):])?$", re.DOTALL)
-_LEADING_NUMBER = re.compile(r"^([-+]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?=\s|,\s|\.\s|$)")
+_LEADING_NUMBER = re.compile(r"^([-+]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?),\s+(?!or\b|and\b)[A-Za-z][A-Za-z' ]*$")
+"""A number, then prose without any further number, operator or alternative."""
 _EMPTY = {"", "{}", "[]", "()", "none", "null", "nan", "n/a"}
 _ASSIGNMENT = re.compile(r"^([A-Za-z]\w?)\s*(?:=|\\in)\s*(?=\S)")
 _ALTERNATIVES = re.compile(r"\s+(?:or|and)\s+|\s*\\text\{\s*(?:or|and)\s*\}\s*")
@@ -55,7 +56,15 @@ def score_math(prediction: str, gold: str) -> Score:
 
 
 def _compare(answer: str, target: str) -> Score:
-    answer, target = _ASSIGNMENT.sub("", answer), _ASSIGNMENT.sub("", target)
+    if "$" in answer:
+        return Score(0.0, "malformed", answer, NO_ANSWER)
+    names = [match.group(1) for text in (answer, target) if (match := _ASSIGNMENT.match(text))]
+    if len(set(names)) < 2:
+        answer, target = _ASSIGNMENT.sub("", answer), _ASSIGNMENT.sub("", target)
+    if multipliers(answer) != multipliers(target):
+        return Score(0.0, "multiplier", answer)
+    if _brackets(answer) and _brackets(target) and _brackets(answer) != _brackets(target):
+        return Score(0.0, "structure", answer)
     gold_number, number = read_number(target), read_number(answer)
     if gold_number and number is None and (leading := _LEADING_NUMBER.match(answer)):
         number = read_number(leading.group(1))
@@ -72,7 +81,8 @@ def _compare_alternatives(answer: str, target: str) -> bool | None:
     """`x=7 or x=5` against `x=5 or x=7`: equal as sets; `None` if neither side lists alternatives."""
     answers, targets = _ALTERNATIVES.split(answer), _ALTERNATIVES.split(target)
     if len(targets) < 2:
-        return None
+        # Naming several answers is no answer where one is asked for.
+        return False if len(answers) > 1 else None
     if len(answers) != len(targets):
         return False
     unmatched = list(targets)
@@ -87,6 +97,14 @@ def _compare_alternatives(answer: str, target: str) -> bool | None:
 def _clean(text: str) -> str:
     text = text.strip().removeprefix("$").removesuffix("$").strip()
     return text.rstrip(".").strip() if not text.endswith("...") else text
+
+
+def _brackets(text: str) -> str:
+    """The brackets that enclose a tuple, set or interval; empty where there are none."""
+    match = re.fullmatch(
+        r"(\(|\[|\\\{|\{).*,.*(\)|\]|\\\}|\})", text.replace("\\left", "").replace("\\right", "").strip()
+    )
+    return "".join(match.groups()).replace("\\", "") if match else ""
 
 
 def _words(text: str) -> str:

@@ -9,6 +9,7 @@ import json
 import sys
 
 from math_verify import LatexExtractionConfig, parse, verify
+from math_verify.errors import TimeoutException
 
 CONFIG = (LatexExtractionConfig(),)
 SECONDS = 5
@@ -17,9 +18,17 @@ SECONDS = 5
 def equal(gold: str, prediction: str) -> bool:
     """Whether two LaTeX expressions are equal."""
     parsed = [parse(f"${text}$", CONFIG, parsing_timeout=SECONDS, raise_on_error=False) for text in (gold, prediction)]
-    if not all(parsed):
+    if not parsed[0]:
+        raise ValueError(f"the gold answer {gold!r} cannot be parsed")
+    if not parsed[1]:
         return False
-    return bool(verify(parsed[0], parsed[1], strict=True, timeout_seconds=SECONDS))
+    try:
+        return bool(verify(parsed[0], parsed[1], strict=True, timeout_seconds=SECONDS, raise_on_error=True))
+    except TimeoutException:
+        raise
+    except Exception:
+        # Expressions that cannot be compared are different.
+        return False
 
 
 def main() -> None:

@@ -16,7 +16,13 @@ _DECIMAL = re.compile(r"^\d+\.?\d*(?:e[-+]?\d{1,3})?$|^\.\d+$", re.IGNORECASE)
 _SCIENTIFIC = re.compile(r"^(\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|x|×|\*)\s*10\^\{?(-?\d{1,3})\}?$")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\{,\}|\\!,|,\\!)\s?(?=\d{3}(?:\D|$))")
 _UNIT = re.compile(r"(?:\\(?:text|mathrm|textbf|mbox)\s*\{[^{}]*\}|\^\{?\\circ\}?|°|\\degree)(?:\^\{?\d\}?)?\s*$")
-_WORDS = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+[A-Za-z][A-Za-z.²³/^0-9]*(?:\s[A-Za-z]+){0,2}$")
+_WORDS = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+([A-Za-z]{2,}\.?(?:\s[A-Za-z]{2,}\.?){0,2})$")
+_NOT_UNITS = re.compile(
+    r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|or|and|to|plus|minus|times|over|out|of|per|hundred|thousand|million|billion|"
+    r"trillion|dozen|half|third|quarter)s?\b",
+    re.IGNORECASE,
+)
+_MULTIPLIERS = re.compile(r"\b(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|[$€£¥])\s*")
 
 
@@ -43,6 +49,8 @@ def read_number(text: str) -> Number | None:
     """
     bare = text.strip().strip("$").strip().rstrip(".").replace("\\!", "").replace("−", "-").replace("\\left", "")
     bare = _CURRENCY.sub(r"\1", bare)
+    if _NOT_UNITS.search(bare):
+        return None
     bare = _UNIT.sub("", bare).strip()
     percent = bare.endswith("%") or bare.endswith("\\%") or bare.lower().endswith(" percent")
     bare = re.sub(r"\s*(\\?%|percent)$", "", bare, flags=re.IGNORECASE)
@@ -75,7 +83,7 @@ def same_number(prediction: Number, gold: Number) -> bool:
     Whether two numbers are the same answer.
 
     Integers and fractions are compared exactly. Where one side is a decimal they may differ by 1e-4 of the gold, or,
-    if the gold is a decimal, by half a unit of its last digit. A per cent sign on one side only may mean /100.
+    if the gold has two decimals or more, by half a unit of its last digit. A per cent sign on one side may mean /100.
     """
     values = {prediction.value}
     golds = {gold.value}
@@ -94,10 +102,12 @@ def _close(value: Fraction, target: Fraction, prediction: Number, gold: Number) 
     if gold.decimals is None and target.denominator == 1:
         return False  # a whole number is meant exactly
     tolerance = abs(target) * RELATIVE_TOLERANCE
-    if (
-        gold.decimals
-        and target == gold.value
-        and (prediction.decimals is None or prediction.decimals >= gold.decimals)
-    ):
+    as_precise = prediction.decimals is None or prediction.decimals >= (gold.decimals or 0)
+    if gold.decimals is not None and gold.decimals >= 2 and as_precise and target == gold.value:
         tolerance = max(tolerance, Fraction(1, 2 * 10**gold.decimals))
     return abs(value - target) <= tolerance
+
+
+def multipliers(text: str) -> set[str]:
+    """Words in a text that multiply a number (`million`); two answers that differ in them differ."""
+    return {word.lower() for word in _MULTIPLIERS.findall(text)}

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from ..errors import ScorerError
 from ..operators import extract_answer, normalize_text
 from .numbers import read_number, same_number
 from .types import NO_ANSWER, Score
@@ -19,6 +20,10 @@ _UNANSWERABLE = {
     "not answerable from context",
 }
 _YES_NO = {"yes", "no", "true", "false"}
+_NEGATIONS = {"not", "never", "no", "nor", "without", "none"}
+_STOP_WORDS = {"of", "and", "or", "in", "on", "at", "to", "by", "for", "with", "from", "is", "was", "did", "it"}
+NEVER_EXACT = 0.9
+"""Most credit for words that are not the gold's in its order."""
 NEARLY = 0.8
 """F1 from which an answer that says more than the gold still earns credit."""
 
@@ -39,33 +44,39 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
 
     Returns:
         [`Score`]: The best value over the aliases, in [0, 1].
+
+    Raises:
+        [`ScorerError`]: There is no gold answer.
     """
     aliases = [golds] if isinstance(golds, str) else list(golds)
     answer = extract_answer(prediction, "qa")
     bare = normalize_text(answer)
-    if not any(normalize_text(alias) for alias in aliases):
-        return Score(float(bare in _UNANSWERABLE), "unanswerable", answer, "", 0.0)
+    if not aliases:
+        raise ScorerError("there is no gold answer to score with")
     if not bare:
         return Score(0.0, "none", answer, NO_ANSWER)
+    if not any(normalize_text(alias) for alias in aliases):
+        return Score(float(bare in _UNANSWERABLE), "unanswerable", answer, "", 0.0)
     scores = [_score(answer, alias) for alias in aliases if normalize_text(alias)]
     return max(scores, key=lambda score: score.value)
 
 
 def _score(answer: str, gold: str) -> Score:
+    number, predicted = read_number(gold), read_number(answer)
+    if number is not None or predicted is not None:
+        # Punctuation decides between numbers, so they are compared before it is dropped.
+        right = number is not None and predicted is not None and same_number(predicted, number)
+        return Score(float(right), "number", answer, "", float(right))
     bare, target = normalize_text(answer), normalize_text(gold)
     if bare == target:
         return Score(1.0, "exact", answer, "", 1.0)
     if target in _YES_NO or bare in _YES_NO:
         return Score(0.0, "yes_no", answer)
-    number = read_number(gold)
-    if number is not None:
-        predicted = read_number(answer)
-        right = float(predicted is not None and same_number(predicted, number))
-        return Score(right, "number", answer, "", right)
-    f1 = token_f1(bare, target)
     words, wanted = Counter(bare.split()), Counter(target.split())
+    f1 = min(token_f1(bare, target), NEVER_EXACT)
     says_less, says_more = not words - wanted, not wanted - words
-    if _figures(words) != _figures(wanted) or not (says_less or (says_more and f1 >= NEARLY)):
+    contradicts = _figures(words) != _figures(wanted) or (words.keys() ^ wanted.keys()) & _NEGATIONS
+    if contradicts or not (words & wanted).keys() - _STOP_WORDS or not (says_less or (says_more and f1 >= NEARLY)):
         return Score(0.0, "f1", answer)
     return Score(f1, "f1", answer, "", f1)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..rewards import Rollouts
@@ -27,7 +28,7 @@ class StopOnFatal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Ask for a checkpoint and the end of training if a call failed for good."""
-        if self.rollouts.engine.fatal is not None:
+        if any(gather_object([self.rollouts.engine.fatal is not None])):
             control.should_save = True
             control.should_training_stop = True
         return control

@@ -125,9 +125,11 @@ class Evaluator:
             step=self.trainer.state.global_step,
         )
         rollouts = asyncio.run_coroutine_threadsafe(work, self.trainer.async_loop).result()
-        if self.rollouts.engine.fatal is not None:
-            raise self.rollouts.engine.fatal
         gathered = gather_object([(index, rollout) for (index, _), rollout in zip(own, rollouts, strict=True)])
+        # Every process learns of it, or the others would wait for ever.
+        for fatal in gather_object([self.rollouts.engine.fatal]):
+            if fatal is not None:
+                raise fatal
         return [rollout for _, rollout in sorted(gathered, key=lambda pair: pair[0])]
 
     def _generate(self) -> list[str]:

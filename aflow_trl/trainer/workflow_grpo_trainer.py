@@ -100,8 +100,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         size = self.num_generations if mode == "train" else self.num_generations_eval
         if self.args.advantage_estimator in TRL_ESTIMATORS or size < 2:
-            logged = list(self._logs["advantages"])[-self._gathered_rewards.shape[0] :]
-            advantages = torch.tensor(logged, device=self.accelerator.device)
+            advantages = self.accelerator.gather(output["advantages"])
         else:
             advantages = self._estimate(size)
             self._replace_advantages(output, advantages)
