@@ -129,6 +129,12 @@ async def test_a_run_does_not_block_the_event_loop() -> None:
     assert max(gaps) < 0.1
 
 
+async def test_traceback_shows_the_program_and_no_path_of_the_package() -> None:
+    result = await run("def f():\n    return 1 / 0\nf()")
+    assert "ZeroDivisionError" in result.stderr and '"<program>", line 2' in result.stderr
+    assert "aflow_trl" not in result.stderr and "child.py" not in result.stderr
+
+
 async def test_stdin_reaches_the_program() -> None:
     assert (await run("print(input()[::-1])", stdin="abc\n")).stdout == "cba\n"
 

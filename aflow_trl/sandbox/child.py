@@ -170,8 +170,13 @@ def _actual(test, error):
 
 
 def _print_traceback():
+    """The traceback without our own frames: a prompt that shows it must not depend on where the package lies."""
+    error = sys.exc_info()[1]
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
     try:
-        traceback.print_exc(limit=8)
+        traceback.print_exception(type(error), error, frame, limit=8)
         sys.stderr.flush()
     except Exception:
         os.write(2, b"traceback could not be printed\n")
