@@ -7,6 +7,7 @@ problem, so nothing hints at which workflow is good.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -22,11 +23,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..data import Row, policy_messages, synthetic_rows
+from ..data import Row, policy_messages, policy_prompts, synthetic_rows
 from ..dsl import Vocabulary, format, sample
 
-VERSION = 1
-"""Part of the cache key: raise it when the recipe below changes."""
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
 SFT_STEPS, SFT_BATCH = 400, 24
@@ -57,7 +56,7 @@ def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_d
         `Path`: Folder for `from_pretrained`.
     """
     root = cache_dir or Path(os.environ.get("AFLOW_TRL_CACHE", Path.home() / ".cache" / "aflow_trl"))
-    name = f"tiny-policy-v{VERSION}-{prompt}-{len(vocabulary)}ops-seed{seed}"
+    name = f"tiny-policy-{prompt}-seed{seed}-{_fingerprint(prompt, vocabulary)}"
     folder = root / name
     if (folder / "config.json").is_file():
         return folder
@@ -71,6 +70,13 @@ def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_d
     except OSError:  # another process was faster; its result is the same
         shutil.rmtree(scratch)
     return folder
+
+
+def _fingerprint(prompt: str, vocabulary: Vocabulary) -> str:
+    """Digest of everything a cached policy depends on: this module, the prompt and the operators."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    parts = [source, json.dumps(policy_prompts()[prompt]), *sorted(vocabulary)]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
 def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
