@@ -31,6 +31,7 @@ from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
 from .rewards import DEFAULT_WEIGHTS, Rollouts, ScoredRollout, workflow_rewards
+from .sandbox import fork_server
 from .simulator import SimulatedApp, in_process
 from .trainer import (
     ConsoleProgress,
@@ -126,13 +127,14 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 
 
 def connect(recipe: Recipe) -> LLMClient:
-    """Client of the executor, after one call that proves it answers."""
+    """Client of the executor, after one call that proves it answers; the sandbox is probed as well."""
     simulated = recipe.executor.executor_base_url == SIMULATED
     app = SimulatedApp(latency_s=recipe.workflow.simulated_latency_s) if simulated else None
     client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None)
 
     async def ping() -> float:
         try:
+            await fork_server()  # a machine that cannot confine programs is told now, not in the middle of a batch
             return await client.ping()
         finally:
             await client.aclose()

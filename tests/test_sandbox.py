@@ -135,6 +135,16 @@ async def test_traceback_shows_the_program_and_no_path_of_the_package() -> None:
     assert "aflow_trl" not in result.stderr and "child.py" not in result.stderr
 
 
+@pytest.mark.parametrize("missing", ["landlock", "seccomp"])
+def test_machine_that_cannot_confine_is_refused_by_name(missing: str) -> None:
+    from aflow_trl.errors import SandboxUnavailableError
+    from aflow_trl.sandbox.client import require_layers
+
+    require_layers({"landlock": 1, "seccomp": True})
+    with pytest.raises(SandboxUnavailableError, match=missing):
+        require_layers({"landlock": 1, "seccomp": True} | {missing: 0})
+
+
 async def test_stdin_reaches_the_program() -> None:
     assert (await run("print(input()[::-1])", stdin="abc\n")).stdout == "cba\n"
 

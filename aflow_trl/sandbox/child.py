@@ -165,7 +165,7 @@ def _actual(test, error):
         scope = error.__traceback__.tb_next.tb_frame.f_globals
         value = eval(compile(ast.Expression(compare.left), "<left>", "eval"), scope)
         return f": got {value!r}"[:500]
-    except Exception:
+    except Exception:  # the test is no plain comparison: its own message has to do
         return f": {error}" if str(error) else ""
 
 

@@ -69,6 +69,10 @@ class ForkServer:
         try:
             ready = await asyncio.wait_for(loop.sock_recv(ours, 4096), START_TIMEOUT_S)
             layers = json.loads(ready)
+            require_layers(layers)
+        except SandboxUnavailableError:
+            _end(process, ours, scratch)
+            raise
         except (asyncio.TimeoutError, ValueError, OSError) as error:
             process.kill()
             shutil.rmtree(scratch, ignore_errors=True)
@@ -158,6 +162,17 @@ class ForkServer:
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)
+
+
+def require_layers(layers: dict[str, Any]) -> None:
+    """Raise a [`SandboxUnavailableError`] on a machine that cannot confine a program; never go on with less."""
+    missing = [name for name in ("landlock", "seccomp") if not layers[name]]
+    if missing:
+        raise SandboxUnavailableError(
+            f"this machine cannot confine untrusted programs: {' and '.join(missing)} missing. "
+            "Run on Linux 5.13 or later with Landlock enabled (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...) "
+            "and seccomp, on x86_64 or aarch64."
+        )
 
 
 def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:

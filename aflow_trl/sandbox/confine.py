@@ -90,15 +90,13 @@ def die_with_parent():
 
 
 def confine(scratch, memory_bytes, cpu_s, file_bytes):
-    """Apply every layer this kernel has. `scratch` is the only folder that stays writable."""
+    """Apply every layer. `scratch` is the only folder that stays writable."""
     _limit_resources(memory_bytes, cpu_s, file_bytes)
     _drop_capabilities()
     if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs")
-    if version := landlock_version():
-        _restrict_files(scratch, version)
-    if seccomp_supported():
-        _filter_syscalls()
+    _restrict_files(scratch, landlock_version())
+    _filter_syscalls()
 
 
 def _limit_resources(memory_bytes, cpu_s, file_bytes):

@@ -16,7 +16,6 @@ from .advantages import CLASSIC_WEIGHTS, wa_grpo, wa_grpo_classic
 from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
 from .metrics import advantage_metrics
 
-CLASSIC_FULL_VARIETY = 10
 FEATURE_COLUMNS = ("progress", "revise_gain", "executed", "operator_variety", "model_calls")
 """Columns that reward functions log with `log_extra` and advantages read."""
 
