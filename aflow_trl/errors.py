@@ -9,6 +9,7 @@ The exception tree. Every error this package raises on purpose derives from [`Af
     │   ├── UnavailableError       transport, rate limit, 5xx, bad payload: the rollout is unscored
     │   ├── RejectedRequestError   the request itself was refused (context length, content policy): scored as it stands
     │   └── FatalEndpointError     authentication, quota, unknown model: the run stops
+    │       └── RunBudgetError     the USD of the run are spent: the run stops
     ├── BudgetExceededError        a workflow spent more than its calls or tokens
     ├── SandboxUnavailableError    no sandbox can be had on this machine, or it broke
     ├── ScorerError                a scorer broke: the rollout is unscored
@@ -80,6 +81,10 @@ class RejectedRequestError(EndpointError):
 
 class FatalEndpointError(EndpointError):
     """No later call can succeed either (authentication, quota, unknown model). The run has to stop."""
+
+
+class RunBudgetError(FatalEndpointError):
+    """The run has spent its USD. It stops with a checkpoint."""
 
 
 class BudgetExceededError(AflowError):

@@ -55,6 +55,12 @@ class WorkflowArguments:
             Whether the secondary rewards count only where the answer is right.
         baseline_workflows (`list[str]`, *optional*):
             Fixed workflows that the trained policy is compared with.
+        allow_weak_sandbox (`bool`, *optional*, defaults to `False`):
+            Whether programs may run on a machine that cannot confine them; a warning names what leaks.
+        max_unscored_share (`float`, *optional*, defaults to `0.5`):
+            Share of unscored rollouts in a step beyond which the step counts as lost.
+        max_lost_steps (`int`, *optional*, defaults to `3`):
+            Lost steps in a row after which the run stops with a checkpoint.
         simulated_latency_s (`float`, *optional*, defaults to `0.0`):
             Seconds a call of the simulated executor takes.
     """
@@ -76,12 +82,21 @@ class WorkflowArguments:
     baseline_workflows: list[str] | None = field(
         default=None, metadata={"help": "Fixed workflows the trained policy is compared with."}
     )
+    allow_weak_sandbox: bool = field(
+        default=False, metadata={"help": "Whether programs may run where they cannot be confined."}
+    )
+    max_unscored_share: float = field(
+        default=0.5, metadata={"help": "Share of unscored rollouts beyond which a step counts as lost."}
+    )
+    max_lost_steps: int = field(default=3, metadata={"help": "Lost steps in a row after which the run stops."})
     simulated_latency_s: float = field(
         default=0.0, metadata={"help": "Seconds a call of the simulated executor takes."}
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_train_problems", "num_eval_problems"):
+        if not 0 <= self.max_unscored_share <= 1:
+            raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
+        for name in ("num_train_problems", "num_eval_problems", "max_lost_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import yaml
 from accelerate.utils import gather_object, wait_for_everyone
 from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import get_peft_config, get_quantization_config
 
 from .data import Row, build_dataset, load_rows
@@ -31,12 +33,12 @@ from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
 from .rewards import DEFAULT_WEIGHTS, Rollouts, ScoredRollout, workflow_rewards
-from .sandbox import fork_server
+from .sandbox import Layers, allow_weak_sandbox, fork_server
 from .simulator import SimulatedApp, in_process
 from .trainer import (
     ConsoleProgress,
     Evaluator,
-    StopOnFatal,
+    StopRun,
     WorkflowGRPOTrainer,
     accuracy,
     valid_share,
@@ -79,8 +81,10 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
-    client = connect(recipe)
+    client, layers = connect(recipe)
     trainer, rollouts = build_trainer(recipe, client, train_rows)
+    stop = StopRun(rollouts, recipe.workflow.max_unscored_share, recipe.workflow.max_lost_steps)
+    trainer.add_callback(stop)
     evaluator = Evaluator(trainer, rollouts, eval_rows, _prompts(recipe, eval_rows), seed=recipe.training.seed)
 
     say(f"held-out evaluation on {len(eval_rows)} problems")
@@ -89,12 +93,12 @@ def run(recipe: Recipe) -> dict[str, Any]:
     say("training")
     trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
     output_dir = recipe.training.output_dir
-    for fatal in gather_object([rollouts.engine.fatal]):
-        if fatal is not None:
-            raise RunStoppedError(
-                f"{fatal}. A checkpoint of step {trainer.state.global_step} is in {output_dir}; mend the cause and "
-                "add --resume_from_checkpoint with its path."
-            )
+    if stop.reason is not None:
+        checkpoint = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        raise RunStoppedError(
+            f"{stop.reason}. Step {trainer.state.global_step} is saved: mend the cause and start the same command "
+            f"again with --resume_from_checkpoint {checkpoint}."
+        )
     trainer.save_model(output_dir)
     say("held-out evaluation of the trained policy")
     try:
@@ -106,6 +110,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
     asyncio.run_coroutine_threadsafe(client.aclose(), trainer.async_loop).result()
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
+    summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["wall_s"] = time.monotonic() - started
     save(recipe, trainer, summary)
     return summary
@@ -126,22 +131,25 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     return eval_rows, train_rows
 
 
-def connect(recipe: Recipe) -> LLMClient:
-    """Client of the executor, after one call that proves it answers; the sandbox is probed as well."""
+def connect(recipe: Recipe) -> tuple[LLMClient, Layers]:
+    """Client of the executor, after one call that proves it answers, and the layers of the sandbox, started once."""
     simulated = recipe.executor.executor_base_url == SIMULATED
     app = SimulatedApp(latency_s=recipe.workflow.simulated_latency_s) if simulated else None
     client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None)
 
-    async def ping() -> float:
+    allow_weak_sandbox(recipe.workflow.allow_weak_sandbox)
+
+    async def probe() -> tuple[Layers, float]:
         try:
-            await fork_server()  # a machine that cannot confine programs is told now, not in the middle of a batch
-            return await client.ping()
+            # A machine that cannot confine programs is told now, not in the middle of a batch.
+            return (await fork_server()).layers, await client.ping()
         finally:
             await client.aclose()
 
-    latency_s = asyncio.run(ping())
+    layers, latency_s = asyncio.run(probe())
+    say(f"sandbox: {layers}")
     say(f"executor {recipe.executor.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
-    return client
+    return client, layers
 
 
 def build_trainer(recipe: Recipe, client: LLMClient, rows: Sequence[Row]) -> tuple[WorkflowGRPOTrainer, Rollouts]:
@@ -166,7 +174,7 @@ def build_trainer(recipe: Recipe, client: LLMClient, rows: Sequence[Row]) -> tup
         args=training,
         train_dataset=build_dataset(rows, **_prompt_arguments(recipe)),
         peft_config=get_peft_config(recipe.model),
-        callbacks=[StopOnFatal(rollouts), ConsoleProgress(say)],
+        callbacks=[ConsoleProgress(say)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -240,7 +248,7 @@ def _use_all_cores() -> None:
 
 def _totals(rollouts: Rollouts) -> dict[str, Any]:
     """Model calls made, rollouts, unscored ones and USD of the whole run, over all processes."""
-    processes = gather_object([rollouts.totals | {"usd": rollouts.paid_usd}])
+    processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spent_usd}])
     costs = [own.pop("usd") for own in processes]
     sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
     return sums | {"usd": None if None in costs else sum(costs)}

@@ -16,6 +16,7 @@ FIELDS = (
     "entry_point",
     "public_tests",
     "hidden_tests",
+    "weak_verdict",
     "context",
     "source",
     "id",
@@ -35,6 +36,8 @@ class Row:
     """Tests that may be shown to the executor."""
     hidden_tests: tuple[str, ...] = ()
     """Tests that score; no prompt ever holds one."""
+    weak_verdict: bool = False
+    """Whether the hidden tests need live objects and so run beside the solution, where they could be forged."""
     context: str = ""
     source: str = ""
     id: str = ""
@@ -78,6 +81,7 @@ def read_row(raw: Mapping[str, Any], where: str) -> Row:
         entry_point=_text(raw, "entry_point", where),
         public_tests=_texts(raw, "public_tests", where),
         hidden_tests=_texts(raw, "hidden_tests", where),
+        weak_verdict=_flag(raw, "weak_verdict", where),
         context=_text(raw, "context", where),
         source=_text(raw, "source", where),
         id=_text(raw, "id", where),
@@ -97,6 +101,13 @@ def _text(raw: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str | int | float):
         raise DataError(f"{where}: {name!r} is a {type(value).__name__}; it has to be text.")
     return str(value)
+
+
+def _flag(raw: Mapping[str, Any], name: str, where: str) -> bool:
+    value = raw.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise DataError(f"{where}: {name!r} is {value!r}; it has to be true or false.")
+    return bool(value)
 
 
 def _texts(raw: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:

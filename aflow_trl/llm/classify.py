@@ -42,6 +42,8 @@ class RetryLaterError(UnavailableError):
             Whether every other call should wait as well.
         max_attempts (`int`, *optional*):
             Give up after this many attempts, whatever the deadline.
+        may_be_billed (`bool`, *optional*, defaults to `False`):
+            Whether the endpoint may have done the work all the same.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class RetryLaterError(UnavailableError):
         retry_after_s: float | None = None,
         rate_limited: bool = False,
         max_attempts: int | None = None,
+        may_be_billed: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.rate_limited = rate_limited
         self.max_attempts = max_attempts
+        self.may_be_billed = may_be_billed
 
 
 def classify_exception(error: Exception) -> EndpointError:
@@ -64,7 +68,7 @@ def classify_exception(error: Exception) -> EndpointError:
         return error
     if isinstance(error, openai.APIStatusError):
         return classify_status(error.status_code, error.body, error.response.headers)
-    return RetryLaterError(f"{type(error).__name__} while talking to the endpoint")
+    return RetryLaterError(f"{type(error).__name__} while talking to the endpoint", may_be_billed=True)
 
 
 def classify_status(status: int, body: object, headers: Mapping[str, str]) -> EndpointError:
@@ -92,14 +96,12 @@ def read_completion(content: bytes, messages: Messages) -> Completion:
     Raises:
         [`EndpointError`]: The body is no usable chat completion.
     """
-    if len(content) > MAX_BODY_BYTES:
-        raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
     try:
         body = json.loads(content)
     except ValueError:
-        raise RetryLaterError("the reply is not JSON") from None
+        raise RetryLaterError("the reply is not JSON", may_be_billed=True) from None
     if not isinstance(body, dict):
-        raise RetryLaterError(f"the reply is a JSON {type(body).__name__}, not an object")
+        raise RetryLaterError(f"the reply is a JSON {type(body).__name__}, not an object", may_be_billed=True)
     if body.get("error"):
         status = str(_error_object(body).get("status") or _error_object(body).get("code"))
         raise classify_status(int(status) if status.isdigit() else 500, body, {})
@@ -107,7 +109,7 @@ def read_completion(content: bytes, messages: Messages) -> Completion:
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise RetryLaterError("the reply holds no message", max_attempts=2)
+        raise RetryLaterError("the reply holds no message", max_attempts=2, may_be_billed=True)
     finish_reason = str(choice.get("finish_reason") or "stop")
     text = _text(message)
     return Completion(text, finish_reason, _usage(body.get("usage"), messages, text))
@@ -119,7 +121,7 @@ def _text(message: dict[str, Any]) -> str:
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if content is None:
         if not message.get("refusal") and not message.get("tool_calls"):
-            raise RetryLaterError("the reply's content is null", max_attempts=2)
+            raise RetryLaterError("the reply's content is null", max_attempts=2, may_be_billed=True)
         content = ""
     return str(content).encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
 
@@ -129,6 +131,11 @@ def _usage(usage: object, messages: Messages, text: str) -> Usage:
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if isinstance(prompt, int) and isinstance(completion, int):
             return Usage(prompt, completion)
+    return estimate_usage(messages, text)
+
+
+def estimate_usage(messages: Messages, text: str) -> Usage:
+    """Tokens of a call whose reply does not say, from the length of its texts."""
     prompt_chars = sum(len(message["content"]) for message in messages)
     return Usage(-(-prompt_chars // CHARS_PER_TOKEN), -(-len(text) // CHARS_PER_TOKEN), estimated=True)
 

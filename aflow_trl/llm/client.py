@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 
-from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, UnavailableError
-from .classify import RetryLaterError, classify_exception, read_completion
-from .types import Completion, ExecutorConfig, Messages
+from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
+from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
+from .slots import Slots
+from .types import Completion, ExecutorConfig, Messages, Usage
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 20.0
@@ -31,7 +33,7 @@ class _LoopState:
     """What belongs to one event loop: it is built on the loop that uses it."""
 
     client: openai.AsyncOpenAI
-    slots: asyncio.Semaphore
+    slots: Slots
     paused_until: float = field(default=0.0)
 
 
@@ -53,6 +55,10 @@ class LLMClient:
         self.config = config
         self._key = api_key(config)
         self._http_client = http_client or _aiohttp_client
+        self.requests = 0
+        """HTTP requests sent, failed ones included."""
+        self.spent_usd: float | None = 0.0
+        """What they cost, with an estimate where no reply came; `None` if a price is unknown."""
         self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
 
     @property
@@ -79,22 +85,32 @@ class LLMClient:
             [`UnavailableError`]: The endpoint did not deliver before the deadline.
             [`RejectedRequestError`]: The endpoint refused this very request.
             [`FatalEndpointError`]: No later call can succeed either.
+            [`RunBudgetError`]: The run has spent its USD.
         """
         state = self._state()
-        async with state.slots:
-            # The deadline starts with the slot: waiting for our own concurrency limit is no fault of the endpoint.
-            started = time.monotonic()
-            deadline = started + self.config.executor_call_timeout_s
-            for attempt in itertools.count(1):
+        # Waiting for a slot of our own is no fault of the endpoint: it does not count.
+        deadline = time.monotonic() + self.config.executor_call_timeout_s
+        wall_s = 0.0
+        for attempt in itertools.count(1):
+            asked = time.monotonic()
+            async with state.slots:
+                self._check_budget()
+                sent = time.monotonic()
+                deadline += sent - asked
                 try:
                     completion = await self._attempt(state, messages, seed, temperature, deadline)
-                    return replace(completion, attempts=attempt, wall_s=time.monotonic() - started)
+                    state.slots.answered(sent)
+                    return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - sent)
                 except RetryLaterError as error:
-                    await self._back_off(state, error, attempt, deadline)
+                    failure = error
+                    if error.rate_limited:
+                        state.slots.rate_limited(sent)
                 except FatalEndpointError as error:
                     raise FatalEndpointError(
                         f"{error} (model {self.config.executor_model!r} at {self.host})"
                     ) from None
+            await self._back_off(state, failure, attempt, deadline)
+            wall_s += time.monotonic() - sent
         raise AssertionError("unreachable")
 
     async def ping(self) -> float:
@@ -127,18 +143,40 @@ class LLMClient:
         self, state: _LoopState, messages: Messages, seed: int, temperature: float | None, deadline: float
     ) -> Completion:
         await _sleep_until(state.paused_until, deadline)
+        self.requests += 1
         try:
             call = self._request(state, messages, seed, temperature)
-            return await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
+            completion = await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
+            # The server may have done, and will bill, the work.
+            self._pay(estimate_usage(messages, ""))
             raise UnavailableError(f"no answer within {self.config.executor_call_timeout_s:g} s") from None
+        except RetryLaterError as error:
+            if error.may_be_billed:
+                self._pay(estimate_usage(messages, ""))
+            raise
+        self._pay(completion.usage)
+        return completion
+
+    def _pay(self, usage: Usage) -> None:
+        cost = self.config.price.cost(usage)
+        self.spent_usd = None if cost is None or self.spent_usd is None else self.spent_usd + cost
+
+    def _check_budget(self) -> None:
+        limit = self.config.executor_max_usd
+        if limit is None:
+            return
+        # Each process of a run spends an equal share.
+        own = limit / int(os.environ.get("WORLD_SIZE", "1"))
+        if self.spent_usd is not None and self.spent_usd >= own:
+            raise RunBudgetError(f"the run has spent its budget of {limit:g} USD (executor_max_usd)")
 
     async def _request(
         self, state: _LoopState, messages: Messages, seed: int, temperature: float | None
     ) -> Completion:
         config = self.config
         try:
-            raw = await state.client.chat.completions.with_raw_response.create(
+            stream = state.client.chat.completions.with_streaming_response.create(
                 model=config.executor_model,
                 messages=[_clean(message) for message in messages],  # type: ignore[misc]
                 temperature=config.executor_temperature if temperature is None else temperature,
@@ -146,10 +184,15 @@ class LLMClient:
                 max_tokens=config.executor_max_tokens,
                 seed=seed,
             )
-            content = raw.http_response.content
-        except (openai.OpenAIError, OSError, ValueError) as error:
+            async with stream as response:
+                content = bytearray()
+                async for chunk in response.http_response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_BODY_BYTES:
+                        raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
+        except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
             raise classify_exception(error) from None
-        return read_completion(content, messages)
+        return read_completion(bytes(content), messages)
 
     async def _back_off(self, state: _LoopState, error: RetryLaterError, attempt: int, deadline: float) -> None:
         if error.max_attempts is not None and attempt >= error.max_attempts:
@@ -175,7 +218,7 @@ class LLMClient:
                 timeout=self.config.executor_call_timeout_s,
                 http_client=self._http_client(),
             )
-            state = self._states[loop] = _LoopState(client, asyncio.Semaphore(self.config.executor_concurrency))
+            state = self._states[loop] = _LoopState(client, Slots(self.config.executor_concurrency))
         return state
 
 

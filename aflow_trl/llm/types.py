@@ -76,6 +76,9 @@ class ExecutorConfig:
             Price of a million prompt tokens in USD. If `None`, costs are unknown.
         executor_output_usd_per_mtok (`float`, *optional*):
             Price of a million completion tokens in USD. If `None`, costs are unknown.
+        executor_max_usd (`float`, *optional*):
+            USD after which no further call is sent and the run stops with a checkpoint; calls in flight still end.
+            Needs both prices.
     """
 
     executor_base_url: str | None = field(
@@ -99,8 +102,16 @@ class ExecutorConfig:
     executor_output_usd_per_mtok: float | None = field(
         default=None, metadata={"help": "USD for a million completion tokens. Unknown if not given."}
     )
+    executor_max_usd: float | None = field(
+        default=None, metadata={"help": "USD after which the run stops with a checkpoint. Needs both prices."}
+    )
 
     def __post_init__(self) -> None:
+        if self.executor_max_usd is not None and None in (self.price.input_usd, self.price.output_usd):
+            raise ValueError(
+                f"executor_max_usd is {self.executor_max_usd:g}, but the price of the executor is unknown, so it "
+                "could not be kept. Give executor_input_usd_per_mtok and executor_output_usd_per_mtok as well."
+            )
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

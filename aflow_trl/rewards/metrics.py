@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..engine import Outcome
+from ..scoring import WEAK_VERDICT
 from .types import ScoredRollout
 
 
@@ -51,6 +52,7 @@ def batch_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str,
         "workflows/invalid": outcomes[Outcome.INVALID] / count,
         "workflows/over_budget": outcomes[Outcome.OVER_BUDGET] / count,
         "workflows/unscored": outcomes[Outcome.UNAVAILABLE] / count,
+        "workflows/weak_verdict": sum(_is_weak(r) for r in rollouts) / count,
         "workflows/unique": len(workflows) / max(1, sum(workflows.values())),
         "workflows/entropy": entropy(workflows),
     }
@@ -59,6 +61,10 @@ def batch_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str,
     used = Counter(name for r in rollouts for name in set(r.trace.operators))
     metrics |= {f"operators/{name}": number / count for name, number in used.items()}
     return metrics | _accuracy(rollouts) | _execution(rollouts, wall_s)
+
+
+def _is_weak(rollout: ScoredRollout) -> bool:
+    return rollout.score is not None and rollout.score.label == WEAK_VERDICT
 
 
 def entropy(counts: Counter[Any]) -> float:

@@ -18,7 +18,7 @@ from .types import ScoredRollout
 logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "context"),
+    *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "weak_verdict", "context"),
     *("id", "source", "difficulty"),
 )
 """Dataset columns that are read; all but the first two may be missing."""
@@ -56,8 +56,10 @@ class Rollouts:
         self.gate_secondary = gate_secondary
         self.trace_path = Path(trace_path) if trace_path else None
         self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
-        self.paid_usd: float | None = 0.0
-        self._batches = 0
+        self.last_batch = (0, 0)
+        """Unscored rollouts of the latest training batch, and all of it, in this process."""
+        self.batches = 0
+        """Training batches so far."""
         self._batch: tuple[object, asyncio.Task[list[ScoredRollout]]] | None = None
 
     async def get(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
@@ -79,13 +81,14 @@ class Rollouts:
 
     async def _execute(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
         state = columns.get("trainer_state")
-        step = state.global_step if state is not None else self._batches
-        self._batches += 1
+        step = state.global_step if state is not None else self.batches
         rows = _rows(columns, len(completions))
         loop = asyncio.get_running_loop()
         started = loop.time()
         texts = [_text(completion) for completion in completions]
         rollouts = await self.execute(texts, rows, salt=f"{self.seed} {step}", phase="train", step=step)
+        self.last_batch = (sum(rollout.correctness is None for rollout in rollouts), len(rollouts))
+        self.batches += 1
         self._report(rollouts, columns, loop.time() - started)
         return rollouts
 
@@ -135,6 +138,7 @@ class Rollouts:
                         golds=row["answer"],
                         hidden_tests=row.get("hidden_tests") or (),
                         entry_point=row.get("entry_point"),
+                        weak_verdict=bool(row.get("weak_verdict")),
                     )
                 )
             return scores[key]
@@ -161,9 +165,6 @@ class Rollouts:
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
-        for rollout in rollouts:
-            paid = rollout.trace.paid_usd
-            self.paid_usd = None if paid is None or self.paid_usd is None else self.paid_usd + paid
         if self.trace_path is not None:
             _write_traces(self.trace_path, rollouts, phase, step)
 
@@ -186,6 +187,7 @@ def _write_traces(path: Path, rollouts: Sequence[ScoredRollout], phase: str, ste
                 "domain": rollout.domain,
                 "correctness": rollout.correctness,
                 "score": None if rollout.score is None else rollout.score.method,
+                "score_label": None if rollout.score is None else rollout.score.label,
                 **rollout.metadata,
                 "trace": rollout.trace.to_json(),
             },

@@ -1,7 +1,19 @@
 """Runs untrusted Python in confined child processes, and judges it with the tests outside. Imports errors only."""
 
-from .client import DEFAULT_TIMEOUT_S, fork_server, run
+from .client import DEFAULT_TIMEOUT_S, allow_weak_sandbox, fork_server, run
 from .judge import judge, judge_stdin
-from .types import RunResult, Status, Verdict
+from .types import Layers, RunResult, Status, Tier, Verdict
 
-__all__ = ["DEFAULT_TIMEOUT_S", "RunResult", "Status", "Verdict", "fork_server", "judge", "judge_stdin", "run"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "Layers",
+    "RunResult",
+    "Status",
+    "Tier",
+    "Verdict",
+    "allow_weak_sandbox",
+    "fork_server",
+    "judge",
+    "judge_stdin",
+    "run",
+]

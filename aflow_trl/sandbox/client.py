@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SandboxUnavailableError
-from .types import RunResult, Status
+from .types import Layers, RunResult, Status, Tier
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ START_TIMEOUT_S = 30.0
 GRACE_S = 5.0
 """How long the server may take to report a killed child before it counts as broken."""
 
+_weak_allowed = False
+
 _EXIT_DENIED, _EXIT_MEMORY = 76, 77
 _SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
 _SERVER = Path(__file__).with_name("server.py")
@@ -39,18 +41,28 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREAD
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Raw end of a child: exit code (negative signal), wall seconds, whether the clock or the sandbox ended it."""
+    """Raw end of a child: exit code (negative signal), wall seconds, whether the clock or its disk quota ended it."""
 
     code: int
     wall_s: float
     timed_out: bool
+    over_quota: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child that was asked for: its number, and the server's report of its end."""
+
+    id: int
+    end: asyncio.Future[dict[str, Any]]
 
 
 class ForkServer:
     """One fork server, bound to the event loop that started it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: str, layers: dict[str, Any]):
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: str, layers: Layers):
         self.layers = layers
+        """What confines its children."""
         self._process, self._control, self._scratch = process, control, scratch
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -58,8 +70,17 @@ class ForkServer:
         self._loop.add_reader(control, self._receive)
 
     @classmethod
-    async def start(cls) -> ForkServer:
-        """Start a server with a clean environment and wait until it is warm."""
+    async def start(cls, choose: Callable[[Layers], Layers] | None = None) -> ForkServer:
+        """
+        Start a server with a clean environment and wait until it is warm.
+
+        Args:
+            choose (`Callable[[Layers], Layers]`, *optional*):
+                Takes what the machine offers, gives what to use. Defaults to all of it, see [`choose_layers`].
+
+        Raises:
+            [`SandboxUnavailableError`]: It did not start, or this machine cannot confine programs.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scratch = tempfile.mkdtemp(prefix="aflow-sandbox-")
         process = await asyncio.to_thread(_spawn, theirs, scratch)
@@ -67,19 +88,18 @@ class ForkServer:
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
-            ready = await asyncio.wait_for(loop.sock_recv(ours, 4096), START_TIMEOUT_S)
-            layers = json.loads(ready)
-            require_layers(layers)
+            offer = await asyncio.wait_for(loop.sock_recv(ours, 4096), START_TIMEOUT_S)
+            layers = (choose or choose_layers)(Layers(**json.loads(offer)))
+            ours.send(json.dumps(asdict(layers)).encode())
         except SandboxUnavailableError:
             _end(process, ours, scratch)
             raise
         except (asyncio.TimeoutError, ValueError, OSError) as error:
-            process.kill()
-            shutil.rmtree(scratch, ignore_errors=True)
+            _end(process, ours, scratch)
             raise SandboxUnavailableError(f"the sandbox's fork server did not start: {error!r}") from error
         server = cls(process, ours, scratch, layers)
         weakref.finalize(server, _end, process, ours, scratch)
-        logger.info("sandbox ready: Landlock ABI %s, seccomp %s", layers["landlock"], layers["seccomp"])
+        logger.info("sandbox ready: %s", layers)
         return server
 
     @property
@@ -98,43 +118,76 @@ class ForkServer:
         output_bytes: int = DEFAULT_OUTPUT_BYTES,
     ) -> Ended:
         """
-        Run one child. `fds` are its source, stdin, stdout and stderr; `pipes` are handed over: closed here once sent.
+        Run one child to its end. `fds` are its source, stdin, stdout and stderr; `pipes` as in [`ForkServer.spawn`].
         """
-        run_id = next(self._ids)
-        request = {
-            "id": run_id,
-            "role": role,
-            "scratch": self._scratch,
-            "memory": memory_mb << 20,
-            "cpu": int(timeout_s) + 2,
-            "file": output_bytes,
-        }
-        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._pending[run_id] = future
+        child = await self.spawn(
+            role, fds, pipes, cpu_s=int(timeout_s) + 2, memory_mb=memory_mb, output_bytes=output_bytes
+        )
         timed_out = False
         try:
-            try:
-                await self._send(json.dumps(request).encode(), [*fds, *pipes])
-            finally:
-                for fd in pipes:
-                    os.close(fd)
-            done, _ = await asyncio.wait([future], timeout=timeout_s)
+            done, _ = await asyncio.wait([child.end], timeout=timeout_s)
             if not done:
                 timed_out = True
-                await self._kill(run_id)
-                await asyncio.wait_for(future, GRACE_S)
-            reply = future.result()
+                await self.kill(child)
+                await asyncio.wait_for(child.end, GRACE_S)
+            reply = child.end.result()
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
-                await self._kill(run_id)
+                await self.kill(child)
             raise
         except (OSError, asyncio.TimeoutError) as error:
             raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
-        finally:
-            self._pending.pop(run_id, None)
         if reply["trouble"]:
             raise SandboxUnavailableError(f"the child could not be confined: {reply['trouble']}")
-        return Ended(reply["code"], reply["wall"], timed_out)
+        return Ended(reply["code"], reply["wall"], timed_out, reply["over_quota"])
+
+    async def spawn(
+        self,
+        role: str,
+        fds: Sequence[int],
+        pipes: Sequence[int] = (),
+        *,
+        cpu_s: int,
+        memory_mb: int = DEFAULT_MEMORY_MB,
+        output_bytes: int = DEFAULT_OUTPUT_BYTES,
+    ) -> Child:
+        """
+        Start one child.
+
+        Args:
+            role (`str`):
+                `program`, `serve`, `test` or `test_within`.
+            fds (`Sequence[int]`):
+                Its source, and from there on its files from 0 up.
+            pipes (`Sequence[int]`, *optional*):
+                More of its files, handed over: closed here once sent.
+            cpu_s (`int`):
+                Processor time in seconds.
+            memory_mb (`int`, *optional*, defaults to `512`):
+                Address space in MiB.
+            output_bytes (`int`, *optional*, defaults to 8 MiB):
+                Cap on every file it writes.
+
+        Raises:
+            [`SandboxUnavailableError`]: The server is gone.
+        """
+        child = Child(next(self._ids), self._loop.create_future())
+        request = {"id": child.id, "role": role, "memory": memory_mb << 20, "cpu": cpu_s, "file": output_bytes}
+        self._pending[child.id] = child.end
+        child.end.add_done_callback(lambda _: self._pending.pop(child.id, None))
+        try:
+            await self._send(json.dumps(request).encode(), [*fds, *pipes])
+        except OSError as error:
+            self._pending.pop(child.id)
+            raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
+        finally:
+            for fd in pipes:
+                os.close(fd)
+        return child
+
+    async def kill(self, child: Child) -> None:
+        """Kill a child, if it still runs."""
+        await self._send(json.dumps({"kill": child.id}).encode(), [])
 
     async def _send(self, message: bytes, fds: Sequence[int]) -> None:
         while True:
@@ -143,9 +196,6 @@ class ForkServer:
                 return
             except BlockingIOError:
                 await asyncio.sleep(0.001)
-
-    async def _kill(self, run_id: int) -> None:
-        await self._send(json.dumps({"kill": run_id}).encode(), [])
 
     def _receive(self) -> None:
         try:
@@ -159,20 +209,40 @@ class ForkServer:
         except OSError as caught:
             error = caught
         self._loop.remove_reader(self._control)
-        for future in self._pending.values():
+        for future in list(self._pending.values()):
             if not future.done():
                 future.set_exception(error)
 
 
-def require_layers(layers: dict[str, Any]) -> None:
-    """Raise a [`SandboxUnavailableError`] on a machine that cannot confine a program; never go on with less."""
-    missing = [name for name in ("landlock", "seccomp") if not layers[name]]
-    if missing:
+def allow_weak_sandbox(allow: bool = True) -> None:
+    """
+    Let programs run on a machine that cannot confine them, for the rest of this process. Off unless called.
+
+    Args:
+        allow (`bool`, *optional*, defaults to `True`):
+            Whether to go on with the layers there are. A warning names what leaks.
+    """
+    global _weak_allowed
+    _weak_allowed = allow
+
+
+def choose_layers(offer: Layers) -> Layers:
+    """
+    The layers to use on a machine: all it offers.
+
+    Raises:
+        [`SandboxUnavailableError`]: It is a machine of tier C, and [`allow_weak_sandbox`] was not called.
+    """
+    if offer.tier is Tier.C and not _weak_allowed:
+        missing = " and ".join(offer.missing)
         raise SandboxUnavailableError(
-            f"this machine cannot confine untrusted programs: {' and '.join(missing)} missing. "
-            "Run on Linux 5.13 or later with Landlock enabled (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...) "
-            "and seccomp, on x86_64 or aarch64."
+            f"this machine cannot confine untrusted programs: {missing} missing. Run on Linux 5.13 or later with "
+            "Landlock enabled (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...) and seccomp, on x86_64 or aarch64; or, "
+            "where every program may be trusted, set allow_weak_sandbox: true."
         )
+    if offer.tier is not Tier.A:
+        logger.warning("weak sandbox, tier %s: %s", offer.tier.value, offer.leaks)
+    return offer
 
 
 def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
@@ -281,6 +351,8 @@ def classify(ended: Ended, *, overflow: bool) -> Status:
     """Status of an ended child."""
     if overflow:
         return Status.OUTPUT
+    if ended.over_quota:
+        return Status.KILLED
     if ended.timed_out or ended.code == -_SIGXCPU:
         return Status.TIMEOUT
     if ended.code == 0:

@@ -12,8 +12,12 @@ MAX_BYTES = 16 << 20
 MAX_VIEW = 1_000_000
 
 
+class LiveObjectError(TypeError):
+    """A value that is no plain data, such as a function or an instance of a class of the program's own."""
+
+
 def dumps(value):
-    """JSON text of a plain value. Raises `TypeError` for anything that is not one."""
+    """JSON text of a plain value. Raises `LiveObjectError` for anything that is not one, `TypeError` if too large."""
     text = json.dumps(_encode(value, 0))
     if len(text) > MAX_BYTES:
         raise TypeError("the value is too large to cross")
@@ -53,7 +57,7 @@ def _encode(value, depth):
             return _encode(base(value), depth)
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return _encode(value.tolist(), depth + 1)
-    raise TypeError(f"a value of type {kind.__name__} cannot cross")
+    raise LiveObjectError(f"a value of type {kind.__name__} cannot cross")
 
 
 def _decode(value):

@@ -1,87 +1,43 @@
 """
-Layers that confine the calling process for good: Landlock, seccomp, rlimits, capabilities.
+Layers that confine the calling process for good: Landlock, seccomp, rlimits, credentials.
 
 Standard library only, run inside the sandbox's own processes. Threat model: a program that writes whatever raises its
 reward, or is simply broken. Exploits of the kernel are out of scope.
+
+Tiers, from what the machine offers: *A* Landlock and seccomp; *B* root without Landlock: a throw-away user id, and a
+filter that refuses every write as well; *C* neither, which is no sandbox.
 """
 
 import ctypes
+import fcntl
 import os
-import platform
 import resource
 import struct
 import sys
 
+import filters
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 22, 38, 24
+_SECCOMP_MODE_FILTER = 2
+_LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
 _SIGKILL = 9
-
-# name: (x86_64, aarch64); None where the architecture has no such call.
-_REFUSED = {
-    "socket": (41, 198),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsmount": (432, 432),
-    "mount_setattr": (442, 442),
-    "userfaultfd": (323, 282),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "open_by_handle_at": (304, 265),
-    "personality": (135, 92),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_getfd": (438, 438),
-    "shmget": (29, 194),
-    "msgget": (68, 186),
-    "semget": (64, 190),
-    "mq_open": (240, 180),
-}
-_KILL, _TGKILL, _CLONE, _CLONE3 = (62, 129), (234, 131), (56, 220), (435, 435)
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_CLONE_THREAD = 0x10000
-_X32_BIT = 0x40000000
-_RET_KILL, _RET_ALLOW = 0x80000000, 0x7FFF0000
-_EPERM, _ENOSYS = 1, 38
+_CAPABILITY_HEADER, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+_NO_FLAGS = ctypes.c_uint32(0)
+OPEN_FILES = 64
+STACK_BYTES = 64 << 20
+"""The main thread's stack; beyond it deep recursion ends the process, not the machine."""
+SPARE_UID = 2_000_000_000
+"""First of the throw-away user ids, far from any that a machine or a container hands out."""
+SPARE_UIDS = 100_000
+HIGH_FD = 300
+"""From here on lie the rulesets, out of the way of a child's own files."""
 _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom")
 
 
-def landlock_version():
-    """ABI version of Landlock in this kernel, 0 where there is none."""
-    version = _LIBC.syscall(444, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    return max(version, 0)
-
-
-def seccomp_supported():
-    """Whether a filter for this architecture is known and the kernel accepts filters."""
-    return platform.machine() in _AUDIT_ARCH and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+def probe(scratch):
+    """What this machine offers, as plain values: ABI of Landlock, seccomp, and whether root can spare a user id."""
+    return {"landlock": _landlock_version(), "seccomp": _seccomp_supported(), "spare_uid": _can_spare_uid(scratch)}
 
 
 def die_with_parent():
@@ -89,14 +45,95 @@ def die_with_parent():
     _LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
-def confine(scratch, memory_bytes, cpu_s, file_bytes):
-    """Apply every layer. `scratch` is the only folder that stays writable."""
-    _limit_resources(memory_bytes, cpu_s, file_bytes)
-    _drop_capabilities()
-    if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "no_new_privs")
-    _restrict_files(scratch, landlock_version())
-    _filter_syscalls()
+def drop_bounding_set():
+    """No child of this process can ever gain a capability that it does not hold."""
+    if os.geteuid() == 0:
+        for capability in range(64):
+            _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+class Confinement:
+    """
+    The layers of one tier, prepared once, so that a child only has to put them on.
+
+    Args:
+        layers (`dict`):
+            What [`probe`] found; a layer it did not find is left out.
+    """
+
+    def __init__(self, layers):
+        self._filter = _Filter(read_only=not layers["landlock"]) if layers["seccomp"] else None
+        self._landlock = layers["landlock"]
+        self.spare_uid = layers["spare_uid"]
+
+    def ruleset(self, scratch):
+        """A Landlock ruleset under which `scratch` is the only folder to write in; `None` without Landlock."""
+        return _ruleset(scratch, self._landlock) if self._landlock else None
+
+    def put_on(self, ruleset, uid, memory_bytes, cpu_s, file_bytes):
+        """Confine the calling process for good. `uid` is used where root can spare one."""
+        _limit_resources(memory_bytes, cpu_s, file_bytes)
+        if self.spare_uid:
+            _become(uid)
+        elif os.geteuid() == 0:
+            _drop_capabilities()
+        # A change of credentials forgets this wish, so it comes after.
+        die_with_parent()
+        if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        if ruleset is not None and _LIBC.syscall(_LANDLOCK_RESTRICT, ruleset, _NO_FLAGS):
+            raise OSError(ctypes.get_errno(), "landlock_restrict_self")
+        if self._filter is not None:
+            self._filter.put_on()
+
+
+class _Filter:
+    """The system call filter, laid out in memory once."""
+
+    def __init__(self, read_only):
+        program = filters.template(read_only)
+        self._places = filters.pid_places(program)
+        self._code = ctypes.create_string_buffer(program, len(program))
+        self._header = struct.pack("@HxxxxxxP", len(program) // 8, ctypes.addressof(self._code))
+
+    def put_on(self):
+        for place in self._places:
+            struct.pack_into("=I", self._code, place, os.getpid())
+        if _LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._header, 0, 0):
+            raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def _landlock_version():
+    return max(_LIBC.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)), 0)
+
+
+def _seccomp_supported():
+    return filters.supported() and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+
+
+def _can_spare_uid(scratch):
+    """Whether root may become another user here, and that user can read the interpreter and reach the scratch."""
+    if os.geteuid() != 0:
+        return False
+    needed = [scratch, *(path for path in sys.path if os.path.exists(path))]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(SPARE_UID)
+            for path in needed:
+                os.stat(os.path.join(path, "."))
+            with open(os.__file__, "rb") as file:
+                file.read(1)
+            os._exit(0)
+        except OSError:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _become(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _limit_resources(memory_bytes, cpu_s, file_bytes):
@@ -104,41 +141,35 @@ def _limit_resources(memory_bytes, cpu_s, file_bytes):
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_STACK, STACK_BYTES),
     ):
         resource.setrlimit(kind, (value, value))
-    # The main thread's stack may grow to 64 MiB; beyond that deep recursion ends the process, not the machine.
-    resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, 64 << 20))
 
 
 def _drop_capabilities():
-    if os.geteuid() != 0:
-        return
-    for capability in range(64):
-        _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    header = struct.pack("=Ii", 0x20080522, 0)
-    if _LIBC.capset(header, struct.pack("=6I", *[0] * 6)):
+    if _LIBC.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES):
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _restrict_files(scratch, version):
+def _ruleset(scratch, version):
     # Access bits grow with the ABI: 13 in version 1, refer (2), truncate (3), ioctl_dev (5).
     handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0
     attributes = struct.pack("=QQQ", handled, network, scoped)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = _LIBC.syscall(444, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
+    ruleset = _LIBC.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
     read = handled & 0b1101  # execute, read file, read directory
     for path in {*_READABLE, sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}:
         _allow_path(ruleset, path, read)
     _allow_path(ruleset, scratch, handled)
-    if _LIBC.syscall(446, ruleset, ctypes.c_uint32(0)):
-        raise OSError(ctypes.get_errno(), "landlock_restrict_self")
+    high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
     os.close(ruleset)
+    return high
 
 
 def _allow_path(ruleset, path, access):
@@ -149,54 +180,6 @@ def _allow_path(ruleset, path, access):
     if not os.path.isdir(path):
         access &= 0b111 | 1 << 14  # only what applies to a file: execute, write, read, truncate
     rule = struct.pack("=Qi", access, handle)
-    if _LIBC.syscall(445, ruleset, ctypes.c_uint32(1), rule, ctypes.c_uint32(0)):
+    if _LIBC.syscall(_LANDLOCK_ADD_RULE, ruleset, ctypes.c_uint32(1), rule, ctypes.c_uint32(0)):
         raise OSError(ctypes.get_errno(), f"landlock_add_rule {path}")
     os.close(handle)
-
-
-def _filter_syscalls():
-    machine = platform.machine()
-    column = 0 if machine == "x86_64" else 1
-    program = [_load(4), _jump_equal(_AUDIT_ARCH[machine], 1, 0), _return(_RET_KILL), _load(0)]
-    if column == 0:
-        program += [struct.pack("=HBBI", 0x35, 0, 1, _X32_BIT), _return(_RET_KILL)]
-    for numbers in _REFUSED.values():
-        if numbers[column] is not None:
-            program += [_jump_equal(numbers[column], 0, 1), _return_errno(_EPERM)]
-    program += [_jump_equal(_CLONE3[column], 0, 1), _return_errno(_ENOSYS)]
-    for numbers in (_KILL, _TGKILL):
-        program += [
-            _jump_equal(numbers[column], 0, 4),
-            _load(16),
-            _jump_equal(os.getpid(), 0, 1),
-            _return(_RET_ALLOW),
-            _return_errno(_EPERM),
-        ]
-    program += [
-        _jump_equal(_CLONE[column], 0, 4),
-        _load(16),
-        struct.pack("=HBBI", 0x45, 0, 1, _CLONE_THREAD),
-        _return(_RET_ALLOW),
-        _return_errno(_EPERM),
-        _return(_RET_ALLOW),
-    ]
-    code = ctypes.create_string_buffer(b"".join(program))
-    filter_program = struct.pack("@HxxxxxxP", len(program), ctypes.addressof(code))
-    if _LIBC.prctl(_PR_SET_SECCOMP, 2, filter_program, 0, 0):
-        raise OSError(ctypes.get_errno(), "seccomp")
-
-
-def _load(offset):
-    return struct.pack("=HBBI", 0x20, 0, 0, offset)
-
-
-def _jump_equal(value, if_true, if_false):
-    return struct.pack("=HBBI", 0x15, if_true, if_false, value)
-
-
-def _return(action):
-    return struct.pack("=HBBI", 0x06, 0, 0, action)
-
-
-def _return_errno(number):
-    return _return(0x00050000 | number)

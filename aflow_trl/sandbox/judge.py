@@ -13,13 +13,15 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from ..errors import SandboxUnavailableError
 from . import codec
+from .checks import split
 from .client import (
     DEFAULT_MEMORY_MB,
     DEFAULT_OUTPUT_BYTES,
-    Ended,
     classify,
     fork_server,
     memory_file,
@@ -27,6 +29,7 @@ from .client import (
     run,
     slot,
 )
+from .testers import warm_tester
 from .types import RunResult, Status, Verdict
 
 DEFAULT_TEST_TIMEOUT_S = 10.0
@@ -41,21 +44,29 @@ async def judge(
     entry_point: str | None = None,
     timeout_s: float = DEFAULT_TEST_TIMEOUT_S,
     memory_mb: int = DEFAULT_MEMORY_MB,
+    weak: bool = False,
 ) -> Verdict:
     """
     Run a solution against tests that it never sees.
+
+    In a text that defines `check(candidate)`, every assertion at the top of `check` counts as a test. A test that
+    never calls the solution fails.
 
     Args:
         solution (`str`):
             Untrusted Python that defines the functions the tests call.
         tests (`Sequence[str]`):
-            Trusted tests, one each: assert statements (MBPP), or a text that defines `check(candidate)` (HumanEval).
+            Trusted tests: assert statements (MBPP), texts that define `check(candidate)` (HumanEval), or, for programs
+            that read and print, JSON objects `{"stdin": …, "stdout": …}`.
         entry_point (`str`, *optional*):
             Function that `candidate` stands for.
         timeout_s (`float`, *optional*, defaults to `10.0`):
             Wall clock for the solution over all tests, in seconds.
         memory_mb (`int`, *optional*, defaults to `512`):
             Address space of the solution in MiB.
+        weak (`bool`, *optional*, defaults to `False`):
+            Run the tests beside the solution, for tests that need live objects. A hostile solution can forge such a
+            verdict; it is marked `weak`.
 
     Returns:
         [`Verdict`]: Tests passed and due, counted by the tester.
@@ -63,35 +74,64 @@ async def judge(
     Raises:
         [`SandboxUnavailableError`]: The sandbox or the tester itself broke.
     """
+    if cases := _stdin_cases(tests):
+        return await judge_stdin(solution, cases, timeout_s=timeout_s)
+    due = sum(split(test)[1] for test in tests)
+    spec: dict[str, Any] = {"tests": list(tests), "entry_point": entry_point or ""}
+    if weak:
+        return await _judge_within(spec | {"solution": solution}, due, timeout_s, memory_mb)
     names = _called_names(tests, _defined_names(solution)) | ({entry_point} if entry_point else set())
-    spec = json.dumps({"tests": list(tests), "names": sorted(names), "entry_point": entry_point or ""})
+    spec["names"] = sorted(names)
     server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
-        count, solution_err = memory_file(stack), memory_file(stack)
-        solution_fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), solution_err]
-        tester_fds = [memory_file(stack, spec), memory_file(stack), count, memory_file(stack)]
+        tester = await stack.enter_async_context(warm_tester(server))
+        errors_fd = memory_file(stack)
+        fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), errors_fd]
         (call_read, call_write), (reply_read, reply_write) = os.pipe(), os.pipe()
-        runs = [
-            server.run("serve", solution_fds, [call_read, reply_write], timeout_s=timeout_s, memory_mb=memory_mb),
-            server.run("test", tester_fds, [call_write, reply_read], timeout_s=timeout_s + TESTER_GRACE_S),
-        ]
         # Both end before the files they use are closed, even if one of them fails.
-        results = await asyncio.gather(*runs, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        served, tested = (result for result in results if isinstance(result, Ended))
-        errors = read_memory_file(solution_err, 4096)
-        status = classify(served, overflow=False)
-        if tested.code != 0:
-            # Only what the solution returned can have ended the tester: a value too large to handle.
-            return Verdict(status, 0, len(tests), "the tests could not be completed with what the solution returned")
-        report = codec.loads(read_memory_file(count, DEFAULT_OUTPUT_BYTES))
-    if report["total"] != len(tests):
-        raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {len(tests)} were due")
+        results = await asyncio.gather(
+            server.run("serve", fds, [call_read, reply_write], timeout_s=timeout_s, memory_mb=memory_mb),
+            tester.count(spec, [call_write, reply_read], timeout_s=timeout_s + TESTER_GRACE_S),
+            return_exceptions=True,
+        )
+        errors = read_memory_file(errors_fd, 4096)
+    served, report = results
+    if isinstance(served, BaseException):
+        raise served
+    if isinstance(report, BaseException):
+        raise report
+    status = classify(served, overflow=False)
+    if report is None:
+        # Only what the solution returned can have ended the tester: a value too large to handle.
+        return Verdict(status, 0, due, "the tests could not be completed with what the solution returned")
+    if report["total"] != due:
+        raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {due} were due")
+    return _verdict(status, report, errors)
+
+
+async def _judge_within(spec: dict[str, Any], due: int, timeout_s: float, memory_mb: int) -> Verdict:
+    """Tests and solution in one process; whatever it reports that does not fit counts as failed."""
+    server = await fork_server()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(slot())
+        err, count = memory_file(stack), memory_file(stack)
+        fds = [memory_file(stack, json.dumps(spec)), memory_file(stack), memory_file(stack), err, count]
+        ended = await server.run("test_within", fds, timeout_s=timeout_s, memory_mb=memory_mb)
+        errors, written = read_memory_file(err, 4096), read_memory_file(count, DEFAULT_OUTPUT_BYTES)
+    status = classify(ended, overflow=False)
+    try:
+        report = codec.loads(written)
+        if report["total"] != due or not 0 <= report["passed"] <= due:
+            raise ValueError("the counts do not fit")
+        return replace(_verdict(status, report, errors), weak=True)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Verdict(status, 0, due, f"the tests did not end\n{errors.strip()}".strip(), weak=True)
+
+
+def _verdict(status: Status, report: dict[str, Any], errors: str) -> Verdict:
     failure = f"{report['failure']}\n{errors.strip()}".strip() if report["failure"] else ""
-    return Verdict(status, report["passed"], report["total"], failure)
+    return Verdict(status, report["passed"], report["total"], failure, needs_live_objects=report["live"])
 
 
 async def judge_stdin(
@@ -120,6 +160,20 @@ async def judge_stdin(
             status = result.status
             break
     return Verdict(status, sum(passed), len(cases), failure)
+
+
+def _stdin_cases(tests: Sequence[str]) -> list[tuple[str, str]]:
+    """Input and output of tests that are JSON objects with both; empty if any is something else."""
+    cases = []
+    for test in tests:
+        try:
+            case = json.loads(test)
+        except ValueError:
+            return []
+        if not isinstance(case, dict) or case.keys() != {"stdin", "stdout"}:
+            return []
+        cases.append((str(case["stdin"]), str(case["stdout"])))
+    return cases
 
 
 def _same_output(result: RunResult, expected: str) -> bool:

@@ -2,14 +2,15 @@
 Fork server: a small process that keeps an interpreter warm and forks one fresh, confined child for every run.
 
 Started as a script with a clean environment; standard library only. Protocol: one JSON message a packet on a
-SOCK_SEQPACKET socket, with the child's file descriptors beside it; a reply when the child has ended.
+SOCK_SEQPACKET socket. The server tells what the machine offers, is told which layers to use, and then takes runs, each
+with the child's file descriptors beside it; a reply when the child has ended.
 """
 
 import fcntl
+import gc
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -19,103 +20,154 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import child
 import confine
+import scratch
 
 sys.path.pop(0)
 CONTROL_FD = 3
 MAX_MESSAGE = 1 << 16
 REPORT_FD = 256
+WATCH_S = 0.05
+"""How often the scratch folders of running children are looked at, in seconds."""
 
 
-def main():
-    """Serve until the control socket closes."""
-    _import_common()
-    sys.set_int_max_str_digits(0)
-    control = socket.socket(fileno=CONTROL_FD)
-    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    selector = selectors.DefaultSelector()
-    selector.register(control, selectors.EVENT_READ)
-    selector.register(wake_read, selectors.EVENT_READ)
-    running = {}
-    ready = {"ready": True, "landlock": confine.landlock_version(), "seccomp": confine.seccomp_supported()}
-    control.send(json.dumps(ready).encode())
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is control and not _serve_one(control, running):
-                _end_all(running)
-                return
-            if key.fileobj == wake_read:
-                os.read(wake_read, 4096)
-        _reap(control, running)
+class Run:
+    """A running child: its request, its scratch folder, and the pipe on which it tells of trouble."""
+
+    def __init__(self, pid, request, folder, trouble):
+        self.pid = pid
+        self.id = request["id"]
+        self.folder = folder
+        self.trouble = trouble
+        self.ended_fd = os.pidfd_open(pid)
+        self.started = time.monotonic()
+        self.over_quota = False
 
 
-def _import_common():
-    for name in (
-        "collections",
-        "datetime",
-        "decimal",
-        "fractions",
-        "functools",
-        "heapq",
-        "itertools",
-        "math",
-        "random",
-    ):
-        __import__(name)
-    for name in ("re", "statistics", "string", "typing", "asyncio", "bisect", "copy", "operator"):
-        __import__(name)
+class Server:
+    """Serves until the control socket closes."""
 
+    def __init__(self, control, root):
+        self.control, self.root = control, root
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(control, selectors.EVENT_READ)
+        self.running = {}
+        self.free = []
+        self.folders = 0
+        self.spawned = 0
+        os.chmod(root, 0o711)  # lets throw-away users through to their own folder; they cannot list it
+        control.send(json.dumps(confine.probe(root)).encode())
+        self.confinement = confine.Confinement(json.loads(control.recv(MAX_MESSAGE)))
+        confine.drop_bounding_set()
 
-def _serve_one(control, running):
-    message, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, 8)
-    if not message:
-        return False
-    request = json.loads(message)
-    if "kill" in request:
-        for pid, (run_id, *_) in running.items():
-            if run_id == request["kill"]:
-                os.kill(pid, signal.SIGKILL)
+    def serve(self):
+        """Take requests and reap children."""
+        # Nothing loaded so far is ever collected: a child's collector must not touch, and so copy, shared pages.
+        gc.collect()
+        gc.freeze()
+        watched = time.monotonic()
+        while True:
+            for key, _ in self.selector.select(WATCH_S if self.running else None):
+                if key.fileobj is not self.control:
+                    self.reap(self.running.pop(key.fileobj))
+                elif not self.take():
+                    self.end_all()
+                    return
+            if time.monotonic() - watched > WATCH_S:
+                self.watch()
+                watched = time.monotonic()
+
+    def take(self):
+        """Start, or kill, what the next message says; `False` at the end of messages."""
+        message, fds, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 8)
+        if not message:
+            return False
+        request = json.loads(message)
+        if "kill" in request:
+            for run in self.running.values():
+                if run.id == request["kill"]:
+                    os.kill(run.pid, signal.SIGKILL)
+            return True
+        folder = self.free.pop() if self.free else self.new_folder()
+        self.spawned += 1
+        uid = confine.SPARE_UID + self.spawned % confine.SPARE_UIDS
+        if self.confinement.spare_uid:
+            folder.give_to(uid)
+        trouble, report = os.pipe()
+        # What a child would set is set here: each page it writes first is a page to copy.
+        os.chdir(folder.path)
+        os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder.path
+        pid = os.fork()
+        if pid == 0:
+            become_child(self.confinement, request, fds, folder.ruleset, uid, report)
+        for fd in (*fds, report):
+            os.close(fd)
+        run = Run(pid, request, folder, trouble)
+        self.running[run.ended_fd] = run
+        self.selector.register(run.ended_fd, selectors.EVENT_READ)
         return True
-    scratch = tempfile.mkdtemp(prefix="run-", dir=request["scratch"])
-    trouble, report = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _become_child(request, fds, scratch, report)
-    for fd in (*fds, report):
-        os.close(fd)
-    running[pid] = (request["id"], scratch, time.monotonic(), trouble)
-    return True
+
+    def new_folder(self):
+        """One more scratch folder, prepared for every later run in it."""
+        self.folders += 1
+        return scratch.Scratch(os.path.join(self.root, f"run-{self.folders}"), self.confinement)
+
+    def reap(self, run):
+        """Tell the client that a child has ended, once its folder is empty again."""
+        self.selector.unregister(run.ended_fd)
+        os.close(run.ended_fd)
+        status = os.waitpid(run.pid, 0)[1]
+        trouble = os.read(run.trouble, 1000).decode(errors="replace")
+        os.close(run.trouble)
+        try:
+            run.folder.clear()
+            self.free.append(run.folder)
+        except OSError as error:
+            trouble = trouble or f"its scratch folder could not be emptied: {error}"
+        reply = {
+            "id": run.id,
+            "code": os.waitstatus_to_exitcode(status),
+            "wall": time.monotonic() - run.started,
+            "over_quota": run.over_quota,
+            "trouble": trouble,
+        }
+        self.control.send(json.dumps(reply).encode())
+
+    def watch(self):
+        """Kill every child that keeps more on disk than it may."""
+        for run in self.running.values():
+            if not run.over_quota and run.folder.over_quota():
+                run.over_quota = True
+                os.kill(run.pid, signal.SIGKILL)
+
+    def end_all(self):
+        """Leave no child behind."""
+        for run in self.running.values():
+            os.kill(run.pid, signal.SIGKILL)
+            os.waitpid(run.pid, 0)
 
 
-def _become_child(request, fds, scratch, report):
+def become_child(confinement, request, fds, ruleset, uid, report):
+    """In the forked child: take the given files, put on the layers, run. Never returns."""
     code = 1
     report = fcntl.fcntl(report, fcntl.F_DUPFD, REPORT_FD)
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        confine.die_with_parent()
         source = _read(fds[0])
-        spec = json.loads(source) if request["role"] == "test" else {}
-        # Move the fds out of the way first: the targets 0..4 may be among them.
+        spec = json.loads(source) if request["role"] == "test_within" else {}
+        # Move the files out of the way first: the targets 0..4 may be among them.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds[1:]]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
         os.closerange(len(high), REPORT_FD)
-        sys.stdin, sys.stdout = os.fdopen(0, errors="replace"), os.fdopen(1, "w", errors="replace")
-        sys.stderr = os.fdopen(2, "w", errors="replace")
-        os.chdir(scratch)
-        os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = scratch
-        confine.confine(scratch, request["memory"], request["cpu"], request["file"])
+        confinement.put_on(ruleset, uid, request["memory"], request["cpu"], request["file"])
     except BaseException as error:
         # The program has not started: whatever went wrong is the sandbox's fault.
         os.write(report, f"{type(error).__name__}: {error}".encode()[:1000])
         os._exit(1)
     try:
         # From here on nothing the program does can be taken for trouble of the sandbox.
-        os.closerange(REPORT_FD, REPORT_FD + 16)
-        code = child.run_role(request["role"], "" if spec else source, spec)
+        os.closerange(len(high), 65_536)
+        code = child.run_role(request["role"], source, spec)
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -123,30 +175,44 @@ def _become_child(request, fds, scratch, report):
     os._exit(code & 0xFF)
 
 
+def _import_common():
+    # Not asyncio: it would double the time of every fork, and few programs want it.
+    for name in (
+        "bisect",
+        "collections",
+        "copy",
+        "datetime",
+        "decimal",
+        "fractions",
+        "functools",
+        "heapq",
+        "itertools",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "statistics",
+        "string",
+        "typing",
+    ):
+        __import__(name)
+
+
 def _read(fd):
-    with os.fdopen(os.dup(fd), "rb") as stream:
-        stream.seek(0)
-        return stream.read().decode("utf-8", errors="replace")
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size, 0).decode("utf-8", errors="replace")
 
 
-def _reap(control, running):
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        run_id, scratch, started, trouble = running.pop(pid)
-        with os.fdopen(trouble, "rb") as report:
-            message = report.read().decode(errors="replace")
-        shutil.rmtree(scratch, ignore_errors=True)
-        code = os.waitstatus_to_exitcode(status)
-        reply = {"id": run_id, "code": code, "wall": time.monotonic() - started, "trouble": message}
-        control.send(json.dumps(reply).encode())
+def _open_standard_streams():
+    # Made once over /dev/null; a child puts its own files under them.
+    sys.stdin, sys.stdout = os.fdopen(0, errors="replace"), os.fdopen(1, "w", errors="replace")
+    sys.stderr = os.fdopen(2, "w", errors="replace")
 
 
-def _end_all(running):
-    for pid, (_, scratch, *_) in running.items():
-        os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-main()
+if __name__ == "__main__":
+    _import_common()
+    control = socket.socket(fileno=CONTROL_FD)
+    os.dup2(1, 0)
+    _open_standard_streams()
+    sys.set_int_max_str_digits(0)
+    Server(control, os.getcwd()).serve()

@@ -4,6 +4,16 @@ from .code import score_code
 from .dispatch import score_answer
 from .math import score_math
 from .qa import score_qa
-from .types import LEVELS, NO_ANSWER, Score, quantize
+from .types import LEVELS, NO_ANSWER, WEAK_VERDICT, Score, quantize
 
-__all__ = ["LEVELS", "NO_ANSWER", "Score", "quantize", "score_answer", "score_code", "score_math", "score_qa"]
+__all__ = [
+    "LEVELS",
+    "NO_ANSWER",
+    "WEAK_VERDICT",
+    "Score",
+    "quantize",
+    "score_answer",
+    "score_code",
+    "score_math",
+    "score_qa",
+]

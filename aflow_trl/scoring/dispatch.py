@@ -19,6 +19,7 @@ async def score_answer(
     golds: Sequence[str],
     hidden_tests: Sequence[str] = (),
     entry_point: str | None = None,
+    weak_verdict: bool = False,
 ) -> Score:
     """
     Score an answer with the strict scorer of its domain.
@@ -34,6 +35,8 @@ async def score_answer(
             Tests of a code task.
         entry_point (`str`, *optional*):
             Function a code task asks for.
+        weak_verdict (`bool`, *optional*, defaults to `False`):
+            Whether the hidden tests need live objects, see [`score_code`].
 
     Returns:
         [`Score`]: The best score over the golds.
@@ -42,7 +45,7 @@ async def score_answer(
         [`ScorerError`]: The scorer broke.
     """
     if domain == "code":
-        return await score_code(answer, hidden_tests, entry_point or None)
+        return await score_code(answer, hidden_tests, entry_point or None, weak_verdict=weak_verdict)
     if domain == "qa":
         return score_qa(answer, golds)
     if not golds:

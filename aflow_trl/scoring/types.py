@@ -16,12 +16,13 @@ class Score:
     extracted: str
     """The answer that was compared."""
     label: str = ""
-    """`"no_answer"` where there was nothing to compare, else empty."""
+    """`"no_answer"` if there was nothing to compare, `"weak_verdict"` if the tests could be forged, else empty."""
     partial: float = 0.0
     """Share of the way to a right answer (tests passed, token F1) where the scorer knows one, else `value`."""
 
 
 NO_ANSWER = "no_answer"
+WEAK_VERDICT = "weak_verdict"
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """The five levels a score can be quantised to."""
 

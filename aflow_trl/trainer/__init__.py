@@ -1,6 +1,6 @@
 """WA-GRPO: configuration, trainer, advantages, evaluation."""
 
-from .callbacks import ConsoleProgress, StopOnFatal
+from .callbacks import ConsoleProgress, StopRun
 from .config import ESTIMATORS, WorkflowGRPOConfig
 from .evaluation import Accuracy, Evaluator, accuracy, valid_share, workflow_counts
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
@@ -10,7 +10,7 @@ __all__ = [
     "Accuracy",
     "ConsoleProgress",
     "Evaluator",
-    "StopOnFatal",
+    "StopRun",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
     "accuracy",

@@ -12,23 +12,46 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..rewards import Rollouts
 
 
-class StopOnFatal(TrainerCallback):
+class StopRun(TrainerCallback):
     """
-    Saves a checkpoint and stops once the executor can serve no further call.
+    Saves a checkpoint and ends training when going on would only waste it: the executor can serve no further call, or
+    too many rollouts were left unscored in too many steps in a row.
 
     Args:
         rollouts ([`~aflow_trl.rewards.Rollouts`]):
             Execution to watch.
+        max_unscored_share (`float`, *optional*, defaults to `0.5`):
+            Share of unscored rollouts, over all processes, beyond which a step counts as lost.
+        max_lost_steps (`int`, *optional*, defaults to `3`):
+            Lost steps in a row after which training ends.
     """
 
-    def __init__(self, rollouts: Rollouts) -> None:
-        self.rollouts = rollouts
+    def __init__(self, rollouts: Rollouts, max_unscored_share: float = 0.5, max_lost_steps: int = 3) -> None:
+        self.rollouts, self.max_unscored_share, self.max_lost_steps = rollouts, max_unscored_share, max_lost_steps
+        self.reason: str | None = None
+        """Why training was ended; `None` if it was not."""
+        self._lost_steps = 0
+        self._seen = 0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for a checkpoint and the end of training if a call failed for good."""
-        if any(gather_object([self.rollouts.engine.fatal is not None])):
+        """Ask for a checkpoint and the end of training if one of the conditions holds, the same on every process."""
+        gathered = gather_object([(self.rollouts.engine.fatal, *self.rollouts.last_batch)])
+        fatal = next((error for error, _, _ in gathered if error is not None), None)
+        unscored, total = (sum(column) for column in zip(*(row[1:] for row in gathered), strict=True))
+        if self.rollouts.batches > self._seen:
+            self._seen = self.rollouts.batches
+            self._lost_steps = self._lost_steps + 1 if unscored > self.max_unscored_share * total else 0
+        if fatal is not None:
+            self.reason = str(fatal)
+        elif self._lost_steps >= self.max_lost_steps:
+            self.reason = (
+                f"{unscored} of {total} rollouts could not be scored, and more than {self.max_unscored_share:.0%} in "
+                f"each of the last {self._lost_steps} steps (max_unscored_share, max_lost_steps): the endpoint, the "
+                "sandbox or a scorer keeps failing, see the traces"
+            )
+        if self.reason is not None:
             control.should_save = True
             control.should_training_stop = True
         return control

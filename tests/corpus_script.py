@@ -1,0 +1,89 @@
+"""
+Runs the whole corpus with the interpreter and user it is started as, and prints what became of each program as JSON.
+
+    python corpus_script.py VICTIM HOME LANDLOCK      # LANDLOCK: 1 all that is there, 0 as if there were none
+
+Standard library and `aflow_trl.sandbox` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import corpus
+from aflow_trl.sandbox import run
+from aflow_trl.sandbox.client import ForkServer, _state, choose_layers
+
+SHORT_S, LONG_S = 1.0, 10.0
+CAP_BYTES = 8 << 20
+SECRET = "planted-secret-value"
+
+
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+async def longest_gap(gaps: list[float]) -> None:
+    while True:
+        started = time.monotonic()
+        await asyncio.sleep(0.005)
+        gaps.append(time.monotonic() - started - 0.005)
+
+
+async def check(program: corpus.Program, server: ForkServer, places: dict) -> dict:
+    """Run one program; its end and every check after it."""
+    text = corpus.fill(program.text, **places)
+    timeout_s = SHORT_S if program.allowed <= {corpus.TIMEOUT, corpus.KILLED} else LONG_S
+    fds, threads, gaps = open_fds(), threading.active_count(), []
+    watcher = asyncio.ensure_future(longest_gap(gaps))
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    result = await run(text, timeout_s=timeout_s, memory_mb=program.memory_mb)
+    wall_s = time.monotonic() - started
+    watcher.cancel()
+    after = await run("import json, os, re; print(os.listdir('.'))")
+    return {
+        "id": program.id,
+        "status": result.status.value,
+        "stdout": result.stdout[:2000],
+        "stderr": result.stderr[-500:],
+        "wall_over_s": wall_s - timeout_s,
+        "bytes": max(len(result.stdout), len(result.stderr)),
+        "leaked": SECRET in result.stdout + result.stderr,
+        "processes_left": len(children_of(server._process.pid)),
+        "scratch_left": [str(f) for d in Path(server._scratch).iterdir() for f in d.iterdir()],
+        "fds_changed": sorted(open_fds() ^ fds),
+        "threads_changed": threading.active_count() - threads,
+        "longest_gap_s": max(gaps, default=0.0),
+        "next_run": f"{after.status.value} {after.stdout}{after.stderr}",
+    }
+
+
+async def main(victim: str, home: str, landlock: bool) -> None:
+    def choose(offer):  # as if the kernel had no Landlock
+        return choose_layers(offer if landlock else replace(offer, landlock=0))
+
+    places = {"victim": victim, "home": home, "trainer": os.getpid()}
+    server = _state().server = await ForkServer.start(choose)
+    await run("pass")
+    rows = [p for p in corpus.PROGRAMS if not p.needs or importlib.util.find_spec(p.needs)]
+    print(json.dumps({"layers": asdict(server.layers), "tier": server.layers.tier.value}))
+    for program in rows:
+        print(json.dumps(await check(program, server, places)), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ["HF_TOKEN"] = SECRET
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "1"))

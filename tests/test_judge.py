@@ -1,0 +1,279 @@
+"""Verdicts are counted outside the solution's process and cannot be forged."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aflow_trl.sandbox import Status, judge, judge_stdin
+
+TESTS = ["assert double(2) == 4", "assert double(5) == 10", "assert double([1]) == [1, 1]"]
+RIGHT = "def double(x):\n    return x * 2"
+
+FORGERIES = [
+    ("wrong", "def double(x): return x"),
+    ("exits at import", "import sys; sys.exit(0)"),
+    ("hard exit at import", "import os; os._exit(0)"),
+    ("exits in the call", "def double(x): raise SystemExit(0)"),
+    ("hard exit in the call", "import os\ndef double(x): os._exit(0)"),
+    ("prints a verdict", 'print(\'{"passed": 3, "total": 3, "failure": ""}\')\ndef double(x): return x'),
+    ("always equal", "class E:\n def __eq__(s, o): return True\ndef double(x): return E()"),
+    (
+        "lying str",
+        "class S(str):\n def __eq__(s, o): return True\n __hash__ = str.__hash__\ndef double(x): return S('x')",
+    ),
+    ("patched builtins", "import builtins\nbuiltins.len = builtins.abs = lambda *a: 0\ndef double(x): return x"),
+    ("patched json", "import json\njson.dumps = lambda *a, **k: '{}'\ndef double(x): return x"),
+    (
+        "reply before the question",
+        'import os\nos.write(4, b\'{"token": 1, "value": 4}\\n\' * 9)\ndef double(x): return x',
+    ),
+    ("raises AssertionError", "def double(x): raise AssertionError"),
+    ("infinite generator", "def double(x):\n while True: yield x"),
+    ("NaN", "def double(x): return float('nan')"),
+    ("settrace", "import sys\nsys.settrace(lambda *a: None)\ndef double(x): return x"),
+    ("hangs", "def double(x):\n while True: pass"),
+    ("no such function", "def triple(x): return 3 * x"),
+    ("syntax error", "def double(x:"),
+    ("exits with an odd code", "import os\ndef double(x): os._exit(78)"),
+    ("huge error text", "def double(x): raise ValueError('x' * 9_000_000)"),
+    ("huge number", "def double(x): return 10**10**5"),
+    ("value too large for the tests", "def double(x): return [0] * 10**7"),
+    ("exits in atexit", "import atexit, os\natexit.register(lambda: os._exit(0))\ndef double(x): return x"),
+    (
+        "exits in excepthook",
+        "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\ndef double(x): raise ValueError",
+    ),
+    ("prints the pass marker and exits", 'import os\nprint(\'{"passed": 3, "total": 3}\', flush=True)\nos._exit(0)'),
+    ("raises SystemExit at import", "raise SystemExit"),
+    (
+        "patched sum and abs",
+        "import builtins\nbuiltins.sum = builtins.abs = builtins.isinstance = lambda *a: True\ndef double(x): return x",
+    ),
+    (
+        "settrace jumps over the asserts",
+        "import sys\ndef t(f, e, a):\n try: f.f_lineno += 1\n except Exception: pass\n return t\nsys.settrace(t)\ndef double(x): return x",
+    ),
+    (
+        "walks the frames to the verdict",
+        "import sys\ndef double(x):\n f = sys._getframe()\n while f:\n  for v in list(f.f_locals.values()):\n   if isinstance(v, dict): v.update(passed=3, total=3, failure='')\n  f = f.f_back\n return x",
+    ),
+    (
+        "scans the heap for the token",
+        "import gc\ndef double(x):\n for o in gc.get_objects():\n  if isinstance(o, dict) and 'token' in o: o['value'] = 4; o['error'] = None\n return x",
+    ),
+    (
+        "monkeypatched json",
+        "import json\njson.dumps = json.JSONEncoder.encode = lambda *a, **k: '{\"value\": 4}'\ndef double(x): return x",
+    ),
+    (
+        "monkeypatched codec",
+        'import sys\nsys.modules[\'codec\'].dumps = lambda v: \'{"dict": [["token", 1], ["value", 4]]}\'\ndef double(x): return x',
+    ),
+    (
+        "thread swaps check",
+        "import threading, sys, gc\ndef swap():\n while True:\n  for m in list(sys.modules.values()):\n   if hasattr(m, 'check'): m.check = lambda c: None\nthreading.Thread(target=swap, daemon=True).start()\ndef double(x): return x",
+    ),
+    ("unserialisable value", "def double(x): return object()"),
+    ("infinite list", "def double(x):\n l = []\n l.append(l)\n return l"),
+    (
+        "lying int",
+        "class I(int):\n def __eq__(s, o): return True\n __hash__ = int.__hash__\ndef double(x): return I(x)",
+    ),
+    ("skips the test", "import unittest\ndef double(x): raise unittest.SkipTest('skip')"),
+    ("raises pytest's skip", "class Skipped(BaseException): pass\ndef double(x): raise Skipped"),
+    ("raises StopIteration", "def double(x): raise StopIteration"),
+    ("raises KeyboardInterrupt", "def double(x): raise KeyboardInterrupt"),
+    ("returns a mock", "from unittest.mock import MagicMock\ndef double(x): return MagicMock(return_value=True)"),
+    (
+        "writes to every fd",
+        'import os\nfor fd in range(64):\n try: os.write(fd, b\'{"passed": 3, "total": 3, "failure": "", "live": false}\\n\')\n except OSError: pass\ndef double(x): return x',
+    ),
+    ("closes the pipes", "import os\nos.close(3); os.close(4)\ndef double(x): return x"),
+    (
+        "answers with another's token",
+        'import os\ndef double(x):\n os.write(4, b\'{"dict": [["token", "00"], ["value", 4]]}\\n\')\n return x',
+    ),
+    ("reads the question again", "import os\ndef double(x):\n os.lseek(3, 0, 0)\n return x"),
+    (
+        "looks for the tests on disk",
+        "import os, glob\ndef double(x):\n texts = [open(f).read() for f in glob.glob('/**/*', recursive=True)[:1000] if os.path.isfile(f)]\n return 4",
+    ),
+    ("mutates its arguments", "def double(x):\n if isinstance(x, list): x += x\n return x"),
+    ("error that says it passed", "def double(x): raise AssertionError('passed 3 of 3')"),
+    ("exception with a lying name", "E = type('AssertionError', (Exception,), {})\ndef double(x): raise E"),
+]
+
+
+@pytest.mark.parametrize(("name", "solution"), FORGERIES, ids=[row[0] for row in FORGERIES])
+async def test_forgery_fails(name: str, solution: str) -> None:
+    verdict = await judge(solution, TESTS, timeout_s=2)
+    assert verdict.passed < verdict.total == 3
+
+
+async def test_right_solution_passes_assert_lists() -> None:
+    verdict = await judge(RIGHT, TESTS)
+    assert (verdict.passed, verdict.total, verdict.failure) == (3, 3, "")
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert 1 == 1",
+        "def test_f():\n    assert double(1) == 7",
+        "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(double(1), 7)",
+    ],
+)
+async def test_a_test_that_never_calls_the_solution_does_not_pass(test: str) -> None:
+    assert (await judge(RIGHT, [test], entry_point="double")).passed == 0
+
+
+async def test_check_function_is_called_however_it_is_spelled() -> None:
+    check = "def check (candidate):\n    assert candidate(2) == 5"
+    assert (await judge(RIGHT, [check], entry_point="double")).passed == 0
+
+
+async def test_solution_named_like_a_builtin_is_called() -> None:
+    assert (await judge("def sum(a, b): return a * b", ["assert sum(3, 4) == 12"])).passed == 1
+
+
+async def test_many_slow_solutions_at_once_do_not_run_out_of_time_by_waiting() -> None:
+    solution = "import time\ndef double(x):\n    end = time.process_time() + 0.2\n    while time.process_time() < end: pass\n    return 2 * x"
+    verdicts = await asyncio.gather(*(judge(solution, TESTS[:1], timeout_s=3) for _ in range(12)))
+    assert all(verdict.passed == 1 for verdict in verdicts)
+
+
+async def test_right_solution_passes_a_check_function() -> None:
+    check = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate('a') == 'aa'\n"
+    assert (await judge(RIGHT, [check], entry_point="double")).share == 1.0
+
+
+async def test_failure_says_what_came_out() -> None:
+    verdict = await judge("def double(x): return 3 * x", TESTS[:1])
+    assert "got 6" in verdict.failure
+
+
+@pytest.mark.parametrize(
+    ("expression", "passes"),
+    [
+        ("pair(1) == (1, 1)", True),
+        ("pair(1) == [1, 1]", False),
+        ("pair(1.0) == (1, 1)", True),
+        ("pair({1: {2}}) == ({1: {2}}, {1: {2}})", True),
+        ("pair(b'x') == (b'x', b'x')", True),
+        ("pair(1j) == (1j, 1j)", True),
+        ("pair(None) == (None, None)", True),
+    ],
+)
+async def test_values_cross_with_their_types(expression: str, passes: bool) -> None:
+    verdict = await judge("def pair(x): return (x, x)", [f"assert {expression}"])
+    assert (verdict.passed == 1) is passes
+
+
+async def test_mutated_arguments_come_back() -> None:
+    test = "x = [3, 1]\nsort_it(x)\nassert x == [1, 3]"
+    assert (await judge("def sort_it(x): x.sort()", [test])).passed == 1
+
+
+async def test_exceptions_cross_under_their_name() -> None:
+    test = "try:\n    f(0)\n    assert False\nexcept ZeroDivisionError:\n    pass"
+    assert (await judge("def f(x): return 1 / x", [test])).passed == 1
+
+
+async def test_solution_cannot_read_its_tests() -> None:
+    spy = (
+        "import gc\n"
+        "def double(x):\n"
+        "    found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and 'SECRET-MARK' in str(o)[:5000]]\n"
+        "    return 4 if found else 'nothing'\n"
+    )
+    verdict = await judge(spy, ["assert double(2) == 4  # SECRET-MARK"])
+    assert verdict.passed == 0
+
+
+async def test_stdin_tasks_compare_output() -> None:
+    program = "print(int(input()) + 1)"
+    verdict = await judge_stdin(program, [("1\n", "2\n"), ("5\n", "6"), ("7\n", "9")])
+    assert (verdict.passed, verdict.total) == (2, 3)
+
+
+# -- shares, weak verdicts, programs that read and print --------------------------------------------------------------
+
+CHECK = """
+METADATA = {"author": "x"}
+
+def check(candidate):
+    assert True, "This prints if this assert fails 1"
+    assert candidate(2) == 4
+    assert candidate(3) == 6
+    data = [1]
+    assert candidate(data) == [1, 1]
+    for n in range(4):
+        assert candidate(n) == 2 * n
+    assert True
+"""
+
+
+@pytest.mark.parametrize(
+    ("solution", "passed"),
+    [
+        (RIGHT, 4),
+        ("def double(x): return x + x if x != 3 else 0", 2),
+        ("def double(x): return 4", 1),
+        ("def double(x): return None", 0),
+        ("def double(x): raise ValueError", 0),
+    ],
+)
+async def test_each_assertion_of_a_check_counts(solution: str, passed: int) -> None:
+    verdict = await judge(solution, [CHECK], entry_point="double")
+    assert (verdict.passed, verdict.total) == (passed, 4)
+
+
+async def test_check_that_breaks_between_its_assertions_is_not_passed() -> None:
+    check = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\n    candidate(None)\n"
+    assert (await judge("def double(x): return x * 2", [check], entry_point="double")).share < 1
+
+
+async def test_check_with_a_helper_counts_as_one_test() -> None:
+    check = "def check(candidate):\n    def same(a, b):\n        assert a == b\n    same(candidate(2), 4)\n    same(candidate(3), 6)\n"
+    verdicts = [await judge(text, [check], entry_point="double") for text in (RIGHT, "def double(x): return 4")]
+    assert [(v.passed, v.total) for v in verdicts] == [(1, 1), (0, 1)]
+
+
+LIVE = "p = Point(1, 2)\nassert p.x == 1 and norm(p, key=abs) == 3"
+POINT = "class Point:\n def __init__(s, x, y): s.x, s.y = x, y\ndef norm(p, key): return key(p.x) + key(p.y)"
+
+
+async def test_test_with_live_objects_fails_from_outside_and_says_why() -> None:
+    verdict = await judge(POINT, [LIVE])
+    assert (verdict.passed, verdict.needs_live_objects, verdict.weak) == (0, True, False)
+
+
+async def test_weak_verdict_judges_live_objects_and_is_marked() -> None:
+    verdicts = [await judge(text, [LIVE], weak=True) for text in (POINT, POINT.replace("+ key", "- key"))]
+    assert [(v.passed, v.total, v.weak) for v in verdicts] == [(1, 1, True), (0, 1, True)]
+
+
+@pytest.mark.parametrize("solution", ["import os; os._exit(0)", "def norm(:", "while True: pass"])
+async def test_weak_verdict_of_a_broken_solution_is_a_failure(solution: str) -> None:
+    verdict = await judge(solution, [LIVE], weak=True, timeout_s=1)
+    assert (verdict.passed, verdict.total) == (0, 1)
+
+
+async def test_json_tests_run_the_program_on_its_input() -> None:
+    tests = ['{"stdin": "1\\n", "stdout": "2"}', '{"stdin": "5\\n", "stdout": "7"}']
+    verdict = await judge("print(int(input()) + 1)", tests)
+    assert (verdict.passed, verdict.total) == (1, 2)
+
+
+async def test_verdicts_do_not_depend_on_the_ones_before() -> None:
+    """One tester serves many verdicts; what one solution sent must not reach the next."""
+    solutions = [RIGHT, "def double(x): return [0] * 10**7", "import os; os._exit(0)", "def double(x): return x"] * 5
+    verdicts = await asyncio.gather(*(judge(text, TESTS, timeout_s=3) for text in solutions))
+    assert [verdict.passed == 3 for verdict in verdicts] == [text == RIGHT for text in solutions]
+
+
+async def test_killed_solution_does_not_end_its_tester() -> None:
+    verdict = await judge("import time\ndef double(x):\n    time.sleep(99)", TESTS, timeout_s=1)
+    assert (verdict.status, verdict.passed, verdict.total) == (Status.TIMEOUT, 0, 3)
