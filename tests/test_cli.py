@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -199,8 +200,8 @@ def test_run_writes_everything_and_the_same_seed_gives_the_same_summary(tmp_path
 
 
 @pytest.mark.slow
-def test_run_stops_with_a_checkpoint_when_the_key_is_revoked(tmp_path: Path) -> None:
-    """An endpoint that works at first and then refuses the key ends the run in good order."""
+def test_run_stops_with_a_checkpoint_when_the_key_is_revoked_and_goes_on_from_it(tmp_path: Path) -> None:
+    """An endpoint that works at first and then refuses the key ends the run in good order; a good key resumes it."""
     import asyncio
     import threading
 
@@ -209,9 +210,11 @@ def test_run_stops_with_a_checkpoint_when_the_key_is_revoked(tmp_path: Path) -> 
     from aflow_trl.simulator import SimulatedApp
 
     app, loop = SimulatedApp(), asyncio.new_event_loop()
+    revoked = threading.Event()
+    revoked.set()
 
     async def chat(request: web.Request) -> web.Response:
-        if app.calls > 150:
+        if app.calls > 150 and revoked.is_set():
             return web.json_response({"error": {"message": "key revoked", "code": "invalid_api_key"}}, status=401)
         status, body = await app.respond(await request.json())
         return web.json_response(body, status=status)
@@ -230,15 +233,23 @@ def test_run_stops_with_a_checkpoint_when_the_key_is_revoked(tmp_path: Path) -> 
     changes = SHORT | {
         "executor_base_url": f"http://127.0.0.1:{port}/v1",
         "executor_api_key_env": "AFLOW_TEST_KEY",
-        "max_steps": 30,
+        "max_steps": 8,
         "save_strategy": "steps",
         "save_steps": 100,
     }
-    result = run("aflow_trl.train", write_recipe(tmp_path, **changes))
-    loop.call_soon_threadsafe(loop.stop)
+    recipe = write_recipe(tmp_path, **changes)
+    result = run("aflow_trl.train", recipe)
     assert result.returncode == 3, result.stderr[-2000:]
-    assert "key revoked" in result.stdout and "resume_from_checkpoint" in result.stdout
-    assert list((tmp_path / "run").glob("checkpoint-*/adapter_model.safetensors"))
+    (adapter,) = (tmp_path / "run").glob("checkpoint-*/adapter_model.safetensors")
+    assert "key revoked" in result.stdout and f"--resume_from_checkpoint {adapter.parent}" in result.stdout
+    done = int(adapter.parent.name.split("-")[1])
+    assert done < 8
+    revoked.clear()
+    resumed = run("aflow_trl.train", recipe, "--resume_from_checkpoint", str(adapter.parent))
+    loop.call_soon_threadsafe(loop.stop)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    steps = re.findall(r"^step +(\d+)/8", resumed.stdout, re.MULTILINE)
+    assert [int(step) for step in steps] == list(range(done + 1, 9)), resumed.stdout
     planted = os.environ["AFLOW_TEST_KEY"]
     texts = [path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not any(planted in text for text in [result.stdout, result.stderr, *texts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.dsl import extract
+from aflow_trl.engine import Engine
+from aflow_trl.errors import UnavailableError
+from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.simulator import SimulatedApp, in_process
+from aflow_trl.trainer import StopRun
 from aflow_trl.trainer.advantages import wa_grpo
 
 PROMPTS = [f"What is {a} * {b}?" for a in range(2, 6) for b in range(2, 6)]
@@ -371,3 +379,62 @@ def test_workflow_rewards_work_with_trls_own_trainer(tiny_model: Path, tmp_path:
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert "workflows/valid" in logged and "rewards/correctness_reward/mean" in logged
+
+
+# -- conditions that end a run ---------------------------------------------------------------------------------------
+
+
+async def _never(*_: Any, **__: Any) -> Any:
+    raise UnavailableError("the endpoint is down")
+
+
+def run_with(client: Any, model: Path, output_dir: Path, **conditions: Any) -> tuple[Any, StopRun]:
+    """Train on rewards of real rollouts; returns the trainer and the callback that may have ended it."""
+    rollouts = Rollouts(Engine(client))
+    stop = StopRun(rollouts, **conditions)
+    trainer = WorkflowGRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        reward_funcs=workflow_rewards(rollouts),
+        args=WorkflowGRPOConfig(**options(output_dir, max_steps=8, save_strategy="steps", save_steps=100)),
+        train_dataset=dataset().map(lambda row: {"question": row["prompt"][0]["content"], "answer": ["42"]}),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        callbacks=[stop],
+    )
+    # Whatever the random model writes, a workflow runs.
+    rollouts.engine._extraction = lambda _: extract("Custom")
+    trainer.train()
+    return trainer, stop
+
+
+def simulated(**options: Any) -> LLMClient:
+    app = SimulatedApp()
+    return LLMClient(ExecutorConfig(executor_base_url="simulated", **options), http_client=lambda: in_process(app))
+
+
+def test_run_ends_with_a_checkpoint_after_lost_steps_in_a_row(tiny_model: Path, tmp_path: Path) -> None:
+    client = simulated()
+    client.complete = _never
+    trainer, stop = run_with(client, tiny_model, tmp_path, max_unscored_share=0.5, max_lost_steps=2)
+    assert trainer.state.global_step == 2 and "max_unscored_share" in stop.reason
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
+def test_lost_steps_have_to_follow_one_another(tiny_model: Path, tmp_path: Path) -> None:
+    client, answer, calls = simulated(), LLMClient.complete, itertools.count()
+
+    async def every_other_step(*arguments: Any, **keywords: Any) -> Any:
+        # Two prompts a step; the completions of each share one call.
+        return await (_never if next(calls) // 2 % 2 else answer)(client, *arguments, **keywords)
+
+    client.complete = every_other_step
+    trainer, stop = run_with(client, tiny_model, tmp_path, max_unscored_share=0.4, max_lost_steps=2)
+    assert (trainer.state.global_step, stop.reason) == (8, None)
+
+
+def test_run_ends_with_a_checkpoint_when_its_budget_is_spent(tiny_model: Path, tmp_path: Path) -> None:
+    prices = {"executor_input_usd_per_mtok": 1.0, "executor_output_usd_per_mtok": 1.0}
+    client = simulated(executor_max_usd=2e-4, **prices)
+    trainer, stop = run_with(client, tiny_model, tmp_path)
+    assert 0 < trainer.state.global_step < 8 and "executor_max_usd" in stop.reason
+    assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
+    assert client.spent_usd < 3e-4

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx2
 import openai
 
@@ -24,6 +25,15 @@ from .types import Completion, ExecutorConfig, Messages, Usage
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 20.0
 
+TRANSPORT_ERRORS = (
+    openai.OpenAIError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    aiohttp.ClientError,
+    OSError,
+    ValueError,
+)
+"""What a request can raise: the SDK lets errors of both of its lower layers through."""
 SIMULATED = "simulated"
 """Value of `executor_base_url` for the simulated executor."""
 
@@ -190,7 +200,7 @@ class LLMClient:
                     content += chunk
                     if len(content) > MAX_BODY_BYTES:
                         raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
-        except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+        except TRANSPORT_ERRORS as error:
             raise classify_exception(error) from None
         return read_completion(bytes(content), messages)
 

@@ -1,0 +1,311 @@
+"""Every fault of an endpoint, at the level of the reward: a number, `None`, or a run that stops. Never a wrong zero."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from aflow_trl.dsl import format, sample
+from aflow_trl.engine import Engine
+from aflow_trl.errors import FatalEndpointError
+from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.trainer import StopRun
+from conftest import KEY_NAME
+from fault_server import FATAL, GOOD, ONCE, RETRIED, SCORED, Fault, FaultServer, chat, error, late, reply
+
+DEADLINE_S = 1.0
+
+
+@pytest.fixture(autouse=True)
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aflow_trl.llm.client.FIRST_BACKOFF_S", 0.02)
+    monkeypatch.setattr("aflow_trl.llm.client.MAX_BACKOFF_S", 0.1)
+
+
+def config(base_url: str, **options: Any) -> ExecutorConfig:
+    prices = {"executor_input_usd_per_mtok": 1.0, "executor_output_usd_per_mtok": 2.0}
+    defaults = {"executor_api_key_env": KEY_NAME, "executor_call_timeout_s": DEADLINE_S}
+    return ExecutorConfig(executor_base_url=base_url, **(defaults | prices | options))
+
+
+async def rewards_against(script: Any, count: int = 1) -> tuple[list[float | None], Rollouts, FaultServer]:
+    """Total of the reward functions' primary for `Custom` on a question whose answer is 42."""
+    async with FaultServer(script) as server:
+        client = LLMClient(config(server.base_url))
+        rollouts = Rollouts(Engine(client))
+        texts = ["<workflow>Custom</workflow>"] * count
+        columns = {
+            "question": [f"What is 6 * 7? ({n})" for n in range(count)],
+            "answer": [["42"]] * count,
+            "domain": ["math"] * count,
+        }
+        values = await workflow_rewards(rollouts)[0](texts, texts, **columns)
+        await client.aclose()
+        return values, rollouts, server
+
+
+@pytest.mark.parametrize("name", RETRIED)
+async def test_passing_fault_is_tried_again_and_scored(name: str) -> None:
+    values, _, server = await rewards_against(lambda number: RETRIED[name] if number == 1 else GOOD)
+    assert (values, server.requests) == ([1.0], 2)
+
+
+@pytest.mark.parametrize("name", [*RETRIED, *ONCE])
+async def test_lasting_fault_is_none_and_never_zero(name: str) -> None:
+    started = time.monotonic()
+    values, rollouts, _ = await rewards_against(lambda number: (RETRIED | ONCE)[name])
+    assert values == [None] and rollouts.engine.fatal is None
+    assert time.monotonic() - started < DEADLINE_S + 1
+
+
+@pytest.mark.parametrize("name", ["redirect to itself", "redirect to another host", "500, x-should-retry false"])
+async def test_fault_that_cannot_pass_is_asked_once(name: str) -> None:
+    values, _, server = await rewards_against(lambda number: ONCE[name])
+    assert (values, server.requests) == ([None], 1)
+
+
+@pytest.mark.parametrize("name", FATAL)
+async def test_fatal_fault_stops_the_run_at_first_sight(name: str) -> None:
+    values, rollouts, server = await rewards_against(lambda number: FATAL[name])
+    assert (values, server.requests) == ([None], 1)
+    message = str(rollouts.engine.fatal)
+    assert "gpt-4o-mini" in message and "127.0.0.1" in message and os.environ[KEY_NAME] not in message
+    control = StopRun(rollouts).on_step_end(None, TrainerState(), TrainerControl())  # type: ignore[arg-type]
+    assert control.should_save and control.should_training_stop
+
+
+@pytest.mark.parametrize("name", SCORED)
+async def test_what_a_workflow_can_go_on_with_is_scored(name: str) -> None:
+    fault, value = SCORED[name]
+    values, rollouts, server = await rewards_against(lambda number: fault)
+    assert values == [value] and rollouts.engine.fatal is None
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("name", [*RETRIED, *ONCE, *FATAL, "400 context length", "413"])
+async def test_ping_turns_every_lasting_fault_into_a_clear_end(name: str) -> None:
+    fault = (RETRIED | ONCE | FATAL | {k: v[0] for k, v in SCORED.items()})[name]
+    async with FaultServer(lambda number: fault) as server:
+        client = LLMClient(config(server.base_url, executor_call_timeout_s=0.4))
+        with pytest.raises(FatalEndpointError, match=r"gpt-4o-mini.*127\.0\.0\.1"):
+            await client.ping()
+        await client.aclose()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"])
+async def test_endpoint_that_cannot_be_reached_ends_the_start_and_later_is_none(url: str) -> None:
+    client = LLMClient(config(url, executor_call_timeout_s=0.4))
+    with pytest.raises(FatalEndpointError, match="does not answer"):
+        await client.ping()
+    rollouts = Rollouts(Engine(client))
+    texts = ["<workflow>Custom</workflow>"]
+    assert await workflow_rewards(rollouts)[0](texts, texts, question=["q"], answer=[["42"]]) == [None]
+    await client.aclose()
+
+
+async def test_a_call_that_timed_out_is_paid_for_all_the_same() -> None:
+    _, rollouts, server = await rewards_against(lambda number: RETRIED["200 empty body"] if number == 1 else GOOD)
+    client = rollouts.engine.client
+    assert (client.requests, server.requests) == (2, 2)
+    assert client.spent_usd > client.config.price.cost(chat_usage())
+
+
+def chat_usage() -> Any:
+    from aflow_trl.llm import Usage
+
+    return Usage(10, 5)
+
+
+async def test_endless_body_is_given_up_before_it_fills_the_memory() -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+    before = resident_mib()
+    await rewards_against(lambda number: ONCE["endless body"])
+    assert resident_mib() - before < 100
+
+
+async def test_cancelled_call_leaves_no_task_behind() -> None:
+    async with FaultServer(lambda number: late(GOOD, 5)) as server:
+        client = LLMClient(config(server.base_url, executor_call_timeout_s=10))
+        call = asyncio.ensure_future(client.complete([{"role": "user", "content": "x"}], seed=0))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await client.aclose()
+        await asyncio.sleep(0.05)
+        names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
+    assert not [name for name in names if "LLMClient" in name]
+
+
+# -- concurrency -----------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """An endpoint that refuses what is beyond its own concurrency."""
+
+    def __init__(self, capacity: int, latency_s: float = 0.03) -> None:
+        self.capacity, self.latency_s = capacity, latency_s
+        self.running = self.refused = 0
+
+    def script(self, number: int) -> Fault:
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            if self.running >= self.capacity:
+                self.refused += 1
+                await error(429)(writer)
+                return
+            self.running += 1
+            try:
+                await asyncio.sleep(self.latency_s)
+            finally:
+                self.running -= 1
+            await GOOD(writer)
+
+        return answer
+
+
+async def test_concurrency_shrinks_to_what_the_endpoint_bears() -> None:
+    crowd = Crowd(capacity=8)
+    async with FaultServer(crowd.script) as server:
+        client = LLMClient(config(server.base_url, executor_concurrency=64, executor_call_timeout_s=20.0))
+        await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(400)))
+        limit = client._state().slots.limit
+        await client.aclose()
+    assert limit <= 24
+    assert crowd.refused < 200
+
+
+async def test_one_episode_of_refusals_halves_the_concurrency_once() -> None:
+    async with FaultServer(lambda number: late(error(429), 0.1) if number <= 16 else GOOD) as server:
+        client = LLMClient(config(server.base_url, executor_concurrency=16, executor_call_timeout_s=10.0))
+        await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(16)))
+        limit = client._state().slots.limit
+        await client.aclose()
+    assert 8 <= limit < 11
+
+
+async def test_concurrency_grows_back_while_the_endpoint_is_clean() -> None:
+    async with FaultServer(lambda number: error(429) if number == 1 else GOOD) as server:
+        client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
+        await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(80)))
+        limit = client._state().slots.limit
+        await client.aclose()
+    assert limit == 8
+
+
+async def test_server_errors_do_not_shrink_the_concurrency() -> None:
+    async with FaultServer(lambda number: error(500) if number % 3 == 0 else GOOD) as server:
+        client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
+        await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(60)))
+        limit = client._state().slots.limit
+        await client.aclose()
+    assert limit == 8
+
+
+async def test_retry_after_pauses_every_call() -> None:
+    sent: list[float] = []
+
+    def script(number: int) -> Fault:
+        sent.append(time.monotonic())
+        return error(429, headers={"Retry_After": "0.5"}) if number == 1 else GOOD
+
+    async with FaultServer(script) as server:
+        client = LLMClient(config(server.base_url, executor_concurrency=1, executor_call_timeout_s=10.0))
+        await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(4)))
+        await client.aclose()
+    assert min(sent[1:]) - sent[0] >= 0.49
+
+
+# -- the budget of the run -------------------------------------------------------------------------------------------
+
+
+async def test_run_budget_ends_calls_and_is_exceeded_by_no_more_than_those_in_flight() -> None:
+    cost = config("http://x").price.cost(chat_usage())
+    async with FaultServer(lambda number: GOOD) as server:
+        client = LLMClient(config(server.base_url, executor_max_usd=10 * cost, executor_concurrency=4))
+        calls = [client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(40)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        await client.aclose()
+    stopped = [error_ for error_ in ended if isinstance(error_, FatalEndpointError)]
+    assert 10 <= server.requests <= 13 and len(stopped) == 40 - server.requests
+    assert "executor_max_usd" in str(stopped[0])
+
+
+def test_run_budget_without_a_price_is_refused() -> None:
+    with pytest.raises(ValueError, match="executor_input_usd_per_mtok"):
+        ExecutorConfig(executor_max_usd=5.0)
+
+
+# -- soak ------------------------------------------------------------------------------------------------------------
+
+SOAK_FAULTS = [
+    *(
+        RETRIED[name]
+        for name in (
+            "429",
+            "500",
+            "502 HTML",
+            "reset before headers",
+            "reset in the body",
+            "200 cut JSON",
+            "bad gzip",
+            "choices empty",
+        )
+    ),
+    *(SCORED[name][0] for name in ("empty text", "413", "cut off, wrong")),
+]
+
+
+@pytest.mark.slow
+async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> None:
+    """2,000 workflows of the grammar against an endpoint where every fifth request goes wrong."""
+    dice = random.Random(0)
+    workflows = [f"<workflow>{format(sample(dice))}</workflow>" for _ in range(2_000)]
+
+    async def batch(rollouts: Rollouts, texts: list[str]) -> list[float | None]:
+        numbers = range(len(texts))
+        return await workflow_rewards(rollouts)[0](
+            texts,
+            texts,
+            question=[f"What is 6 * 7? {n % 64}" for n in numbers],
+            answer=[["42"]] * len(texts),
+            domain=["math"] * len(texts),
+        )
+
+    def script(number: int) -> Fault:
+        return (
+            dice.choice(SOAK_FAULTS)
+            if dice.random() < 0.2
+            else reply(
+                chat("<thought>x</thought><answer>42</answer> correct ```python\ndef solve():\n    return 42\n```")
+            )
+        )
+
+    async with FaultServer(script) as server:
+        client = LLMClient(config(server.base_url, executor_call_timeout_s=2.0))
+        rollouts = Rollouts(Engine(client))
+        await batch(rollouts, workflows[:100])
+        gc.collect()
+        fds, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+        values = [
+            value for start in range(0, 2_000, 500) for value in await batch(rollouts, workflows[start : start + 500])
+        ]
+        outcomes = Counter("unscored" if value is None else "scored" for value in values)
+        assert outcomes["scored"] + outcomes["unscored"] == 2_000
+        assert outcomes["unscored"] > 0 and outcomes["scored"] > 1_000
+        assert server.requests > 2_000
+        assert len(os.listdir("/proc/self/fd")) <= fds + 64
+        await client.aclose()
+        await asyncio.sleep(0.2)
+        assert len(asyncio.all_tasks()) <= tasks
