@@ -28,6 +28,7 @@ setup(
         "httpx2>=2.0",
         "lark>=1.2",
         "math-verify>=0.9",
+        "sympy>=1.12",
         "matplotlib>=3.8",
         "pyyaml>=6.0",
         # trl's vLLM client imports it up to 1.15 without asking for it.

@@ -51,6 +51,8 @@ class WorkflowArguments:
             Reward functions, the primary one first. If `None`, all five; see also `reward_weights`.
         quantize_correctness (`bool`, *optional*, defaults to `False`):
             Whether correctness takes one of five levels.
+        judge_domains (`list[str]`, *optional*):
+            Domains (`math`, `qa`) whose answers the executor's model grades instead of the rules.
         gate_secondary (`bool`, *optional*, defaults to `True`):
             Whether the secondary rewards count only where the answer is right.
         baseline_workflows (`list[str]`, *optional*):
@@ -76,6 +78,9 @@ class WorkflowArguments:
     operator_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define operators."})
     reward_funcs: list[str] | None = field(default=None, metadata={"help": "Reward functions, primary first."})
     quantize_correctness: bool = field(default=False, metadata={"help": "Whether correctness takes five levels."})
+    judge_domains: list[str] | None = field(
+        default=None, metadata={"help": "Domains whose answers the executor's model grades: math, qa."}
+    )
     gate_secondary: bool = field(
         default=True, metadata={"help": "Whether secondary rewards count only where the answer is right."}
     )
@@ -96,6 +101,10 @@ class WorkflowArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
+        if unknown := set(self.judge_domains or ()) - {"math", "qa"}:
+            raise ValueError(
+                f"judge_domains holds {sorted(unknown)[0]!r}. A model can grade math and qa; code has tests."
+            )
         for name in ("num_train_problems", "num_eval_problems", "max_lost_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -34,6 +34,7 @@ from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
 from .rewards import DEFAULT_WEIGHTS, Rollouts, ScoredRollout, workflow_rewards
 from .sandbox import Layers, allow_weak_sandbox, fork_server
+from .scoring import LLMJudge
 from .simulator import SimulatedApp, in_process
 from .trainer import (
     ConsoleProgress,
@@ -162,6 +163,8 @@ def build_trainer(recipe: Recipe, client: LLMClient, rows: Sequence[Row]) -> tup
         seed=training.seed,
         quantize_correctness=args.quantize_correctness,
         gate_secondary=args.gate_secondary,
+        judge=LLMJudge(client) if args.judge_domains else None,
+        judge_domains=args.judge_domains or (),
         trace_path=output_dir / (f"traces.rank{rank}.jsonl" if rank else "traces.jsonl"),
     )
     names = args.reward_funcs or list(DEFAULT_WEIGHTS)

@@ -118,7 +118,7 @@ class Engine:
         except BudgetExceededError as error:
             trace.outcome, trace.label, trace.detail = Outcome.OVER_BUDGET, "budget", str(error)
         except AflowError as error:
-            self._note_fatal(error)
+            self.note_fatal(error)
             trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, type(error).__name__, str(error)
         trace.nodes = interpreter.nodes
         trace.first_answer = interpreter.first_answer or ""
@@ -132,7 +132,8 @@ class Engine:
             return extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
         return workflow
 
-    def _note_fatal(self, error: AflowError) -> None:
+    def note_fatal(self, error: Exception) -> None:
+        """Remember an error after which no call can succeed; others are ignored."""
         if isinstance(error, FatalEndpointError) and self.fatal is None:
             self.fatal = error
             logger.error("the run has to stop: %s", error)

@@ -1,6 +1,6 @@
 """The operators of a workflow, one small class each, and the decorator for a user's own."""
 
-from .answers import extract_answer, final_answer, normalize_text, vote_key
+from .answers import extract_answer, final_answer, last_boxed, normalize_text, vote_key
 from .base import (
     REGISTRY,
     Operator,
@@ -46,6 +46,7 @@ __all__ = [
     "describe",
     "extract_answer",
     "final_answer",
+    "last_boxed",
     "load_operators",
     "normalize_text",
     "operator",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..engine import Engine, Outcome, RolloutRequest, Trace
 from ..operators import Problem
-from ..scoring import Score, quantize, score_answer
+from ..scoring import LLMJudge, Score, quantize, score_answer
 from .metrics import batch_columns, batch_metrics
 from .types import ScoredRollout
 
@@ -37,6 +37,10 @@ class Rollouts:
             Whether correctness takes one of the five levels 0, 0.2, 0.4, 0.7, 1.0.
         gate_secondary (`bool`, *optional*, defaults to `True`):
             Whether the secondary rewards count only where the answer is right.
+        judge ([`~aflow_trl.scoring.LLMJudge`], *optional*):
+            Model that scores answers instead of the rules.
+        judge_domains (`Collection[str]`, *optional*, defaults to `()`):
+            Domains it scores.
         trace_path (`str` or `Path`, *optional*):
             JSON-lines file every trace is appended to.
     """
@@ -48,12 +52,15 @@ class Rollouts:
         seed: int = 0,
         quantize_correctness: bool = False,
         gate_secondary: bool = True,
+        judge: LLMJudge | None = None,
+        judge_domains: Collection[str] = (),
         trace_path: str | Path | None = None,
     ) -> None:
         self.engine = engine
         self.seed = seed
         self.quantize_correctness = quantize_correctness
         self.gate_secondary = gate_secondary
+        self.judge, self.judge_domains = judge, judge_domains
         self.trace_path = Path(trace_path) if trace_path else None
         self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
         self.last_batch = (0, 0)
@@ -131,16 +138,7 @@ class Rollouts:
         def score(answer: str) -> asyncio.Task[Score]:
             key = (_problem_key(row), answer)
             if key not in scores:
-                scores[key] = asyncio.ensure_future(
-                    score_answer(
-                        answer,
-                        domain=row["domain"],
-                        golds=row["answer"],
-                        hidden_tests=row.get("hidden_tests") or (),
-                        entry_point=row.get("entry_point"),
-                        weak_verdict=bool(row.get("weak_verdict")),
-                    )
-                )
+                scores[key] = asyncio.ensure_future(self._grade(answer, row))
             return scores[key]
 
         final = first = None
@@ -151,6 +149,7 @@ class Rollouts:
                 correctness = quantize(final) if self.quantize_correctness else final.value
             except Exception as error:  # whatever breaks in a scorer, the rollout is unscored and the batch goes on
                 logger.error("an answer could not be scored: %s: %s", type(error).__name__, error)
+                self.engine.note_fatal(error)
                 trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, type(error).__name__, str(error)
             try:
                 first = await score(trace.first_answer)
@@ -160,6 +159,20 @@ class Rollouts:
             final = first = correctness = None
         metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
         return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata)
+
+    async def _grade(self, answer: str, row: dict[str, Any]) -> Score:
+        if self.judge is not None and row["domain"] in self.judge_domains:
+            asked = "\n\n".join(filter(None, (row.get("context"), row["question"])))
+            source = row.get("source") or ""
+            return await self.judge.score(answer, question=asked, golds=row["answer"], source=source)
+        return await score_answer(
+            answer,
+            domain=row["domain"],
+            golds=row["answer"],
+            hidden_tests=row.get("hidden_tests") or (),
+            entry_point=row.get("entry_point"),
+            weak_verdict=bool(row.get("weak_verdict")),
+        )
 
     def _account(self, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)

@@ -1,17 +1,22 @@
 """Scorers that tell the truth: a wrong answer is 0, a broken scorer is an error."""
 
+from .aflow import score_aflow
 from .code import score_code
 from .dispatch import score_answer
+from .llm_judge import LLMJudge
 from .math import score_math
 from .qa import score_qa
-from .types import LEVELS, NO_ANSWER, WEAK_VERDICT, Score, quantize
+from .types import LEVELS, NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score, quantize
 
 __all__ = [
     "LEVELS",
     "NO_ANSWER",
     "WEAK_VERDICT",
+    "WRONG_TYPE",
+    "LLMJudge",
     "Score",
     "quantize",
+    "score_aflow",
     "score_answer",
     "score_code",
     "score_math",

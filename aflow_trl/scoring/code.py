@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 
 from ..errors import SandboxUnavailableError, ScorerError
 from ..operators import extract_answer
 from ..sandbox import judge
-from .types import NO_ANSWER, WEAK_VERDICT, Score
+from .types import NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score
 
 
 async def score_code(
@@ -44,6 +45,8 @@ async def score_code(
     code = extract_answer(solution, "code")
     if not code.strip():
         return Score(0.0, "none", code, NO_ANSWER)
+    if not _is_python(code):
+        return Score(0.0, "none", code, WRONG_TYPE)
     try:
         verdict = await judge(code, tests, entry_point=entry_point, weak=weak_verdict)
     except SandboxUnavailableError as error:
@@ -51,3 +54,11 @@ async def score_code(
     passed = verdict.passed == verdict.total
     value = verdict.share if partial_credit else float(passed)
     return Score(value, "tests", code, WEAK_VERDICT if verdict.weak else "", verdict.share)
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from ..operators import extract_answer
-from .numbers import multipliers, read_number, same_number
+from .numbers import RELATIVE_TOLERANCE, multipliers, read_number, same_number
 from .symbolic import symbolically_equal
-from .types import NO_ANSWER, Score
+from .types import NO_ANSWER, WRONG_TYPE, Score
+from .units import units_differ
 
 MAX_ANSWER_CHARS = 500
+PROSE_WORDS = 4
 _CHOICE = re.compile(r"^\(?([A-Z])\)?(?:[.):]\s.*|[.):])?$", re.DOTALL)
 _LEADING_NUMBER = re.compile(r"^([-+]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?),\s+(?!or\b|and\b)[A-Za-z][A-Za-z' ]*$")
 """A number, then prose without any further number, operator or alternative."""
@@ -47,16 +50,21 @@ def score_math(prediction: str, gold: str) -> Score:
         return Score(0.0, "too_long", answer[:MAX_ANSWER_CHARS], NO_ANSWER)
     if answer == target:
         return _score(True, "exact", answer)
-    if re.fullmatch(r"[A-Z]", target):
+    if letter := re.fullmatch(r"\(?([A-Z])\)?", target):
         choice = _CHOICE.match(answer)
-        return _score(bool(choice) and choice.group(1) == target, "choice", answer)  # type: ignore[union-attr]
+        if choice is None:
+            return Score(0.0, "choice", answer, WRONG_TYPE)
+        return _score(choice.group(1) == letter.group(1), "choice", answer)
     if (alternatives := _compare_alternatives(answer, target)) is not None:
         return _score(alternatives, "set", answer)
     return _compare(answer, target)
 
 
 def _compare(answer: str, target: str) -> Score:
-    if "$" in answer:
+    if units_differ(answer, target) and read_number(answer) and read_number(target):
+        return Score(0.0, "unit", answer)
+    answer, target = answer.replace("\\$", ""), target.replace("\\$", "")
+    if "$" in answer and read_number(answer) is None:
         return Score(0.0, "malformed", answer, NO_ANSWER)
     names = [match.group(1) for text in (answer, target) if (match := _ASSIGNMENT.match(text))]
     if len(set(names)) < 2:
@@ -71,10 +79,16 @@ def _compare(answer: str, target: str) -> Score:
     if gold_number and number:
         return _score(same_number(number, gold_number), "number", answer)
     if not _MATHEMATICAL.search(answer) or not _MATHEMATICAL.search(target):
-        return Score(float(_words(answer) == _words(target)), "text", answer, "", 0.0)
+        same = _words(answer) == _words(target)
+        kinds_differ = bool(_MATHEMATICAL.search(answer)) != bool(_MATHEMATICAL.search(target))
+        return Score(float(same), "text", answer, WRONG_TYPE if kinds_differ and not same else "", float(same))
     if gold_number is None and number is None and _words(answer) == _words(target):
         return _score(True, "exact", answer)
-    return _score(symbolically_equal(_latex(target), _latex(answer)), "symbolic", answer)
+    if _is_prose(answer) and not _is_prose(target):
+        return Score(0.0, "text", answer, WRONG_TYPE)
+    decimal = any(one is not None and one.decimals is not None for one in (gold_number, number))
+    equal = symbolically_equal(_latex(target), _latex(answer), float(RELATIVE_TOLERANCE) if decimal else 0.0)
+    return _score(equal, "symbolic", answer)
 
 
 def _compare_alternatives(answer: str, target: str) -> bool | None:
@@ -95,7 +109,10 @@ def _compare_alternatives(answer: str, target: str) -> bool | None:
 
 
 def _clean(text: str) -> str:
-    text = text.strip().removeprefix("$").removesuffix("$").strip()
+    # "Cf" is invisible, such as a zero-width space.
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf").strip()
+    if not re.match(r"\$\s?[\d.][^$]*$", text):  # `$5` is money, not mathematics
+        text = text.removeprefix("$").removesuffix("$").strip()
     return text.rstrip(".").strip() if not text.endswith("...") else text
 
 
@@ -105,6 +122,11 @@ def _brackets(text: str) -> str:
         r"(\(|\[|\\\{|\{).*,.*(\)|\]|\\\}|\})", text.replace("\\left", "").replace("\\right", "").strip()
     )
     return "".join(match.groups()).replace("\\", "") if match else ""
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is sentences with, perhaps, a number in them."""
+    return len(re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\b", text)) >= PROSE_WORDS
 
 
 def _words(text: str) -> str:

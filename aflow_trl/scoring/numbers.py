@@ -15,6 +15,7 @@ _RATIO = re.compile(r"^(\d+)\s*/\s*(\d+)$")
 _DECIMAL = re.compile(r"^\d+\.?\d*(?:e[-+]?\d{1,3})?$|^\.\d+$", re.IGNORECASE)
 _SCIENTIFIC = re.compile(r"^(\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|x|×|\*)\s*10\^\{?(-?\d{1,3})\}?$")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\{,\}|\\!,|,\\!)\s?(?=\d{3}(?:\D|$))")
+_SPACED = re.compile(r"(?<!\S)\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?!\S)")
 _UNIT = re.compile(r"(?:\\(?:text|mathrm|textbf|mbox)\s*\{[^{}]*\}|\^\{?\\circ\}?|°|\\degree)(?:\^\{?\d\}?)?\s*$")
 _WORDS = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+([A-Za-z]{2,}\.?(?:\s[A-Za-z]{2,}\.?){0,2})$")
 _NOT_UNITS = re.compile(
@@ -56,7 +57,7 @@ def read_number(text: str) -> Number | None:
     bare = re.sub(r"\s*(\\?%|percent)$", "", bare, flags=re.IGNORECASE)
     if match := _WORDS.match(bare):
         bare = match.group(1)
-    bare = _THOUSANDS.sub("", bare).rstrip(",").strip()
+    bare = _SPACED.sub(lambda match: re.sub(r"\s", "", match[0]), _THOUSANDS.sub("", bare)).rstrip(",").strip()
     sign = -1 if bare.startswith("-") else 1
     read = _magnitude(bare.lstrip("+-").strip()) if not re.match(r"[-+]{2}", bare) else None
     return Number(sign * read[0], read[1], percent) if read else None

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..errors import ScorerError
 from ..operators import extract_answer, normalize_text
 from .numbers import read_number, same_number
-from .types import NO_ANSWER, Score
+from .types import NO_ANSWER, WRONG_TYPE, Score
+from .units import units_differ
 
 _UNANSWERABLE = {
     "",
@@ -66,12 +67,14 @@ def _score(answer: str, gold: str) -> Score:
     if number is not None or predicted is not None:
         # Punctuation decides between numbers, so they are compared before it is dropped.
         right = number is not None and predicted is not None and same_number(predicted, number)
-        return Score(float(right), "number", answer, "", float(right))
+        right = right and not units_differ(answer, gold)
+        label = WRONG_TYPE if predicted is None else ""
+        return Score(float(right), "number", answer, label, float(right))
     bare, target = normalize_text(answer), normalize_text(gold)
     if bare == target:
         return Score(1.0, "exact", answer, "", 1.0)
     if target in _YES_NO or bare in _YES_NO:
-        return Score(0.0, "yes_no", answer)
+        return Score(0.0, "yes_no", answer, "" if bare in _YES_NO and target in _YES_NO else WRONG_TYPE)
     words, wanted = Counter(bare.split()), Counter(target.split())
     f1 = min(token_f1(bare, target), NEVER_EXACT)
     says_less, says_more = not words - wanted, not wanted - words

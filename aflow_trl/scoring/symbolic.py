@@ -29,10 +29,10 @@ class _Worker:
         atexit.register(self.kill)
         self._read(START_TIMEOUT_S)
 
-    def ask(self, gold: str, prediction: str) -> dict[str, object]:
+    def ask(self, *question: object) -> dict[str, object]:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps([gold, prediction]).encode() + b"\n")
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
         except OSError as error:
             raise ScorerError(f"the math worker died: {error}") from error
         return self._read(COMPARE_TIMEOUT_S)
@@ -60,9 +60,17 @@ for _ in range(WORKERS):
     _POOL.put(None)
 
 
-def symbolically_equal(gold: str, prediction: str) -> bool:
+def symbolically_equal(gold: str, prediction: str, tolerance: float = 0.0) -> bool:
     """
     Whether two LaTeX expressions are equal, by math-verify. Thread-safe; blocks until a worker is free.
+
+    Args:
+        gold (`str`):
+            The gold answer.
+        prediction (`str`):
+            The answer.
+        tolerance (`float`, *optional*, defaults to `0.0`):
+            Relative difference, of the gold, up to which two numbers that are not equal count as equal.
 
     Raises:
         [`ScorerError`]: The worker died or gave no verdict in time.
@@ -71,7 +79,7 @@ def symbolically_equal(gold: str, prediction: str) -> bool:
     try:
         if worker is None:
             worker = _Worker()
-        reply = worker.ask(gold, prediction)
+        reply = worker.ask(gold, prediction, tolerance)
     except ScorerError:
         if worker is not None:
             worker.kill()

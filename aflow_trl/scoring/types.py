@@ -16,12 +16,16 @@ class Score:
     extracted: str
     """The answer that was compared."""
     label: str = ""
-    """`"no_answer"` if there was nothing to compare, `"weak_verdict"` if the tests could be forged, else empty."""
+    """
+    `"no_answer"` if there was nothing to compare, `"wrong_type"` if it was not the kind of answer that was asked for,
+    `"weak_verdict"` if the tests could be forged; else empty.
+    """
     partial: float = 0.0
     """Share of the way to a right answer (tests passed, token F1) where the scorer knows one, else `value`."""
 
 
 NO_ANSWER = "no_answer"
+WRONG_TYPE = "wrong_type"
 WEAK_VERDICT = "weak_verdict"
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """The five levels a score can be quantised to."""
@@ -31,7 +35,8 @@ def quantize(score: Score) -> float:
     """
     One of five levels.
 
-    1.0 right; 0.7 nearly (80 % of the tests, F1 of 0.8); 0.4 partly (50 %, F1 of 0.5); 0.2 an answer at all; 0 none.
+    1.0 right; 0.7 nearly (80 % of the tests, F1 of 0.8); 0.4 partly (50 %, F1 of 0.5); 0.2 an answer of the right type
+    (a number where one is asked for, code that compiles); 0 nothing.
 
     Args:
         score ([`Score`]):
@@ -42,7 +47,7 @@ def quantize(score: Score) -> float:
     """
     if score.value >= 1.0:
         return LEVELS[4]
-    if score.label == NO_ANSWER:
+    if score.label in (NO_ANSWER, WRONG_TYPE):
         return LEVELS[0]
     if score.partial >= 0.8:
         return LEVELS[3]

@@ -1,0 +1,58 @@
+"""Units that can tell two answers apart: 5 km is not 5 miles. Units that are in no table are taken to agree."""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = {
+    # length
+    "millimeter": "mm millimeter millimetre",
+    "centimeter": "cm centimeter centimetre",
+    "meter": "m meter metre",
+    "kilometer": "km kilometer kilometre",
+    "inch": "in inch inche",
+    "foot": "ft foot feet",
+    "yard": "yd yard",
+    "mile": "mi mile",
+    # time
+    "second": "s sec second",
+    "minute": "min minute",
+    "hour": "h hr hour",
+    "day": "day",
+    "week": "wk week",
+    "month": "month",
+    "year": "yr year",
+    # mass
+    "milligram": "mg milligram",
+    "gram": "g gram",
+    "kilogram": "kg kilogram",
+    "ounce": "oz ounce",
+    "pound": "lb pound",
+    "ton": "ton tonne",
+    # volume
+    "milliliter": "ml milliliter millilitre",
+    "liter": "l liter litre",
+    "gallon": "gal gallon",
+    # money
+    "cent": "cent ¢",
+    "dollar": "$ dollar usd",
+    "euro": "€ euro eur",
+    "yen": "¥ yen",
+    # angle
+    "degree": "° degree",
+    "radian": "rad radian",
+}
+_UNIT_OF = {word: unit for unit, words in _NAMES.items() for word in words.split()}
+_WORD = re.compile(r"[A-Za-z]+|[$€¥¢°]")
+
+
+def units_differ(left: str, right: str) -> bool:
+    """Whether two texts of numbers name units that are not the same. A missing or unknown unit differs from none."""
+    ours, theirs = _units(left), _units(right)
+    return bool(ours and theirs and ours != theirs)
+
+
+def _units(text: str) -> list[str]:
+    text = text.replace("\\circ", "°").replace("\\$", "$")
+    words = [word.lower() for word in _WORD.findall(text)]
+    return [unit for word in words if (unit := _UNIT_OF.get(word) or _UNIT_OF.get(word.rstrip("s")))]
