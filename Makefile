@@ -42,6 +42,8 @@ test-oldest:
 bench: install
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/parse.py
+	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/trainer.py
 
 clean:

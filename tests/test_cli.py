@@ -192,6 +192,7 @@ def test_run_writes_everything_and_the_same_seed_gives_the_same_summary(tmp_path
         assert {"mean", "low", "high", "n", "calls_per_problem"} <= set(summary["accuracy"][name])
     assert {"valid_share", "wall_s", "model_calls", "usd", "seed", "versions"} <= set(summary)
     assert summary["accuracy"]["custom"]["calls_per_problem"] == 1.0
+    assert summary["sandbox"]["tier"] in ("A", "B") and f"sandbox: tier {summary['sandbox']['tier']}" in result.stdout
     assert "step    2/2" in result.stdout and "Held-out accuracy" in result.stdout
     card = (tmp_path / "first" / "run" / "README.md").read_text()
     assert "Programmer" in card and "## Recipe" in card and "## Results" in card

@@ -19,6 +19,7 @@ from aflow_trl.engine import Engine
 from aflow_trl.errors import FatalEndpointError
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.rewards.metrics import batch_metrics
 from aflow_trl.trainer import StopRun
 from conftest import KEY_NAME
 from fault_server import FATAL, GOOD, ONCE, RETRIED, SCORED, Fault, FaultServer, chat, error, late, reply
@@ -92,6 +93,24 @@ async def test_what_a_workflow_can_go_on_with_is_scored(name: str) -> None:
     assert server.requests == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "counter"),
+    [
+        ("400 context length", "rejected"),
+        ("413", "rejected"),
+        ("refusal", "refused"),
+        ("content filter", "refused"),
+        ("cut off, wrong", "truncated"),
+    ],
+)
+async def test_what_went_wrong_in_a_scored_rollout_is_counted(name: str, counter: str) -> None:
+    _, rollouts, _ = await rewards_against(lambda number: SCORED[name][0])
+    (rollout,) = await rollouts._batch[1]
+    metrics = batch_metrics([rollout], wall_s=1.0)
+    counts = {other: metrics[f"executor/{other}"] for other in ("rejected", "refused", "truncated")}
+    assert counts == dict.fromkeys(counts, 0.0) | {counter: 1.0}
+
+
 @pytest.mark.parametrize("name", [*RETRIED, *ONCE, *FATAL, "400 context length", "413"])
 async def test_ping_turns_every_lasting_fault_into_a_clear_end(name: str) -> None:
     fault = (RETRIED | ONCE | FATAL | {k: v[0] for k, v in SCORED.items()})[name]
@@ -126,13 +145,16 @@ def chat_usage() -> Any:
     return Usage(10, 5)
 
 
-async def test_endless_body_is_given_up_before_it_fills_the_memory() -> None:
-    def resident_mib() -> float:
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+def resident_mib(peak: bool = False) -> float:
+    name = "VmHWM:" if peak else "VmRSS:"
+    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) / 1024
 
-    before = resident_mib()
+
+async def test_endless_body_is_given_up_before_it_fills_the_memory() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = resident_mib(peak=True)
     await rewards_against(lambda number: ONCE["endless body"])
-    assert resident_mib() - before < 100
+    assert resident_mib(peak=True) - before < 100
 
 
 async def test_cancelled_call_leaves_no_task_behind() -> None:
@@ -297,7 +319,7 @@ async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> 
         rollouts = Rollouts(Engine(client))
         await batch(rollouts, workflows[:100])
         gc.collect()
-        fds, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+        fds, tasks, memory = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), resident_mib()
         values = [
             value for start in range(0, 2_000, 500) for value in await batch(rollouts, workflows[start : start + 500])
         ]
@@ -306,6 +328,9 @@ async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> 
         assert outcomes["unscored"] > 0 and outcomes["scored"] > 1_000
         assert server.requests > 2_000
         assert len(os.listdir("/proc/self/fd")) <= fds + 64
+        del rollouts
+        gc.collect()
+        assert resident_mib() - memory < 60
         await client.aclose()
         await asyncio.sleep(0.2)
         assert len(asyncio.all_tasks()) <= tasks

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError, ScorerError
+from aflow_trl.operators import vocabulary
 from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
 from aflow_trl.simulator import recognize
 from conftest import ScriptedEndpoint, operator_script
@@ -123,6 +124,43 @@ async def test_hidden_tests_reach_no_prompt(endpoint: ScriptedEndpoint) -> None:
     assert values["correctness_reward"] == [0.0, 0.0]
     assert "assert f(1) == 1" in "".join(endpoint.prompts)
     assert "987654321" not in json.dumps(endpoint.payloads)
+
+
+SPY = """
+import gc, os, sys
+def f(x):
+    seen = [dict(os.environ), sys.argv, [o for o in gc.get_objects() if isinstance(o, (str, dict, list, tuple))]]
+    raise ValueError(str(seen)[-100_000:])
+def solve():
+    return f(0)
+print(f(0))
+"""
+
+
+@pytest.mark.parametrize("operator", sorted(vocabulary()))
+async def test_no_operator_shows_a_hidden_test_or_the_gold_to_anybody(
+    operator: str, endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    """Prompts, traces, logged columns, and what a program of the executor finds in its process and environment."""
+    endpoint.script = lambda prompt, number: f"<thought>x</thought>```python\n{SPY}\n```"
+    secrets = ("hidden-secret", "gold-secret")
+    row = {
+        "question": "Write f.",
+        "answer": [secrets[1]],
+        "domain": "code",
+        "entry_point": "f",
+        "public_tests": ["assert f(1) == 1"],
+        "hidden_tests": [f"assert f('{secrets[0]}') == 1"],
+    }
+    columns = {name: [value] for name, value in row.items()}
+    rollouts = Rollouts(endpoint.engine(), trace_path=tmp_path / "traces.jsonl")
+    texts = [f"CustomCodeGenerate -> {operator} -> Custom"]
+    extras: dict[str, Any] = {}
+    values = await workflow_rewards(rollouts)[0](texts, texts, log_extra=extras.__setitem__, **columns)
+    assert values == [0.0] and len(endpoint.payloads) >= 2
+    traces = (tmp_path / "traces.jsonl").read_text()
+    for text in (json.dumps(endpoint.payloads), traces, json.dumps(extras, default=str)):
+        assert not any(secret in text for secret in secrets)
 
 
 async def test_columns_and_metrics_are_logged(endpoint: ScriptedEndpoint) -> None:

@@ -32,6 +32,9 @@ class Executed:
     wall_s: float
     parse_errors: int
     asked_again: int
+    truncated: int
+    refused: int
+    rejected: int
     failure: str
 
 
@@ -161,12 +164,13 @@ class Interpreter:
     async def _execute(self, node: Operator, state: State, key: str) -> Executed:
         call = OperatorCall(self._client, seed=int(key[:15], 16))
         started = time.monotonic()
-        failure = ""
+        failure, rejected = "", 0
         try:
             arguments = {name: str(value) for name, value in node.arguments}
             state = await REGISTRY[node.name]().run(state, arguments, call)
         except (OperatorFailureError, RejectedRequestError) as error:
             failure = f"{type(error).__name__}: {error}"
+            rejected = int(isinstance(error, RejectedRequestError))
             state = replace(state, candidates=state.candidates[:1], verdict=None)
         usages = [completion.usage for completion in call.completions]
         costs = [self._client.config.price.cost(usage) for usage in usages]
@@ -180,6 +184,9 @@ class Interpreter:
             wall_s=time.monotonic() - started,
             parse_errors=call.parse_errors,
             asked_again=call.asked_again,
+            truncated=sum(completion.truncated for completion in call.completions),
+            refused=sum(completion.refused for completion in call.completions),
+            rejected=rejected,
             failure=failure,
         )
 
@@ -204,6 +211,9 @@ class Interpreter:
                 shared=shared,
                 parse_errors=done.parse_errors,
                 asked_again=done.asked_again,
+                truncated=done.truncated,
+                refused=done.refused,
+                rejected=done.rejected,
                 failure=done.failure,
             )
         )

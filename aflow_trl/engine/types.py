@@ -68,6 +68,12 @@ class NodeRecord:
     parse_errors: int = 0
     asked_again: int = 0
     """Calls made because a reply was malformed; no part of the workflow's budget."""
+    truncated: int = 0
+    """Replies cut at the most tokens."""
+    refused: int = 0
+    """Replies without text: a refusal, a filter, nothing."""
+    rejected: int = 0
+    """Requests that the endpoint would not take: too long, against its policy."""
     failure: str = ""
 
 

@@ -34,6 +34,16 @@ class Completion:
     """HTTP requests made, failed ones included."""
     wall_s: float = 0.0
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was cut at the most tokens of a reply."""
+        return self.finish_reason == "length"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the model or a filter gave no text."""
+        return not self.text.strip() or self.finish_reason == "content_filter"
+
 
 @dataclass(frozen=True, slots=True)
 class Price:

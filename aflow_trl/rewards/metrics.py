@@ -82,6 +82,10 @@ def _accuracy(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
     return metrics
 
 
+def _count(rollouts: Sequence[ScoredRollout], name: str) -> float:
+    return float(sum(getattr(node, name) for r in rollouts for node in r.trace.nodes))
+
+
 def _execution(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str, float]:
     used = sum(r.trace.model_calls for r in rollouts)
     paid = sum(r.trace.paid_calls for r in rollouts)
@@ -93,6 +97,7 @@ def _execution(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str, fl
         "executor/tokens": float(sum(r.trace.tokens for r in rollouts)),
         "executor/shared": 1 - paid / used if used else 0.0,
         "executor/parse_errors": float(sum(r.trace.parse_errors for r in rollouts)),
+        **{f"executor/{name}": _count(rollouts, name) for name in ("truncated", "refused", "rejected")},
         "execution/wall_s": wall_s,
     }
     if bound > 0:

@@ -10,6 +10,7 @@ import ast
 import asyncio
 import builtins
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ async def judge(
     """
     if cases := _stdin_cases(tests):
         return await judge_stdin(solution, cases, timeout_s=timeout_s)
-    due = sum(split(test)[1] for test in tests)
+    due = sum(_plan(test)[0] for test in tests)
     spec: dict[str, Any] = {"tests": list(tests), "entry_point": entry_point or ""}
     if weak:
         return await _judge_within(spec | {"solution": solution}, due, timeout_s, memory_mb)
@@ -189,23 +190,27 @@ def _defined_names(solution: str) -> set[str]:
         return set()
 
 
+@functools.lru_cache(maxsize=4096)
+def _plan(test: str) -> tuple[int, frozenset[str]]:
+    """Tests in a text, and the names it uses but does not define."""
+    loaded: set[str] = set()
+    bound: set[str] = {"candidate"}
+    for node in ast.walk(ast.parse(test)):
+        match node:
+            case ast.Name():
+                (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+            case ast.arg():
+                bound.add(node.arg)
+            case ast.FunctionDef() | ast.ClassDef():
+                bound.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            case _:
+                pass
+    return split(test)[1], frozenset(loaded - bound)
+
+
 def _called_names(tests: Sequence[str], defined: set[str]) -> set[str]:
-    """Names the tests use but do not define: functions of the solution, which may be named like a builtin."""
-    names: set[str] = set()
-    for test in tests:
-        loaded: set[str] = set()
-        bound: set[str] = {"candidate"}
-        for node in ast.walk(ast.parse(test)):
-            match node:
-                case ast.Name():
-                    (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-                case ast.arg():
-                    bound.add(node.arg)
-                case ast.FunctionDef() | ast.ClassDef():
-                    bound.add(node.name)
-                case ast.Import() | ast.ImportFrom():
-                    bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-                case _:
-                    pass
-        names |= loaded - bound
+    """Functions of the solution that tests call; a solution may define one that is named like a builtin."""
+    names = set().union(*(_plan(test)[1] for test in tests))
     return {name for name in names if name in defined or not hasattr(builtins, name)}

@@ -7,6 +7,7 @@ Standard library only. The process that holds a solution never holds its tests; 
 import ast
 import builtins
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -121,8 +122,8 @@ def _count(spec, make_scope):
         functions, was_called = make_scope()
         scope = {"__name__": "tests", "__builtins__": __builtins__, **functions}
         scope["candidate"] = scope.get(spec["entry_point"])
-        tree, total = checks.split(test)
-        passed, error = _run(tree, total, scope)
+        code, total = _compiled(test)
+        passed, error = _run(code, total, scope)
         if error is None and not was_called():
             passed, error = 0, SolutionError("the test never called the solution")
         report["total"] += total
@@ -133,13 +134,20 @@ def _count(spec, make_scope):
     return report
 
 
-def _run(tree, total, scope):
+@functools.lru_cache(maxsize=512)
+def _compiled(test):
+    """Code of a test, which many solutions meet, and the number of tests in it."""
+    tree, total = checks.split(test)
+    return compile(tree, "<test>", "exec"), total
+
+
+def _run(code, total, scope):
     """Tests of one text that passed, and the first thing that was raised."""
     outcomes = {}
     scope[checks.RECORD] = outcomes.__setitem__
     raised = None
     try:
-        exec(compile(tree, "<test>", "exec"), scope)
+        exec(code, scope)
         if callable(scope.get("check")):
             scope["check"](scope["candidate"])
     except BaseException as error:
