@@ -19,10 +19,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import corpus
-from aflow_trl.sandbox import run
+from aflow_trl.sandbox import fork_server, run
 from aflow_trl.sandbox.client import ForkServer, _state, choose_layers
 
-SHORT_S, LONG_S = 1.0, 10.0
+SHORT_S, LONG_S = 0.6, 10.0
 CAP_BYTES = 8 << 20
 SECRET = "planted-secret-value"
 
@@ -46,6 +46,7 @@ async def check(program: corpus.Program, server: ForkServer, places: dict) -> di
     """Run one program; its end and every check after it."""
     text = corpus.fill(program.text, **places)
     timeout_s = SHORT_S if program.allowed <= {corpus.TIMEOUT, corpus.KILLED} else LONG_S
+    server_pid = server._process.pid
     fds, threads, gaps = open_fds(), threading.active_count(), []
     watcher = asyncio.ensure_future(longest_gap(gaps))
     await asyncio.sleep(0)
@@ -67,6 +68,7 @@ async def check(program: corpus.Program, server: ForkServer, places: dict) -> di
         "fds_changed": sorted(open_fds() ^ fds),
         "threads_changed": threading.active_count() - threads,
         "longest_gap_s": max(gaps, default=0.0),
+        "server_changed": (await fork_server())._process.pid != server_pid,
         "next_run": f"{after.status.value} {after.stdout}{after.stderr}",
     }
 

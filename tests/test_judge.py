@@ -277,3 +277,106 @@ async def test_verdicts_do_not_depend_on_the_ones_before() -> None:
 async def test_killed_solution_does_not_end_its_tester() -> None:
     verdict = await judge("import time\ndef double(x):\n    time.sleep(99)", TESTS, timeout_s=1)
     assert (verdict.status, verdict.passed, verdict.total) == (Status.TIMEOUT, 0, 3)
+
+
+# -- a solution must not reach what the tests compare with -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solution", "test", "entry_point"),
+    [
+        ("def f(x): return 0.0\ndef abs(x): return 0", "assert abs(f(2.0) - 1.41421356) < 1e-6", "f"),
+        ("def f(x): return 0.0\ndef abs(x): return 0", "assert abs(f(2.0) - 1.41421356) < 1e-6", None),
+        (
+            "def f(x): return None\ndef sorted(x, **k): return [1, 2, 3]",
+            "def check(candidate):\n    assert sorted(candidate([3, 1, 2])) == [1, 2, 3]",
+            "f",
+        ),
+        ("def f(x): return None\ndef all(x): return True", "assert all([f(1) == 2, f(2) == 4])", "f"),
+        ("def f(x): return 0\ndef set(x): return 0", "assert set(f(3)) == set([1, 2, 3])", None),
+        ("def f(x): return 0\ndef poly(x): return 0", "poly = lambda x: x - 2\nassert poly(f(0)) == 0", "f"),
+        ("def f(x): raise StopIteration", "assert all(map(lambda x: f(x) == 2 * x, range(5)))", "f"),
+        (
+            "def f(x): raise StopIteration",
+            "for got, want in zip(map(f, [1, 2]), [2, 4]):\n    assert got == want",
+            "f",
+        ),
+        (
+            "def f(x): raise StopAsyncIteration",
+            "for got, want in zip(map(f, [1, 2]), [2, 4]):\n    assert got == want",
+            "f",
+        ),
+    ],
+)
+async def test_wrong_solution_that_bends_the_test_fails(solution: str, test: str, entry_point: str | None) -> None:
+    assert (await judge(solution, [test], entry_point=entry_point)).passed == 0
+
+
+@pytest.mark.parametrize(
+    ("solution", "test"),
+    [
+        (
+            "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n x: int\ndef f(x): return P(x).x",
+            "assert f(1) == 1",
+        ),
+        ("import pickle\nclass P: x = 1\ndef f(x): return pickle.loads(pickle.dumps(P())).x", "assert f(1) == 1"),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(x): return P(x, x)",
+            "assert f(1) == (1, 1)",
+        ),
+        ("def check(x): return 'accepted' if x == 'a' else 'rejected'", "assert check('a') == 'accepted'"),
+        ("def f(*, items): items.append(1)", "x = []\nf(items=x)\nassert x == [1]"),
+        ("def f(grid): grid[0][0] = 9", "row = [1]\nf([row, [2]])\nassert row == [9]"),
+        ("def f(data): data.reverse()", "x = bytearray(b'ab')\nf(x)\nassert x == b'ba'"),
+        ("def f(d): d['k'].append(2)", "inner = [1]\nf({'k': inner})\nassert inner == [1, 2]"),
+        (
+            "def f(x): assert x > 0; return x",
+            "try:\n    f(-1)\n    raised = False\nexcept AssertionError:\n    raised = True\nassert raised",
+        ),
+        ("def f(n): return 10 ** n", "assert f(50_000) == 10 ** 50_000"),
+    ],
+)
+async def test_right_solution_of_an_unusual_kind_passes(solution: str, test: str) -> None:
+    verdict = await judge(solution, [test])
+    assert verdict.passed == 1, verdict.failure
+
+
+@pytest.mark.parametrize(
+    "value", ["{k * (2**61 - 1) for k in range(300_000)}", "10 ** 10_000_000", "[[]] * 2_000_000"]
+)
+async def test_verdict_on_a_value_that_is_slow_to_read_keeps_its_time(value: str) -> None:
+    import time
+
+    started = time.monotonic()
+    verdict = await judge(f"def f(x): return {value}", ["assert f(1) == 1"], timeout_s=2)
+    assert verdict.passed == 0 and time.monotonic() - started < 3
+
+
+async def test_what_tests_print_does_not_reach_the_next_verdict() -> None:
+    loud = "print(double(1), flush=True)\nassert double(1) == 2"
+    for _ in range(3):
+        await judge("def double(x): return 'a' * 9_000_000", [loud])
+        assert (await judge(RIGHT, [loud])).passed == 1
+
+
+async def test_tester_that_died_while_it_waited_is_replaced() -> None:
+    from aflow_trl.sandbox import fork_server
+
+    await judge(RIGHT, TESTS)
+    server = await fork_server()
+    for tester in server.idle_testers:
+        await server.kill(tester._child)
+        await tester._child.end
+    assert (await judge(RIGHT, TESTS)).passed == 3
+
+
+async def test_failure_text_can_be_written_anywhere() -> None:
+    verdict = await judge("def double(x): raise ValueError('\\ud800')", TESTS)
+    verdict.failure.encode()
+
+
+@pytest.mark.parametrize(
+    ("solution", "compiles"), [("def double(x): return x", True), ("def double(x:", False), ("a\0b", False)]
+)
+async def test_verdict_says_whether_the_solution_is_python(solution: str, compiles: bool) -> None:
+    assert (await judge(solution, TESTS)).compiles is compiles

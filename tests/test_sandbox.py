@@ -7,6 +7,7 @@ A backend is a tier and a user: the corpus runs in a process of its own for each
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import pytest
 import aflow_trl
 import corpus
 from aflow_trl.errors import SandboxUnavailableError
-from aflow_trl.sandbox import Layers, Status, Tier, allow_weak_sandbox, fork_server, run
+from aflow_trl.sandbox import Layers, Status, Tier, allow_weak_sandbox, fork_server, judge, run
 from aflow_trl.sandbox.client import choose_layers
 from corpus_script import CAP_BYTES, SECRET
 
@@ -191,6 +194,9 @@ class TestCorpus:
     def test_event_loop_never_stalls(self, outcome: dict[str, Any]) -> None:
         assert wrong(outcome, lambda row: row["longest_gap_s"] > 0.1 and row["longest_gap_s"]) == []
 
+    def test_fork_server_survives_every_program(self, outcome: dict[str, Any]) -> None:
+        assert wrong(outcome, lambda row: row["server_changed"]) == []
+
     def test_next_run_finds_a_clean_place(self, outcome: dict[str, Any]) -> None:
         assert wrong(outcome, lambda row: row["next_run"] != "ok []\n" and row["next_run"]) == []
 
@@ -235,13 +241,57 @@ async def test_program_cannot_pass_its_end_off_as_trouble_of_the_sandbox() -> No
         assert (await run(f"import os; os._exit({code})")).status is not Status.UNAVAILABLE
 
 
-def test_servers_of_closed_loops_are_let_go() -> None:
-    from aflow_trl.sandbox import client
+def scratch_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("aflow-sandbox-*"))
 
-    for _ in range(3):
-        asyncio.run(run("pass"))
-    asyncio.run(run("pass"))
-    assert sum(loop.is_closed() for loop, _ in client._STATES.values()) <= 1
+
+def test_servers_of_closed_loops_are_let_go() -> None:
+    async def both() -> None:
+        await run("pass")
+        await judge("def f(): return 1", ["assert f() == 1"])
+
+    before = scratch_folders()
+    for _ in range(4):
+        asyncio.run(both())
+    gc.collect()
+    assert len(scratch_folders() - before) <= 1
+
+
+async def test_server_that_died_is_replaced_at_once() -> None:
+    server, before = await fork_server(), scratch_folders()
+    server._process.kill()
+    while server.alive:
+        await asyncio.sleep(0.01)
+    assert (await run("print(1)")).stdout == "1\n"
+    assert len(scratch_folders()) <= len(before)
+
+
+async def test_cancelled_runs_leave_no_file_open() -> None:
+    await judge("def f(): return 1", ["assert f() == 1"])
+    fds = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        task = asyncio.ensure_future(judge("def f(): return 1", ["assert f() == 1"]))
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await run("pass")
+    assert len(os.listdir("/proc/self/fd")) <= fds + 2  # a tester may wait where none did before
+
+
+def test_killed_trainer_leaves_no_scratch_and_no_server(tmp_path: Path) -> None:
+    program = "import asyncio, os\nfrom aflow_trl.sandbox import run\nasync def main():\n await run('pass')\n print('ready', flush=True)\n await run('open(\"x\", \"w\"); import time; time.sleep(60)', timeout_s=60)\nasyncio.run(main())"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    trainer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+    assert trainer.stdout.readline() == "ready\n"
+    assert list(tmp_path.iterdir())
+    trainer.kill()
+    trainer.wait()
+    for _ in range(100):
+        if not list(tmp_path.iterdir()):
+            break
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- tiers -----------------------------------------------------------------------------------------------------------

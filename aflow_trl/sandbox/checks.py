@@ -20,19 +20,20 @@ def split(test):
             of its body that asserts something is a test.
 
     Returns:
-        `tuple[ast.Module, int]`: The module to run, and the number of tests in it. Where the number is more than 1,
-        each test calls `__record__(place, error)` with its place and `None` or what it raised.
+        `tuple[ast.Module, int, bool]`: The module to run, the number of tests in it, and whether it defines `check`.
+        Where the number is more than 1, each test calls `__record__(place, error)` with its place and `None` or what
+        it raised.
     """
     tree = ast.parse(test)
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if len(checks) != 1 or any(isinstance(node, ast.Return | ast.Yield) for node in _own_nodes(checks[0])):
-        return tree, 1
+        return tree, 1, bool(checks)
     places = [place for place, statement in enumerate(checks[0].body) if _asserts(statement)]
     if len(places) > 1:
         for index, place in enumerate(places):
             checks[0].body[place] = _recorded(checks[0].body[place], index)
         ast.fix_missing_locations(tree)
-    return tree, max(1, len(places))
+    return tree, max(1, len(places)), True
 
 
 def _own_nodes(function):

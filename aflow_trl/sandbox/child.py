@@ -4,15 +4,17 @@ What a fresh child of the fork server does: run a program, serve a solution's fu
 Standard library only. Each role is a process of its own.
 """
 
+import atexit
 import os
 import resource
 import sys
 import traceback
+import types
 
 import codec
 import tester
 
-EXIT_ERROR, EXIT_DENIED, EXIT_MEMORY = 1, 76, 77
+EXIT_ERROR, EXIT_DENIED, EXIT_MEMORY, EXIT_INVALID = 1, 76, 77, 78
 CALLS_FD, REPLIES_FD = 3, 4
 TESTER_CONTROL_FD = 3
 
@@ -29,7 +31,8 @@ def run_role(role, source, spec):
         else:
             tester.test_within(spec)
     except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+        # Not by the object's own methods: it may be of the program's making.
+        return int.__int__(leave.code) if isinstance(leave.code, int) else 0 if leave.code is None else 1
     except MemoryError:
         return EXIT_MEMORY
     except BaseException as error:
@@ -41,20 +44,32 @@ def run_role(role, source, spec):
 
 
 def _run_program(source):
-    namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-    exec(compile(source, "<program>", "exec"), namespace)
+    try:
+        exec(compile(source, "<program>", "exec"), _module("__main__"))
+    finally:
+        # What an interpreter does at its end: wait for threads, run exit functions.
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+        atexit._run_exitfuncs()
+
+
+def _module(name):
+    """Namespace of a fresh module that is known by its name, as pickle and dataclasses want it."""
+    module = sys.modules[name] = types.ModuleType(name)
+    return vars(module)
 
 
 def _serve(source):
     """Define the solution, then answer calls: a line in, a line out, each with the caller's token."""
-    namespace = {"__name__": "solution", "__builtins__": __builtins__}
+    namespace = _module("solution")
     replies = os.fdopen(REPLIES_FD, "w")
     calls = os.fdopen(CALLS_FD)
     try:
-        exec(compile(source, "<solution>", "exec"), namespace)
-    except BaseException:
+        code = compile(source, "<solution>", "exec")
+    except (SyntaxError, ValueError, RecursionError):
         _print_traceback()
-        raise
+        raise SystemExit(EXIT_INVALID) from None
+    exec(code, namespace)
     for line in calls:
         call = codec.loads(line)
         answer = _answer(namespace, call)
@@ -75,7 +90,7 @@ def _answer(namespace, call):
             raise NameError(f"name {call['name']!r} is not defined")
         args, kwargs = call["args"], call["kwargs"]
         value = namespace[call["name"]](*args, **kwargs)
-        return reply | {"value": value, "args": args}
+        return reply | {"value": value, "args": args, "kwargs": kwargs}
     except MemoryError:
         raise
     except BaseException as error:

@@ -28,12 +28,13 @@ DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_MEMORY_MB = 512
 DEFAULT_OUTPUT_BYTES = 8 << 20
 START_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 3.0
 GRACE_S = 5.0
 """How long the server may take to report a killed child before it counts as broken."""
 
 _weak_allowed = False
 
-_EXIT_DENIED, _EXIT_MEMORY = 76, 77
+_EXIT_DENIED, _EXIT_MEMORY, _EXIT_INVALID = 76, 77, 78
 _SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
 _SERVER = Path(__file__).with_name("server.py")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -48,6 +49,11 @@ class Ended:
     timed_out: bool
     over_quota: bool
 
+    @property
+    def invalid(self) -> bool:
+        """Whether the solution was no Python."""
+        return self.code == _EXIT_INVALID
+
 
 @dataclass(frozen=True, slots=True)
 class Child:
@@ -60,14 +66,22 @@ class Child:
 class ForkServer:
     """One fork server, bound to the event loop that started it."""
 
+    end: Callable[[], object]
+    """Ends the server and removes its scratch; called when nobody holds the server any more."""
+
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: str, layers: Layers):
         self.layers = layers
         """What confines its children."""
         self._process, self._control, self._scratch = process, control, scratch
+        self.idle_testers: list[Any] = []
+        """Warm testers nobody uses; see `testers.py`."""
+        self._closed = False
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(control, self._receive)
+        # The loop must not keep a server alive that nobody else holds.
+        own = weakref.ref(self)
+        self._loop.add_reader(control, lambda: server._receive() if (server := own()) else None)
 
     @classmethod
     async def start(cls, choose: Callable[[Layers], Layers] | None = None) -> ForkServer:
@@ -83,69 +97,37 @@ class ForkServer:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scratch = tempfile.mkdtemp(prefix="aflow-sandbox-")
-        process = await asyncio.to_thread(_spawn, theirs, scratch)
-        theirs.close()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
+        process = _spawn(theirs, scratch)
+        theirs.close()
         try:
             offer = await asyncio.wait_for(loop.sock_recv(ours, 4096), START_TIMEOUT_S)
             layers = (choose or choose_layers)(Layers(**json.loads(offer)))
             ours.send(json.dumps(asdict(layers)).encode())
-        except SandboxUnavailableError:
+        except BaseException as error:
             _end(process, ours, scratch)
+            if isinstance(error, (asyncio.TimeoutError, ValueError, OSError)):
+                raise SandboxUnavailableError(f"the sandbox's fork server did not start: {error!r}") from error
             raise
-        except (asyncio.TimeoutError, ValueError, OSError) as error:
-            _end(process, ours, scratch)
-            raise SandboxUnavailableError(f"the sandbox's fork server did not start: {error!r}") from error
         server = cls(process, ours, scratch, layers)
-        weakref.finalize(server, _end, process, ours, scratch)
+        server.end = weakref.finalize(server, _end, process, ours, scratch)
         logger.info("sandbox ready: %s", layers)
         return server
 
     @property
     def alive(self) -> bool:
         """Whether the server process still runs on this loop."""
-        return self._process.poll() is None and asyncio.get_running_loop() is self._loop
+        return not self._closed and self._process.poll() is None and asyncio.get_running_loop() is self._loop
 
-    async def run(
-        self,
-        role: str,
-        fds: Sequence[int],
-        pipes: Sequence[int] = (),
-        *,
-        timeout_s: float,
-        memory_mb: int = DEFAULT_MEMORY_MB,
-        output_bytes: int = DEFAULT_OUTPUT_BYTES,
-    ) -> Ended:
-        """
-        Run one child to its end. `fds` are its source, stdin, stdout and stderr; `pipes` as in [`ForkServer.spawn`].
-        """
-        child = await self.spawn(
-            role, fds, pipes, cpu_s=int(timeout_s) + 2, memory_mb=memory_mb, output_bytes=output_bytes
-        )
-        timed_out = False
-        try:
-            done, _ = await asyncio.wait([child.end], timeout=timeout_s)
-            if not done:
-                timed_out = True
-                await self.kill(child)
-                await asyncio.wait_for(child.end, GRACE_S)
-            reply = child.end.result()
-        except asyncio.CancelledError:
-            with contextlib.suppress(OSError):
-                await self.kill(child)
-            raise
-        except (OSError, asyncio.TimeoutError) as error:
-            raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
-        if reply["trouble"]:
-            raise SandboxUnavailableError(f"the child could not be confined: {reply['trouble']}")
-        return Ended(reply["code"], reply["wall"], timed_out, reply["over_quota"])
+    async def run(self, role: str, fds: Sequence[int], *, timeout_s: float, **limits: int) -> Ended:
+        """Start one child and wait for its end; arguments as in [`ForkServer.spawn`] and [`ForkServer.wait`]."""
+        return await self.wait(await self.spawn(role, fds, cpu_s=int(timeout_s) + 2, **limits), timeout_s)
 
     async def spawn(
         self,
         role: str,
         fds: Sequence[int],
-        pipes: Sequence[int] = (),
         *,
         cpu_s: int,
         memory_mb: int = DEFAULT_MEMORY_MB,
@@ -158,9 +140,7 @@ class ForkServer:
             role (`str`):
                 `program`, `serve`, `test` or `test_within`.
             fds (`Sequence[int]`):
-                Its source, and from there on its files from 0 up.
-            pipes (`Sequence[int]`, *optional*):
-                More of its files, handed over: closed here once sent.
+                Its source, and from there on its files from 0 up. They stay the caller's, to be closed.
             cpu_s (`int`):
                 Processor time in seconds.
             memory_mb (`int`, *optional*, defaults to `512`):
@@ -174,16 +154,41 @@ class ForkServer:
         child = Child(next(self._ids), self._loop.create_future())
         request = {"id": child.id, "role": role, "memory": memory_mb << 20, "cpu": cpu_s, "file": output_bytes}
         self._pending[child.id] = child.end
-        child.end.add_done_callback(lambda _: self._pending.pop(child.id, None))
         try:
-            await self._send(json.dumps(request).encode(), [*fds, *pipes])
-        except OSError as error:
-            self._pending.pop(child.id)
-            raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
-        finally:
-            for fd in pipes:
-                os.close(fd)
+            await self._send(json.dumps(request).encode(), fds)
+        except BaseException as error:
+            del self._pending[child.id]
+            if isinstance(error, OSError):
+                raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
+            raise
+        # A failure that nobody waits for any more is no news.
+        child.end.add_done_callback(lambda end: end.cancelled() or end.exception())
         return child
+
+    async def wait(self, child: Child, timeout_s: float) -> Ended:
+        """
+        Wait for a child's end, and bring it about when its time is over or the caller is cancelled.
+
+        Raises:
+            [`SandboxUnavailableError`]: The server is gone, or the child could not be confined.
+        """
+        timed_out = False
+        try:
+            done, _ = await asyncio.wait([child.end], timeout=timeout_s)
+            if not done:
+                timed_out = True
+                await self.kill(child)
+                await asyncio.wait_for(asyncio.shield(child.end), GRACE_S)
+            reply = child.end.result()
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await self.kill(child)
+            raise
+        except (OSError, asyncio.TimeoutError) as error:
+            raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
+        if reply["trouble"]:
+            raise SandboxUnavailableError(f"the child could not be confined: {reply['trouble']}")
+        return Ended(reply["code"], reply["wall"], timed_out, reply["over_quota"])
 
     async def kill(self, child: Child) -> None:
         """Kill a child, if it still runs."""
@@ -201,17 +206,21 @@ class ForkServer:
         try:
             while message := self._control.recv(4096):
                 reply = json.loads(message)
-                if (future := self._pending.get(reply["id"])) and not future.done():
+                if reply["left"]:
+                    logger.warning("sandbox: %s", reply["left"])
+                if (future := self._pending.pop(reply["id"], None)) and not future.done():
                     future.set_result(reply)
             error: OSError = ConnectionResetError("the server closed its socket")
         except BlockingIOError:
             return
         except OSError as caught:
             error = caught
+        self._closed = True
         self._loop.remove_reader(self._control)
-        for future in list(self._pending.values()):
+        for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)
+        self._pending.clear()
 
 
 def allow_weak_sandbox(allow: bool = True) -> None:
@@ -260,9 +269,13 @@ def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket, scratch: str) -> None:
+    # The end of its socket is the server's sign to kill its children, to remove the scratch and to leave.
     control.close()
-    process.kill()
-    process.wait()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -298,6 +311,8 @@ async def fork_server() -> ForkServer:
     state = _state()
     async with state.lock:
         if state.server is None or not state.server.alive:
+            if state.server is not None:
+                state.server.end()
             state.server = await ForkServer.start()
         return state.server
 
@@ -364,7 +379,7 @@ def classify(ended: Ended, *, overflow: bool) -> Status:
     return Status.KILLED if ended.code < 0 else Status.ERROR
 
 
-def memory_file(stack: contextlib.AsyncExitStack, text: str = "") -> int:
+def memory_file(stack: contextlib.ExitStack | contextlib.AsyncExitStack, text: str = "") -> int:
     """An anonymous file holding `text`, positioned at its start, closed with `stack`."""
     fd = os.memfd_create("aflow", os.MFD_CLOEXEC)
     stack.callback(os.close, fd)

@@ -53,8 +53,8 @@ def _encode(value, depth):
     if kind is complex:
         return {"complex": [_encode(value.real, depth + 1), _encode(value.imag, depth + 1)]}
     for base in (dict, list, tuple, set, str, int, float):
-        if isinstance(value, base) and kind.__module__ in ("collections", "enum", "builtins"):
-            return _encode(base(value), depth)
+        if isinstance(value, base):  # crosses as what it is made of, without methods of its own
+            return _encode(base(value), depth + 1)
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return _encode(value.tolist(), depth + 1)
     raise LiveObjectError(f"a value of type {kind.__name__} cannot cross")

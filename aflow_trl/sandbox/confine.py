@@ -25,6 +25,7 @@ _SIGKILL = 9
 _CAPABILITY_HEADER, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 _NO_FLAGS = ctypes.c_uint32(0)
 OPEN_FILES = 64
+MAX_THREADS = 128
 STACK_BYTES = 64 << 20
 """The main thread's stack; beyond it deep recursion ends the process, not the machine."""
 SPARE_UID = 2_000_000_000
@@ -32,7 +33,7 @@ SPARE_UID = 2_000_000_000
 SPARE_UIDS = 100_000
 HIGH_FD = 300
 """From here on lie the rulesets, out of the way of a child's own files."""
-_READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom")
+_READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
 
 
 def probe(scratch):
@@ -74,6 +75,8 @@ class Confinement:
         """Confine the calling process for good. `uid` is used where root can spare one."""
         _limit_resources(memory_bytes, cpu_s, file_bytes)
         if self.spare_uid:
+            # Counted by user: of use only where nobody else is that user.
+            resource.setrlimit(resource.RLIMIT_NPROC, (MAX_THREADS, MAX_THREADS))
             _become(uid)
         elif os.geteuid() == 0:
             _drop_capabilities()
@@ -166,6 +169,7 @@ def _ruleset(scratch, version):
     read = handled & 0b1101  # execute, read file, read directory
     for path in {*_READABLE, sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}:
         _allow_path(ruleset, path, read)
+    _allow_path(ruleset, os.devnull, read | 0b10)  # and write
     _allow_path(ruleset, scratch, handled)
     high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
     os.close(ruleset)

@@ -13,7 +13,8 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from .testers import warm_tester
 from .types import RunResult, Status, Verdict
 
 DEFAULT_TEST_TIMEOUT_S = 10.0
-TESTER_GRACE_S = 2.0
+TESTER_GRACE_S = 0.5
 """How long the tester may live on after the solution was killed, to write down its count."""
 
 
@@ -60,7 +61,9 @@ async def judge(
             Trusted tests: assert statements (MBPP), texts that define `check(candidate)` (HumanEval), or, for programs
             that read and print, JSON objects `{"stdin": …, "stdout": …}`.
         entry_point (`str`, *optional*):
-            Function that `candidate` stands for.
+            Function that `candidate` stands for, and the only one of the solution that the tests can call: helpers
+            they need belong into their text, or a solution could replace them. If `None`, every name the tests use and
+            do not define is the solution's.
         timeout_s (`float`, *optional*, defaults to `10.0`):
             Wall clock for the solution over all tests, in seconds.
         memory_mb (`int`, *optional*, defaults to `512`):
@@ -81,23 +84,22 @@ async def judge(
     spec: dict[str, Any] = {"tests": list(tests), "entry_point": entry_point or ""}
     if weak:
         return await _judge_within(spec | {"solution": solution}, due, timeout_s, memory_mb)
-    names = _called_names(tests, _defined_names(solution)) | ({entry_point} if entry_point else set())
-    spec["names"] = sorted(names)
+    spec["names"] = [entry_point] if entry_point else _called_names(tests, solution)
     server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
         tester = await stack.enter_async_context(warm_tester(server))
         errors_fd = memory_file(stack)
-        fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), errors_fd]
-        (call_read, call_write), (reply_read, reply_write) = os.pipe(), os.pipe()
+        with _pipes() as (call_read, call_write, reply_read, reply_write):
+            fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), errors_fd]
+            fds += [call_read, reply_write]
+            child = await server.spawn("serve", fds, cpu_s=int(timeout_s) + 2, memory_mb=memory_mb)
+            tester.send(spec, [call_write, reply_read])
         # Both end before the files they use are closed, even if one of them fails.
-        results = await asyncio.gather(
-            server.run("serve", fds, [call_read, reply_write], timeout_s=timeout_s, memory_mb=memory_mb),
-            tester.count(spec, [call_write, reply_read], timeout_s=timeout_s + TESTER_GRACE_S),
-            return_exceptions=True,
+        served, report = await asyncio.gather(
+            server.wait(child, timeout_s), tester.receive(timeout_s + TESTER_GRACE_S), return_exceptions=True
         )
         errors = read_memory_file(errors_fd, 4096)
-    served, report = results
     if isinstance(served, BaseException):
         raise served
     if isinstance(report, BaseException):
@@ -108,7 +110,20 @@ async def judge(
         return Verdict(status, 0, due, "the tests could not be completed with what the solution returned")
     if report["total"] != due:
         raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {due} were due")
-    return _verdict(status, report, errors)
+    return replace(_verdict(status, report, errors), compiles=not served.invalid)
+
+
+@contextlib.contextmanager
+def _pipes() -> Iterator[tuple[int, int, int, int]]:
+    """Two pipes, as (read, write, read, write); both ends belong to others by the end of the block."""
+    with contextlib.ExitStack() as stack:
+        ends: list[int] = []
+        for _ in range(2):
+            pair = os.pipe()
+            for fd in pair:
+                stack.callback(os.close, fd)
+            ends += pair
+        yield ends[0], ends[1], ends[2], ends[3]
 
 
 async def _judge_within(spec: dict[str, Any], due: int, timeout_s: float, memory_mb: int) -> Verdict:
@@ -132,6 +147,7 @@ async def _judge_within(spec: dict[str, Any], due: int, timeout_s: float, memory
 
 def _verdict(status: Status, report: dict[str, Any], errors: str) -> Verdict:
     failure = f"{report['failure']}\n{errors.strip()}".strip() if report["failure"] else ""
+    failure = failure.encode("utf-8", errors="replace").decode("utf-8")
     return Verdict(status, report["passed"], report["total"], failure, needs_live_objects=report["live"])
 
 
@@ -182,14 +198,6 @@ def _same_output(result: RunResult, expected: str) -> bool:
     return result.status is Status.OK and written == wanted
 
 
-def _defined_names(solution: str) -> set[str]:
-    """Functions and classes a solution defines at the top; none if it is no Python."""
-    try:
-        return {node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-
-
 @functools.lru_cache(maxsize=4096)
 def _plan(test: str) -> tuple[int, frozenset[str]]:
     """Tests in a text, and the names it uses but does not define."""
@@ -210,7 +218,14 @@ def _plan(test: str) -> tuple[int, frozenset[str]]:
     return split(test)[1], frozenset(loaded - bound)
 
 
-def _called_names(tests: Sequence[str], defined: set[str]) -> set[str]:
-    """Functions of the solution that tests call; a solution may define one that is named like a builtin."""
-    names = set().union(*(_plan(test)[1] for test in tests))
-    return {name for name in names if name in defined or not hasattr(builtins, name)}
+def _called_names(tests: Sequence[str], solution: str) -> list[str]:
+    """
+    Functions of the solution that tests without an entry point call: names they use and nobody defines. Only tests
+    that use no such name may mean one that the solution defines in the place of a builtin (`def sum(a, b)`): else a
+    solution could replace what the tests compare with.
+    """
+    names: set[str] = set().union(*(_plan(test)[1] for test in tests))
+    unknown = {name for name in names if not hasattr(builtins, name)}
+    return sorted(
+        unknown or {name for name in names if re.search(rf"^(?:def|class) {name}\b", solution, re.MULTILINE)}
+    )

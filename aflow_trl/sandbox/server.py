@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ sys.path.pop(0)
 CONTROL_FD = 3
 MAX_MESSAGE = 1 << 16
 REPORT_FD = 256
+FORK_ATTEMPTS = 10
 WATCH_S = 0.05
 """How often the scratch folders of running children are looked at, in seconds."""
 
@@ -52,7 +54,7 @@ class Server:
         self.selector.register(control, selectors.EVENT_READ)
         self.running = {}
         self.free = []
-        self.folders = 0
+        self.folders = []
         self.spawned = 0
         os.chmod(root, 0o711)  # lets throw-away users through to their own folder; they cannot list it
         control.send(json.dumps(confine.probe(root)).encode())
@@ -87,8 +89,20 @@ class Server:
                 if run.id == request["kill"]:
                     os.kill(run.pid, signal.SIGKILL)
             return True
-        folder = self.free.pop() if self.free else self.new_folder()
         self.spawned += 1
+        try:
+            self.start(request, fds)
+        except OSError as error:
+            # The machine is out of processes, files or disk: no program's doing, and no reason to end.
+            self.reply(request["id"], 1, 0.0, trouble=f"{type(error).__name__}: {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def start(self, request, fds):
+        """Fork a child for a request."""
+        folder = self.free.pop() if self.free else self.new_folder()
         uid = confine.SPARE_UID + self.spawned % confine.SPARE_UIDS
         if self.confinement.spare_uid:
             folder.give_to(uid)
@@ -96,20 +110,26 @@ class Server:
         # What a child would set is set here: each page it writes first is a page to copy.
         os.chdir(folder.path)
         os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder.path
-        pid = os.fork()
-        if pid == 0:
-            become_child(self.confinement, request, fds, folder.ruleset, uid, report)
-        for fd in (*fds, report):
-            os.close(fd)
+        try:
+            pid = fork()
+        except OSError:
+            self.free.append(folder)
+            os.close(trouble)
+            raise
+        else:
+            if pid == 0:
+                become_child(self.confinement, request, fds, folder.ruleset, uid, report)
+        finally:
+            os.close(report)
         run = Run(pid, request, folder, trouble)
         self.running[run.ended_fd] = run
         self.selector.register(run.ended_fd, selectors.EVENT_READ)
-        return True
 
     def new_folder(self):
         """One more scratch folder, prepared for every later run in it."""
-        self.folders += 1
-        return scratch.Scratch(os.path.join(self.root, f"run-{self.folders}"), self.confinement)
+        folder = scratch.Scratch(os.path.join(self.root, f"run-{len(self.folders)}"), self.confinement)
+        self.folders.append(folder)
+        return folder
 
     def reap(self, run):
         """Tell the client that a child has ended, once its folder is empty again."""
@@ -118,32 +138,56 @@ class Server:
         status = os.waitpid(run.pid, 0)[1]
         trouble = os.read(run.trouble, 1000).decode(errors="replace")
         os.close(run.trouble)
+        wall_s, left = time.monotonic() - run.started, ""
         try:
             run.folder.clear()
             self.free.append(run.folder)
-        except OSError as error:
-            trouble = trouble or f"its scratch folder could not be emptied: {error}"
-        reply = {
-            "id": run.id,
-            "code": os.waitstatus_to_exitcode(status),
-            "wall": time.monotonic() - run.started,
-            "over_quota": run.over_quota,
-            "trouble": trouble,
-        }
-        self.control.send(json.dumps(reply).encode())
+        except OSError as error:  # not used again; the next run gets another
+            left = f"{run.folder.path} could not be emptied: {error}"
+        code = os.waitstatus_to_exitcode(status)
+        self.reply(run.id, code, wall_s, over_quota=run.over_quota, trouble=trouble, left=left)
+
+    def reply(self, run_id, code, wall_s, *, over_quota=False, trouble="", left=""):
+        """Send the client the end of a run."""
+        message = {"id": run_id, "code": code, "wall": wall_s, "over_quota": over_quota}
+        self.control.send(json.dumps(message | {"trouble": trouble, "left": left}).encode())
 
     def watch(self):
-        """Kill every child that keeps more on disk than it may."""
+        """Kill every child that keeps more on disk, or has more threads, than it may."""
         for run in self.running.values():
-            if not run.over_quota and run.folder.over_quota():
+            if not run.over_quota and (run.folder.over_quota(run.pid) or threads(run.pid) > confine.MAX_THREADS):
                 run.over_quota = True
                 os.kill(run.pid, signal.SIGKILL)
 
     def end_all(self):
-        """Leave no child behind."""
+        """Leave no child and no file behind, whatever became of the client."""
         for run in self.running.values():
             os.kill(run.pid, signal.SIGKILL)
             os.waitpid(run.pid, 0)
+        os.chdir("/")
+        for folder in self.folders:
+            folder.clear()
+            os.rmdir(folder.path)
+        os.rmdir(self.root)
+
+
+def fork():
+    """Fork, with some patience where the machine is short of processes for a moment."""
+    for _ in range(FORK_ATTEMPTS - 1):
+        try:
+            return os.fork()
+        except BlockingIOError:
+            time.sleep(WATCH_S)
+    return os.fork()
+
+
+def threads(pid):
+    """Threads of a process; 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rsplit(b")", 1)[1].split()[17])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def become_child(confinement, request, fds, ruleset, uid, report):
@@ -168,11 +212,13 @@ def become_child(confinement, request, fds, ruleset, uid, report):
         # From here on nothing the program does can be taken for trouble of the sandbox.
         os.closerange(len(high), 65_536)
         code = child.run_role(request["role"], source, spec)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            if not stream.closed:
+                stream.flush()
     except BaseException:
         code = code or 1
-    os._exit(code & 0xFF)
+    finally:
+        os._exit(code & 0xFF)
 
 
 def _import_common():
@@ -207,6 +253,12 @@ def _open_standard_streams():
     # Made once over /dev/null; a child puts its own files under them.
     sys.stdin, sys.stdout = os.fdopen(0, errors="replace"), os.fdopen(1, "w", errors="replace")
     sys.stderr = os.fdopen(2, "w", errors="replace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def _ignore_modes():
+    # Modes and times of files cannot be set here; a copy of a file is good without them.
+    shutil.copymode = shutil.copystat = lambda *arguments, **options: None
 
 
 if __name__ == "__main__":
@@ -214,5 +266,6 @@ if __name__ == "__main__":
     control = socket.socket(fileno=CONTROL_FD)
     os.dup2(1, 0)
     _open_standard_streams()
+    _ignore_modes()
     sys.set_int_max_str_digits(0)
     Server(control, os.getcwd()).serve()

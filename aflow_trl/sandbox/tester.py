@@ -11,12 +11,16 @@ import functools
 import json
 import os
 import socket
+import sys
 
 import checks
 import codec
 
 COUNT_FD = 3
+_STOPS = (StopIteration, StopAsyncIteration)
 FAILURE_CHARS = 2_000
+MAX_DIGITS = 100_000
+"""Most digits of a number that a solution may return; reading more would take longer than a test may."""
 TOKEN_BYTES = 16
 
 
@@ -54,15 +58,16 @@ class Proxy:
             raise NeedsLiveObjectError(f"what {self.__name__} returned: {str(reply['live'])[:500]}")
         if "error" in reply:
             raise _plain(reply["error"], str(reply["text"])[:500])
-        for given, returned in zip(args, reply["args"]):
-            _copy_back(given, returned)
+        _copy_back(call["args"], reply["args"])
+        _copy_back(kwargs, reply["kwargs"])
         return reply["value"]
 
 
 def _plain(name, text):
     """What the solution raised: plain exceptions under their own name, never one that ends the tester."""
     kind = getattr(builtins, name, None) if isinstance(name, str) else None
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, AssertionError):
+    # Not StopIteration: it would end a loop of the test instead of the test.
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _STOPS):
         try:
             return kind(text)
         except TypeError:  # one that takes more than a text
@@ -71,11 +76,29 @@ def _plain(name, text):
 
 
 def _copy_back(given, returned):
-    if type(given) is type(returned) and isinstance(given, list):
+    """Make what was passed look like what came back, containers inside it too."""
+    if type(given) is not type(returned):
+        return
+    if isinstance(given, list):
+        for place, (own, other) in enumerate(zip(given, returned)):
+            returned[place] = _merged(own, other)
         given[:] = returned
-    elif type(given) is type(returned) and isinstance(given, dict | set):
+    elif isinstance(given, dict):
+        merged = {key: _merged(given.get(key), value) for key, value in returned.items()}
+        given.clear()
+        given.update(merged)
+    elif isinstance(given, set):
         given.clear()
         given.update(returned)
+    elif isinstance(given, bytearray):
+        given[:] = returned
+
+
+def _merged(own, other):
+    if type(own) is type(other) and isinstance(own, list | dict | set | bytearray):
+        _copy_back(own, other)
+        return own
+    return other
 
 
 def serve_tests(control_fd):
@@ -87,6 +110,7 @@ def serve_tests(control_fd):
     count. Tests are trusted, and what a solution returns are plain values, so one process may serve many.
     """
     control = socket.socket(fileno=control_fd)
+    sys.set_int_max_str_digits(MAX_DIGITS)
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, 3)
         if not message:
@@ -122,8 +146,8 @@ def _count(spec, make_scope):
         functions, was_called = make_scope()
         scope = {"__name__": "tests", "__builtins__": __builtins__, **functions}
         scope["candidate"] = scope.get(spec["entry_point"])
-        code, total = _compiled(test)
-        passed, error = _run(code, total, scope)
+        code, total, defines_check = _compiled(test)
+        passed, error = _run(code, total, scope, defines_check)
         if error is None and not was_called():
             passed, error = 0, SolutionError("the test never called the solution")
         report["total"] += total
@@ -136,19 +160,19 @@ def _count(spec, make_scope):
 
 @functools.lru_cache(maxsize=512)
 def _compiled(test):
-    """Code of a test, which many solutions meet, and the number of tests in it."""
-    tree, total = checks.split(test)
-    return compile(tree, "<test>", "exec"), total
+    """Code of a test, which many solutions meet, the number of tests in it, and whether it defines `check`."""
+    tree, total, defines_check = checks.split(test)
+    return compile(tree, "<test>", "exec"), total, defines_check
 
 
-def _run(code, total, scope):
+def _run(code, total, scope, defines_check):
     """Tests of one text that passed, and the first thing that was raised."""
     outcomes = {}
     scope[checks.RECORD] = outcomes.__setitem__
     raised = None
     try:
         exec(code, scope)
-        if callable(scope.get("check")):
+        if defines_check:
             scope["check"](scope["candidate"])
     except BaseException as error:
         raised = error

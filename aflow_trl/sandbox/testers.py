@@ -35,74 +35,94 @@ class Tester:
     """
 
     def __init__(self, server: ForkServer, control: socket.socket, child: Child) -> None:
-        self._server, self._control, self._child = server, control, child
-        self.verdicts_left = MAX_VERDICTS
+        self._server, self._control, self._child = weakref.ref(server), control, child
+        self._verdicts = 0
 
     @classmethod
     async def start(cls, server: ForkServer) -> Tester:
         """Fork a tester and keep a socket to it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        async with contextlib.AsyncExitStack() as stack:
-            files = [memory_file(stack) for _ in range(4)]
-            child = await server.spawn("test", files, [theirs.detach()], cpu_s=CPU_S)
-        child.end.add_done_callback(lambda end: end.cancelled() or end.exception())
+        with theirs, contextlib.ExitStack() as stack:
+            # What tests print goes nowhere.
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, nowhere)
+            child = await server.spawn("test", [nowhere] * 4 + [theirs.fileno()], cpu_s=CPU_S)
         return cls(server, ours, child)
 
-    async def count(self, spec: dict[str, Any], pipes: Sequence[int], *, timeout_s: float) -> dict[str, Any] | None:
+    @property
+    def usable(self) -> bool:
+        """Whether it still runs and is not worn out."""
+        return not self._child.end.done() and self._verdicts < MAX_VERDICTS
+
+    def send(self, spec: dict[str, Any], pipes: Sequence[int]) -> None:
         """
-        Run tests; `None` if the tester did not survive what the solution returned.
+        Ask for a verdict.
 
         Args:
             spec (`dict[str, Any]`):
                 Specification of [`~tester.serve_tests`].
             pipes (`Sequence[int]`):
-                To and from the solution; handed over, closed here once sent.
-            timeout_s (`float`):
-                Wall clock in seconds.
+                To and from the solution. They stay the caller's, to be closed.
+
+        Raises:
+            [`SandboxUnavailableError`]: The tester is gone.
+        """
+        self._verdicts += 1
+        try:
+            with contextlib.ExitStack() as stack:
+                socket.send_fds(self._control, [b"t"], [memory_file(stack, json.dumps(spec)), *pipes])
+        except OSError as error:
+            self._verdicts = MAX_VERDICTS
+            raise SandboxUnavailableError(f"the tester is gone: {error!r}") from error
+
+    async def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """
+        The count of tests; `None` if the tester did not survive what the solution returned.
 
         Raises:
             [`SandboxUnavailableError`]: The tester never ran, or its server is gone.
         """
-        self.verdicts_left -= 1
-        loop = asyncio.get_running_loop()
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                for fd in pipes:
-                    stack.callback(os.close, fd)
-                socket.send_fds(self._control, [b"t"], [memory_file(stack, json.dumps(spec)), *pipes])
-            reply = await asyncio.wait_for(loop.sock_recv(self._control, MAX_REPORT_BYTES), timeout_s)
+            reply = await asyncio.wait_for(
+                asyncio.get_running_loop().sock_recv(self._control, MAX_REPORT_BYTES), timeout_s
+            )
         except (OSError, asyncio.TimeoutError):
             reply = b""
         if reply:
             report: dict[str, Any] = codec.loads(reply)
             return report
-        self.verdicts_left = 0
-        if not self._server.alive or (self._child.end.done() and self._child.end.result()["trouble"]):
+        self._verdicts = MAX_VERDICTS
+        server, end = self._server(), self._child.end
+        if server is None or not server.alive or (end.done() and (end.exception() or end.result()["trouble"])):
             raise SandboxUnavailableError("the sandbox broke while it ran tests")
         return None
 
     async def end(self) -> None:
         """Close its socket, on which it leaves, and kill it."""
         self._control.close()
-        with contextlib.suppress(OSError):
-            await self._server.kill(self._child)
-
-
-_IDLE: weakref.WeakKeyDictionary[ForkServer, list[Tester]] = weakref.WeakKeyDictionary()
+        if (server := self._server()) is not None:
+            with contextlib.suppress(OSError):
+                await server.kill(self._child)
 
 
 @contextlib.asynccontextmanager
 async def warm_tester(server: ForkServer) -> AsyncIterator[Tester]:
-    """A tester that is nobody else's while the block runs; replaced after it if it is worn out or broke off."""
-    idle = _IDLE.setdefault(server, [])
-    tester = idle.pop() if idle else await Tester.start(server)
+    """A tester that is nobody else's while the block runs; ended after it if it is worn out or was broken off."""
+    tester = None
+    while server.idle_testers:
+        tester = server.idle_testers.pop()
+        if tester.usable:
+            break
+        await tester.end()
+        tester = None
+    tester = tester or await Tester.start(server)
     finished = False
     try:
         yield tester
         finished = True
     finally:
-        if finished and tester.verdicts_left > 0:
-            idle.append(tester)
+        if finished and tester.usable:
+            server.idle_testers.append(tester)
         else:
             await tester.end()

@@ -97,6 +97,8 @@ class Verdict:
     """First failing test and what happened, for repair prompts; empty if all passed."""
     weak: bool = False
     """Whether the tests ran beside the solution, where a hostile one can forge the verdict."""
+    compiles: bool = True
+    """Whether the solution is Python at all."""
     needs_live_objects: bool = False
     """Whether a test failed because it passes or gets values that are no plain data."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 
 from ..errors import SandboxUnavailableError, ScorerError
@@ -45,20 +44,11 @@ async def score_code(
     code = extract_answer(solution, "code")
     if not code.strip():
         return Score(0.0, "none", code, NO_ANSWER)
-    if not _is_python(code):
-        return Score(0.0, "none", code, WRONG_TYPE)
     try:
         verdict = await judge(code, tests, entry_point=entry_point, weak=weak_verdict)
     except SandboxUnavailableError as error:
         raise ScorerError(str(error)) from error
     passed = verdict.passed == verdict.total
     value = verdict.share if partial_credit else float(passed)
-    return Score(value, "tests", code, WEAK_VERDICT if verdict.weak else "", verdict.share)
-
-
-def _is_python(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    label = WRONG_TYPE if not verdict.compiles else WEAK_VERDICT if verdict.weak else ""
+    return Score(value, "tests", code, label, verdict.share)
