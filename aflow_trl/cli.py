@@ -7,6 +7,8 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +17,7 @@ from rich.table import Table
 from .dsl import analyze, format, mermaid, parse
 from .engine import Engine, Outcome, RolloutRequest, Trace
 from .errors import AflowError, RecipeError
-from .llm import SIMULATED, ExecutorConfig, LLMClient
+from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from .operators import Problem, load_operators, vocabulary
 from .simulator import SimulatedApp, in_process
 
@@ -80,6 +82,19 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
     run.add_argument("--json", action="store_true", help="print the whole trace as JSON")
     run.set_defaults(command=_run)
+
+    cache = commands.add_parser(
+        "cache",
+        help="look after a cache of replies: stats, prune, verify",
+        description="Show what a cache of replies holds, throw out the least recently used, or find damaged ones.",
+        epilog="example: aflow-trl cache stats runs/compose/calls.sqlite",
+    )
+    cache.add_argument("action", choices=["stats", "prune", "verify"], help="what to do")
+    cache.add_argument("path", help="SQLite file, such as calls.sqlite in an output folder")
+    cache.add_argument(
+        "--max-mb", type=float, default=0.0, metavar="MB", help="prune: what to keep (default: nothing)"
+    )
+    cache.set_defaults(command=_cache)
 
     simulate = commands.add_parser(
         "simulate",
@@ -170,6 +185,24 @@ def _print_trace(trace: Trace, console: Console) -> None:
 
 def _shorten(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
+
+
+def _cache(options: argparse.Namespace) -> None:
+    path = Path(options.path)
+    if not path.is_file():
+        raise RecipeError(f"there is no cache {options.path!r}. A run writes calls.sqlite into its output folder.")
+    cache = CallCache(path)
+    if options.action == "prune":
+        print(f"{cache.prune(int(options.max_mb * 1e6))} replies thrown out")
+    if options.action == "verify":
+        print(f"{cache.verify()} damaged replies removed")
+    stats = cache.stats()
+    print(f"{stats.replies} replies, {stats.bytes / 1e6:.1f} MB")
+    if stats.oldest is not None and stats.newest is not None:
+        oldest, newest = (
+            datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M") for moment in (stats.oldest, stats.newest)
+        )
+        print(f"last used from {oldest} to {newest}")
 
 
 def _simulate(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from trl import ModelConfig, TrlParser
 
 from .data import check_policy_prompt
 from .dsl import parse
+from .engine import SHARE_MODES
 from .errors import DSLError, RecipeError
 from .llm import SIMULATED, ExecutorConfig
 from .operators import load_operators, vocabulary
@@ -51,6 +52,11 @@ class WorkflowArguments:
             Reward functions, the primary one first. If `None`, all five; see also `reward_weights`.
         quantize_correctness (`bool`, *optional*, defaults to `False`):
             Whether correctness takes one of five levels.
+        share (`str`, *optional*, defaults to `"step"`):
+            Which equal operator calls are made once: those of a `step`, of a `group`, or none (`off`).
+        call_cache (`str`, *optional*):
+            SQLite file of replies that are never paid for again, `off` for none. Defaults to `calls.sqlite` in
+            `output_dir`, and to none with the simulated executor.
         judge_domains (`list[str]`, *optional*):
             Domains (`math`, `qa`) whose answers the executor's model grades instead of the rules.
         gate_secondary (`bool`, *optional*, defaults to `True`):
@@ -78,6 +84,13 @@ class WorkflowArguments:
     operator_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define operators."})
     reward_funcs: list[str] | None = field(default=None, metadata={"help": "Reward functions, primary first."})
     quantize_correctness: bool = field(default=False, metadata={"help": "Whether correctness takes five levels."})
+    share: str = field(
+        default="step",
+        metadata={"help": "Equal calls made once: of a step, of a group, or off.", "choices": list(SHARE_MODES)},
+    )
+    call_cache: str | None = field(
+        default=None, metadata={"help": "SQLite file of replies; off for none. Default: calls.sqlite in output_dir."}
+    )
     judge_domains: list[str] | None = field(
         default=None, metadata={"help": "Domains whose answers the executor's model grades: math, qa."}
     )
@@ -101,6 +114,8 @@ class WorkflowArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
+        if self.share not in SHARE_MODES:
+            raise ValueError(f"share is {self.share!r}. Use one of {', '.join(SHARE_MODES)}.")
         if unknown := set(self.judge_domains or ()) - {"math", "qa"}:
             raise ValueError(
                 f"judge_domains holds {sorted(unknown)[0]!r}. A model can grade math and qa; code has tests."

@@ -28,7 +28,7 @@ from trl import get_peft_config, get_quantization_config
 from .data import Row, build_dataset, load_rows
 from .engine import Engine
 from .errors import AflowError, DataError, FatalEndpointError, RunStoppedError
-from .llm import SIMULATED, LLMClient
+from .llm import SIMULATED, CallCache, LLMClient
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
@@ -136,7 +136,7 @@ def connect(recipe: Recipe) -> tuple[LLMClient, Layers]:
     """Client of the executor, after one call that proves it answers, and the layers of the sandbox, started once."""
     simulated = recipe.executor.executor_base_url == SIMULATED
     app = SimulatedApp(latency_s=recipe.workflow.simulated_latency_s) if simulated else None
-    client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None)
+    client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None, cache=_cache(recipe))
 
     allow_weak_sandbox(recipe.workflow.allow_weak_sandbox)
 
@@ -159,7 +159,7 @@ def build_trainer(recipe: Recipe, client: LLMClient, rows: Sequence[Row]) -> tup
     output_dir = Path(training.output_dir)
     rank = training.process_index
     rollouts = Rollouts(
-        Engine(client, vocabulary=vocabulary(args.operators)),
+        Engine(client, vocabulary=vocabulary(args.operators), share=args.share),
         seed=training.seed,
         quantize_correctness=args.quantize_correctness,
         gate_secondary=args.gate_secondary,
@@ -255,6 +255,14 @@ def _totals(rollouts: Rollouts) -> dict[str, Any]:
     costs = [own.pop("usd") for own in processes]
     sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
     return sums | {"usd": None if None in costs else sum(costs)}
+
+
+def _cache(recipe: Recipe) -> CallCache | None:
+    """Cache of replies: on unless it is turned off, or nothing is paid for."""
+    path = recipe.workflow.call_cache
+    if path == "off" or (path is None and recipe.executor.executor_base_url == SIMULATED):
+        return None
+    return CallCache(path or Path(recipe.training.output_dir) / "calls.sqlite")
 
 
 def _fixed_workflows(recipe: Recipe) -> list[str]:

@@ -1,6 +1,15 @@
 """Runs workflows on operators: state, trace, sharing, budgets."""
 
-from .engine import DEFAULT_STEP_TIMEOUT_S, Engine
+from .engine import DEFAULT_STEP_TIMEOUT_S, SHARE_MODES, Engine
 from .types import Budget, NodeRecord, Outcome, RolloutRequest, Trace
 
-__all__ = ["DEFAULT_STEP_TIMEOUT_S", "Budget", "Engine", "NodeRecord", "Outcome", "RolloutRequest", "Trace"]
+__all__ = [
+    "DEFAULT_STEP_TIMEOUT_S",
+    "SHARE_MODES",
+    "Budget",
+    "Engine",
+    "NodeRecord",
+    "Outcome",
+    "RolloutRequest",
+    "Trace",
+]

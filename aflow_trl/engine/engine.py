@@ -18,6 +18,7 @@ from .types import Budget, Outcome, RolloutRequest, Trace
 logger = logging.getLogger(__name__)
 
 DEFAULT_STEP_TIMEOUT_S = 1_800.0
+SHARE_MODES = ("step", "group", "off")
 
 
 class Engine:
@@ -35,6 +36,9 @@ class Engine:
             What one workflow may spend when it runs.
         step_timeout_s (`float`, *optional*, defaults to `1800.0`):
             Deadline of one batch in seconds; what has not ended by then is `unavailable`.
+        share (`str`, *optional*, defaults to `"step"`):
+            Which equal operator calls are one execution: those of the whole batch (`"step"`), of a group (`"group"`),
+            or none (`"off"`: equal calls still draw equal samples, each paid for by itself).
 
     Example:
 
@@ -54,7 +58,12 @@ class Engine:
         limits: Limits = DEFAULT_LIMITS,
         budget: Budget | None = None,
         step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S,
+        share: str = "step",
     ) -> None:
+        if share not in SHARE_MODES:
+            raise ValueError(f"share is {share!r}. Use one of {', '.join(SHARE_MODES)}.")
+        self.share = share
+
         self.client = client
         self.vocabulary = known_vocabulary() if vocabulary is None else vocabulary
         self.limits = limits
@@ -76,7 +85,7 @@ class Engine:
         Returns:
             `list[Trace]`: One trace for each request, in order, always.
         """
-        shared: Shared[Executed] = Shared()
+        shared: Shared[Executed] = Shared(enabled=self.share != "off")
         tasks = [asyncio.ensure_future(self._rollout(request, shared, salt)) for request in requests]
         try:
             if tasks:
@@ -110,6 +119,8 @@ class Engine:
             depth=analysis.depth,
         )
         started = time.monotonic()
+        if self.share == "group":
+            salt = f"{salt} {request.group}"
         interpreter = Interpreter(self.client, shared, request.problem, self.budget, salt)
         try:
             if self.fatal is not None:

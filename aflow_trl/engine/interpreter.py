@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Workflow
+from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Workflow, walk
 from ..errors import BudgetExceededError, RejectedRequestError
 from ..llm import LLMClient
 from ..operators import REGISTRY, OperatorCall, OperatorFailureError, Problem, State, final_answer, vote_key
 from .sharing import Numbering, Shared, digest
-from .types import Budget, NodeRecord
+from .types import Budget, NodeRecord, total
 
 Lanes: TypeAlias = tuple[State, ...]
 
@@ -35,6 +36,8 @@ class Executed:
     truncated: int
     refused: int
     rejected: int
+    cached_calls: int
+    paid_usd: float | None
     failure: str
 
 
@@ -69,6 +72,8 @@ class Interpreter:
     ) -> None:
         self.nodes: list[NodeRecord] = []
         self.first_answer: str | None = None
+        self._first_place: tuple[float, int] = (math.inf, 0)
+        self._order: dict[int, int] = {}
         self._client, self._shared, self._problem, self._budget = client, shared, problem, budget
         self._problem_key = digest(problem.domain, problem.statement, problem.entry_point, problem.public_tests, salt)
 
@@ -80,6 +85,7 @@ class Interpreter:
             `tuple[str, float]`: Final answer (a majority vote if several candidates are left, first wins ties) and the
             seconds on the critical path.
         """
+        self._order = {id(node): order for order, (node, _) in enumerate(walk(workflow.root))}
         start = (State(self._problem),)
         flow = await self._run(workflow.root, start, Numbering(_key(start)), in_loop=False)
         return self._answer(self._vote(flow.lanes)), flow.seconds
@@ -157,8 +163,10 @@ class Interpreter:
         done, shared = await self._shared.get(key, lambda: self._execute(node, state, key))
         self._record(node, sample, key, done, shared)
         self._check_budget()
-        if self.first_answer is None and done.state.candidates:
-            self.first_answer = self._answer(done.state)
+        place = (self._order[id(node)], sample)
+        if done.state.candidates and place < self._first_place:
+            # First as the workflow is written, not first to end: branches end in any order.
+            self._first_place, self.first_answer = place, self._answer(done.state)
         return Flow((done.state,), seconds=done.wall_s)
 
     async def _execute(self, node: Operator, state: State, key: str) -> Executed:
@@ -174,13 +182,16 @@ class Interpreter:
             state = replace(state, candidates=state.candidates[:1], verdict=None)
         usages = [completion.usage for completion in call.completions]
         costs = [self._client.config.price.cost(usage) for usage in usages]
+        paid = [cost for cost, completion in zip(costs, call.completions, strict=True) if not completion.cached]
         return Executed(
             state=state,
             model_calls=len(usages),
             prompt_tokens=sum(usage.prompt_tokens for usage in usages),
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             estimated_usage=any(usage.estimated for usage in usages),
-            usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            usd=total(costs),
+            cached_calls=sum(completion.cached for completion in call.completions),
+            paid_usd=total(paid),
             wall_s=time.monotonic() - started,
             parse_errors=call.parse_errors,
             asked_again=call.asked_again,
@@ -214,6 +225,8 @@ class Interpreter:
                 truncated=done.truncated,
                 refused=done.refused,
                 rejected=done.rejected,
+                cached_calls=done.cached_calls,
+                paid_usd=done.paid_usd,
                 failure=done.failure,
             )
         )

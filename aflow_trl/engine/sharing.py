@@ -90,8 +90,15 @@ def all_calls(node: Node) -> Counter[CallName]:
 
 @dataclass
 class Shared(Generic[Result]):
-    """Executions of one step by key."""
+    """
+    Executions of one step by key.
 
+    Args:
+        enabled (`bool`, *optional*, defaults to `True`):
+            Whether equal keys are one execution. If not, each is executed for itself, with the same randomness.
+    """
+
+    enabled: bool = True
     flights: dict[str, asyncio.Task[Result]] = field(default_factory=dict)
 
     async def get(self, key: str, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
@@ -104,7 +111,8 @@ class Shared(Generic[Result]):
         flight = self.flights.get(key)
         shared = flight is not None
         if flight is None:
-            flight = self.flights[key] = asyncio.ensure_future(start())
+            flight = asyncio.ensure_future(start())
+            self.flights[key if self.enabled else f"{key} {len(self.flights)}"] = flight
             # A failure nobody waits for any more is no news.
             flight.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(flight), shared

@@ -6,6 +6,7 @@ A *lane* is one candidate on its way through the workflow: a state with at most 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -41,6 +42,8 @@ class RolloutRequest:
 
     workflow: Workflow | Extraction | str
     problem: Problem
+    group: str = ""
+    """Group it belongs to; matters only where calls are shared inside groups alone."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,10 @@ class NodeRecord:
     """Replies without text: a refusal, a filter, nothing."""
     rejected: int = 0
     """Requests that the endpoint would not take: too long, against its policy."""
+    cached_calls: int = 0
+    """Model calls whose reply was on disk."""
+    paid_usd: float | None = 0.0
+    """USD of the others; `None` if a price is unknown."""
     failure: str = ""
 
 
@@ -110,7 +117,7 @@ class Trace:
     @property
     def paid_calls(self) -> int:
         """Model calls made for this rollout that nobody else had made."""
-        return sum(node.model_calls for node in self.nodes if not node.shared)
+        return sum(node.model_calls - node.cached_calls for node in self.nodes if not node.shared)
 
     @property
     def tokens(self) -> int:
@@ -120,12 +127,12 @@ class Trace:
     @property
     def usd(self) -> float | None:
         """USD the workflow used; `None` if a price is unknown."""
-        return _total(node.usd for node in self.nodes)
+        return total(node.usd for node in self.nodes)
 
     @property
     def paid_usd(self) -> float | None:
         """USD caused by this rollout; `None` if a price is unknown."""
-        return _total(node.usd for node in self.nodes if not node.shared)
+        return total(node.paid_usd for node in self.nodes if not node.shared)
 
     @property
     def parse_errors(self) -> int:
@@ -143,6 +150,11 @@ class Trace:
         return asdict(self) | {"outcome": self.outcome.value} | totals
 
 
-def _total(costs: Any) -> float | None:
-    known = list(costs)
-    return None if any(cost is None for cost in known) else float(sum(known))
+def total(costs: Iterable[float | None]) -> float | None:
+    """Sum of costs; `None` if one is unknown."""
+    known: list[float] = []
+    for cost in costs:
+        if cost is None:
+            return None
+        known.append(cost)
+    return float(sum(known))

@@ -1,6 +1,18 @@
 """Client of the executor: a shell over `openai.AsyncOpenAI`. Imports errors only."""
 
+from .cache import CacheStats, CallCache
 from .client import SIMULATED, LLMClient, api_key
 from .types import Completion, ExecutorConfig, Messages, Price, Usage
 
-__all__ = ["SIMULATED", "Completion", "ExecutorConfig", "LLMClient", "Messages", "Price", "Usage", "api_key"]
+__all__ = [
+    "SIMULATED",
+    "CacheStats",
+    "CallCache",
+    "Completion",
+    "ExecutorConfig",
+    "LLMClient",
+    "Messages",
+    "Price",
+    "Usage",
+    "api_key",
+]

@@ -18,6 +18,7 @@ import httpx2
 import openai
 
 from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
+from .cache import CallCache, call_key
 from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
 from .slots import Slots
 from .types import Completion, ExecutorConfig, Messages, Usage
@@ -56,13 +57,21 @@ class LLMClient:
             Endpoint, model, sampling parameters and limits.
         http_client (`Callable[[], Any]`, *optional*):
             Builds the HTTP client handed to `openai.AsyncOpenAI`. Defaults to the aiohttp transport.
+        cache ([`CallCache`], *optional*):
+            Replies to use instead of asking again.
 
     Raises:
         [`RecipeError`]: A real endpoint is named and its key is not in the environment.
     """
 
-    def __init__(self, config: ExecutorConfig, http_client: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: ExecutorConfig,
+        http_client: Callable[[], Any] | None = None,
+        cache: CallCache | None = None,
+    ) -> None:
         self.config = config
+        self.cache = cache
         self._key = api_key(config)
         self._http_client = http_client or _aiohttp_client
         self.requests = 0
@@ -97,6 +106,26 @@ class LLMClient:
             [`FatalEndpointError`]: No later call can succeed either.
             [`RunBudgetError`]: The run has spent its USD.
         """
+        if self.cache is None:
+            return await self._ask(messages, seed, temperature)
+        key = self._key_of(messages, seed, temperature)
+        if (known := self.cache.get(key)) is not None:
+            return known
+        completion = await self._ask(messages, seed, temperature)
+        await self.cache.put(key, completion)
+        return completion
+
+    def _key_of(self, messages: Messages, seed: int, temperature: float | None) -> str:
+        config = self.config
+        heat = config.executor_temperature if temperature is None else temperature
+        return call_key(
+            [config.executor_base_url, config.executor_model, [_clean(message) for message in messages]],
+            [heat, config.executor_top_p, config.executor_max_tokens],
+            # Greedy samples are all the same one.
+            seed if heat > 0 else None,
+        )
+
+    async def _ask(self, messages: Messages, seed: int, temperature: float | None) -> Completion:
         state = self._state()
         # Waiting for a slot of our own is no fault of the endpoint: it does not count.
         deadline = time.monotonic() + self.config.executor_call_timeout_s
@@ -135,7 +164,7 @@ class LLMClient:
         """
         started = time.monotonic()
         try:
-            await self.complete([{"role": "user", "content": "Reply with the word ready."}], seed=0)
+            await self._ask([{"role": "user", "content": "Reply with the word ready."}], 0, None)
         except (UnavailableError, RejectedRequestError) as error:
             raise FatalEndpointError(
                 f"the executor {self.config.executor_model!r} at {self.host} does not answer: {error}. "

@@ -33,6 +33,8 @@ class Completion:
     attempts: int = 1
     """HTTP requests made, failed ones included."""
     wall_s: float = 0.0
+    cached: bool = False
+    """Whether it was paid for at another time."""
 
     @property
     def truncated(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Collection, Sequence
@@ -120,7 +121,10 @@ class Rollouts:
         Returns:
             `list[ScoredRollout]`: In order.
         """
-        requests = [RolloutRequest(text, _problem(row)) for text, row in zip(texts, rows, strict=True)]
+        requests = [
+            RolloutRequest(text, _problem(row), group)
+            for text, row, group in zip(texts, rows, _groups(rows), strict=True)
+        ]
         rollouts = await self._score_all(await self.engine.run(requests, salt=salt), rows)
         self._account(rollouts, phase, step)
         return rollouts
@@ -235,6 +239,13 @@ def _problem(row: dict[str, Any]) -> Problem:
         entry_point=row.get("entry_point") or None,
         public_tests=tuple(row.get("public_tests") or ()),
     )
+
+
+def _groups(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each run of rows of one problem: TRL puts the completions of a prompt side by side."""
+    keys = [_problem_key(row) for row in rows]
+    changes = itertools.accumulate(int(index > 0 and keys[index - 1] != key) for index, key in enumerate(keys))
+    return [str(number) for number in changes]
 
 
 def _problem_key(row: dict[str, Any]) -> str:
