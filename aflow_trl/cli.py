@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from .train import main as train
 
         return train(given[1:])
-    options = build_parser().parse_args(given)
+    parser = build_parser()
+    options, overrides = parser.parse_known_args(given)
+    if overrides and not getattr(options, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    options.overrides = overrides
     try:
         options.command(options)
     except AflowError as error:
@@ -95,6 +99,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-mb", type=float, default=0.0, metavar="MB", help="prune: what to keep (default: nothing)"
     )
     cache.set_defaults(command=_cache)
+
+    estimate = commands.add_parser(
+        "estimate",
+        help="calls and USD a recipe will take, before anything is spent",
+        description="Dry-run a recipe's problems on the simulated executor and print what the run will take. "
+        "Further --key value pairs override the recipe, as in training.",
+        epilog="example: aflow-trl estimate quickstart.yaml --max_steps 200",
+    )
+    estimate.add_argument("recipe", help="recipe, as for train")
+    estimate.add_argument("--num-processes", type=int, default=1, help="processes of the run (default: 1)")
+    estimate.add_argument("--reply-tokens", type=int, default=200, help="tokens of a reply (default: 200)")
+    estimate.set_defaults(command=_estimate, takes_overrides=True)
 
     simulate = commands.add_parser(
         "simulate",
@@ -203,6 +219,33 @@ def _cache(options: argparse.Namespace) -> None:
             datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M") for moment in (stats.oldest, stats.newest)
         )
         print(f"last used from {oldest} to {newest}")
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    from .estimate import estimate
+    from .recipe import load_recipe
+
+    # What will compute is not here, and does not matter.
+    recipe = load_recipe(
+        [options.recipe, *options.overrides, "--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
+    )
+    phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
+    table = Table(title=f"{options.recipe}, executor {recipe.executor.executor_model}", title_justify="left")
+    for heading in ("", "completions", "calls: low", "expected", "worst", "USD: low", "expected", "worst"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for phase in phases:
+        usd = [phase.low_usd, phase.expected_usd, phase.worst_usd]
+        calls = (phase.completions, phase.low_calls, phase.expected_calls, phase.worst_calls)
+        shown = ("unknown" if value is None else f"{value:,.2f}" for value in usd)
+        table.add_row(phase.name, *(f"{value:,.0f}" for value in calls), *shown)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"Expected: workflows of the grammar and the baselines, replies of {options.reply_tokens} tokens; low: with "
+        f"equal calls shared ({recipe.workflow.share}); worst: every workflow spends its whole budget. A policy that "
+        "learns to spend more takes more.",
+        style="dim",
+    )
 
 
 def _simulate(options: argparse.Namespace) -> None:

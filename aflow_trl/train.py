@@ -32,7 +32,7 @@ from .llm import SIMULATED, CallCache, LLMClient
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
-from .rewards import DEFAULT_WEIGHTS, Rollouts, ScoredRollout, workflow_rewards
+from .rewards import DEFAULT_WEIGHTS, Ledger, Rollouts, ScoredRollout, workflow_rewards
 from .sandbox import Layers, allow_weak_sandbox, fork_server
 from .scoring import LLMJudge
 from .simulator import SimulatedApp, in_process
@@ -150,6 +150,11 @@ def connect(recipe: Recipe) -> tuple[LLMClient, Layers]:
     layers, latency_s = asyncio.run(probe())
     say(f"sandbox: {layers}")
     say(f"executor {recipe.executor.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
+    if None in (recipe.executor.price.input_usd, recipe.executor.price.output_usd):
+        say(
+            f"warning: the price of {recipe.executor.executor_model} at {client.host} is not known, so USD are not "
+            "counted; give executor_input_usd_per_mtok and executor_output_usd_per_mtok"
+        )
     return client, layers
 
 
@@ -250,11 +255,12 @@ def _use_all_cores() -> None:
 
 
 def _totals(rollouts: Rollouts) -> dict[str, Any]:
-    """Model calls made, rollouts, unscored ones and USD of the whole run, over all processes."""
+    """Model calls made, rollouts, unscored ones, USD and the ledger of the whole run, over all processes."""
     processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spent_usd}])
     costs = [own.pop("usd") for own in processes]
     sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
-    return sums | {"usd": None if None in costs else sum(costs)}
+    ledger = Ledger.sum(gather_object([rollouts.ledger]))
+    return sums | {"usd": None if None in costs else sum(costs), "ledger": ledger.to_json()}
 
 
 def _cache(recipe: Recipe) -> CallCache | None:

@@ -54,6 +54,37 @@ def test_run_prints_json() -> None:
     assert [node["operator"] for node in trace["nodes"]] == ["Custom", "Review"]
 
 
+def test_estimate_tells_calls_and_usd_before_anything_is_spent() -> None:
+    prices = (
+        "--executor_input_usd_per_mtok",
+        "1",
+        "--executor_output_usd_per_mtok",
+        "2",
+        "--executor_max_tokens",
+        "500",
+    )
+    result = cli("estimate", "quickstart.yaml", "--max_steps", "10", "--num_eval_problems", "30", *prices)
+    assert result.returncode == 0, result.stderr
+    rows = {
+        cells[0]: cells[1:] for line in result.stdout.splitlines() if len(cells := re.findall(r"[\w.,]+", line)) == 8
+    }
+    # 30 problems: the policy twice and the fixed workflows; 10 steps of 64 completions.
+    evaluation, training, whole = (
+        [float(cell.replace(",", "")) for cell in rows[name]] for name in ("evaluation", "training", "run")
+    )
+    assert (evaluation[0], training[0], whole[0]) == (300, 640, 940)
+    for _, low, expected, worst, low_usd, expected_usd, worst_usd in (evaluation, training):
+        assert 0 < low <= expected < worst and 0 < low_usd <= expected_usd < worst_usd
+    assert training[3] == 640 * 40 and training[6] > training[3] * 500 * 2 / 1e6
+    assert whole[2] == pytest.approx(evaluation[2] + training[2], abs=2)
+
+
+def test_estimate_says_that_a_price_is_unknown() -> None:
+    local = ("--executor_base_url", "http://localhost:9/v1", "--executor_input_usd_per_mtok", "null")
+    result = cli("estimate", "qwen2.5-7b-a100.yaml", *local, "--train_data", "synthetic", "--eval_data", "synthetic")
+    assert result.returncode == 0 and "unknown" in result.stdout, result.stderr
+
+
 def test_run_without_a_key_names_the_variable() -> None:
     result = cli("run", MATH, "--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "NO_SUCH_VARIABLE")
     assert result.returncode == 2 and "NO_SUCH_VARIABLE" in result.stderr and "Traceback" not in result.stderr

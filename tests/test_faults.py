@@ -266,7 +266,7 @@ async def test_run_budget_ends_calls_and_is_exceeded_by_no_more_than_those_in_fl
 
 def test_run_budget_without_a_price_is_refused() -> None:
     with pytest.raises(ValueError, match="executor_input_usd_per_mtok"):
-        ExecutorConfig(executor_max_usd=5.0)
+        ExecutorConfig(executor_max_usd=5.0, executor_base_url="http://localhost/v1")
 
 
 # -- soak ------------------------------------------------------------------------------------------------------------

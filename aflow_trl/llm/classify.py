@@ -129,8 +129,10 @@ def _text(message: dict[str, Any]) -> str:
 def _usage(usage: object, messages: Messages, text: str) -> Usage:
     if isinstance(usage, dict):
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(completion, int):
-            return Usage(prompt, completion)
+        if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
+            details = usage.get("prompt_tokens_details")
+            cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+            return Usage(prompt, completion, min(prompt, max(0, cached)) if isinstance(cached, int) else 0)
     return estimate_usage(messages, text)
 
 

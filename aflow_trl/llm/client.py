@@ -21,7 +21,7 @@ from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunB
 from .cache import CallCache, call_key
 from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
 from .slots import Slots
-from .types import Completion, ExecutorConfig, Messages, Usage
+from .types import OPENAI_URL, Completion, ExecutorConfig, Messages, Usage
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 20.0
@@ -83,7 +83,7 @@ class LLMClient:
     @property
     def host(self) -> str:
         """Where calls go, for messages; never holds the key."""
-        return urlsplit(self.config.executor_base_url or "https://api.openai.com/v1").netloc or SIMULATED
+        return urlsplit(self.config.executor_base_url or OPENAI_URL).netloc or SIMULATED
 
     async def complete(self, messages: Messages, *, seed: int, temperature: float | None = None) -> Completion:
         """

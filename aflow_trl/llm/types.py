@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import yaml
 
 Messages: TypeAlias = list[dict[str, str]]
+OPENAI_URL = "https://api.openai.com/v1"
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +22,8 @@ class Usage:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that the endpoint had in its own cache, and bills for less."""
     estimated: bool = False
     """Whether the reply carried no usage and the numbers are a guess from the text's length."""
 
@@ -53,12 +63,17 @@ class Price:
 
     input_usd: float | None
     output_usd: float | None
+    cached_usd: float | None = None
+    """Prompt tokens from the endpoint's cache; `None` means as any other."""
 
     def cost(self, usage: Usage) -> float | None:
         """USD of one call, `None` if a price is unknown."""
         if self.input_usd is None or self.output_usd is None:
             return None
-        return (usage.prompt_tokens * self.input_usd + usage.completion_tokens * self.output_usd) / 1e6
+        cached_usd = self.input_usd if self.cached_usd is None else self.cached_usd
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        prompt = fresh * self.input_usd + usage.cached_tokens * cached_usd
+        return (prompt + usage.completion_tokens * self.output_usd) / 1e6
 
 
 @dataclass
@@ -85,9 +100,13 @@ class ExecutorConfig:
         executor_call_timeout_s (`float`, *optional*, defaults to `120.0`):
             Deadline of a call over all its retries, in seconds.
         executor_input_usd_per_mtok (`float`, *optional*):
-            Price of a million prompt tokens in USD. If `None`, costs are unknown.
+            Price of a million prompt tokens in USD. If `None`, that of `configs/prices.yaml` for a model of the OpenAI
+            API, else unknown.
         executor_output_usd_per_mtok (`float`, *optional*):
-            Price of a million completion tokens in USD. If `None`, costs are unknown.
+            Price of a million completion tokens in USD, likewise.
+        executor_cached_usd_per_mtok (`float`, *optional*):
+            Price of a million prompt tokens from the endpoint's own cache in USD, likewise; if that is unknown, as any
+            other prompt token.
         executor_max_usd (`float`, *optional*):
             USD after which no further call is sent and the run stops with a checkpoint; calls in flight still end.
             Needs both prices.
@@ -114,6 +133,9 @@ class ExecutorConfig:
     executor_output_usd_per_mtok: float | None = field(
         default=None, metadata={"help": "USD for a million completion tokens. Unknown if not given."}
     )
+    executor_cached_usd_per_mtok: float | None = field(
+        default=None, metadata={"help": "USD for a million prompt tokens from the endpoint's cache."}
+    )
     executor_max_usd: float | None = field(
         default=None, metadata={"help": "USD after which the run stops with a checkpoint. Needs both prices."}
     )
@@ -130,7 +152,34 @@ class ExecutorConfig:
         if self.executor_temperature < 0:
             raise ValueError(f"executor_temperature must be 0 or more, got {self.executor_temperature}.")
 
-    @property
+    @functools.cached_property
     def price(self) -> Price:
-        """Price of the executor's tokens."""
-        return Price(self.executor_input_usd_per_mtok, self.executor_output_usd_per_mtok)
+        """Price of the executor's tokens: the one given, else the list price."""
+        listed = list_price(self.executor_model) if self._is_openai else Price(None, None)
+        return Price(
+            _first(self.executor_input_usd_per_mtok, listed.input_usd),
+            _first(self.executor_output_usd_per_mtok, listed.output_usd),
+            _first(self.executor_cached_usd_per_mtok, listed.cached_usd),
+        )
+
+    @property
+    def _is_openai(self) -> bool:
+        return urlsplit(self.executor_base_url or OPENAI_URL).hostname == urlsplit(OPENAI_URL).hostname
+
+
+def list_price(model: str) -> Price:
+    """Price of a model of the OpenAI API by `configs/prices.yaml`; a date at the end of its name does not count."""
+    prices = _list_prices()
+    entry = prices.get(model) or prices.get(_DATE.sub("", model)) or {}
+    return Price(entry.get("input"), entry.get("output"), entry.get("cached"))
+
+
+@functools.cache
+def _list_prices() -> dict[str, dict[str, float]]:
+    text = files("aflow_trl").joinpath("configs", "prices.yaml").read_text(encoding="utf-8")
+    prices: dict[str, dict[str, float]] = yaml.safe_load(text)
+    return prices
+
+
+def _first(given: float | None, listed: float | None) -> float | None:
+    return listed if given is None else given

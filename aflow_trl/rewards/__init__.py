@@ -9,12 +9,15 @@ from .functions import (
     simplicity_reward,
     workflow_rewards,
 )
+from .ledger import Account, Ledger
 from .metrics import batch_metrics, entropy
 from .rollouts import Rollouts
 from .types import ScoredRollout
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "Account",
+    "Ledger",
     "Rollouts",
     "ScoredRollout",
     "batch_metrics",

@@ -13,6 +13,7 @@ from typing import Any
 from ..engine import Engine, Outcome, RolloutRequest, Trace
 from ..operators import Problem
 from ..scoring import LLMJudge, Score, quantize, score_answer
+from .ledger import Ledger
 from .metrics import batch_columns, batch_metrics
 from .types import ScoredRollout
 
@@ -64,6 +65,8 @@ class Rollouts:
         self.judge, self.judge_domains = judge, judge_domains
         self.trace_path = Path(trace_path) if trace_path else None
         self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
+        self.ledger = Ledger()
+        """What this process paid for."""
         self.last_batch = (0, 0)
         """Unscored rollouts of the latest training batch, and all of it, in this process."""
         self.batches = 0
@@ -179,6 +182,7 @@ class Rollouts:
         )
 
     def _account(self, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
+        self.ledger.record(rollouts)
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
