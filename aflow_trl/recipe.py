@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ class WorkflowArguments:
             Reward functions, the primary one first. If `None`, all five; see also `reward_weights`.
         quantize_correctness (`bool`, *optional*, defaults to `False`):
             Whether correctness takes one of five levels.
+        models (`dict` or `str`, *optional*):
+            Executors of their own for some operators: by operator, what differs from the recipe's executor, such as
+            `{"Review": {"executor_model": "gpt-4o"}}`.
         share (`str`, *optional*, defaults to `"step"`):
             Which equal operator calls are made once: those of a `step`, of a `group`, or none (`off`).
         call_cache (`str`, *optional*):
@@ -84,6 +88,10 @@ class WorkflowArguments:
     operator_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define operators."})
     reward_funcs: list[str] | None = field(default=None, metadata={"help": "Reward functions, primary first."})
     quantize_correctness: bool = field(default=False, metadata={"help": "Whether correctness takes five levels."})
+    models: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "By operator, what differs from the recipe's executor (JSON on a command line)."},
+    )
     share: str = field(
         default="step",
         metadata={"help": "Equal calls made once: of a step, of a group, or off.", "choices": list(SHARE_MODES)},
@@ -114,6 +122,8 @@ class WorkflowArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
+        if isinstance(self.models, str):
+            self.models = json.loads(self.models)
         if self.share not in SHARE_MODES:
             raise ValueError(f"share is {self.share!r}. Use one of {', '.join(SHARE_MODES)}.")
         if unknown := set(self.judge_domains or ()) - {"math", "qa"}:
@@ -123,6 +133,44 @@ class WorkflowArguments:
         for name in ("num_train_problems", "num_eval_problems", "max_lost_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def operator_executors(
+    models: dict[str, Any], executor: ExecutorConfig, operators: Collection[str]
+) -> dict[str, ExecutorConfig]:
+    """
+    Executors of operators that have one of their own.
+
+    Args:
+        models (`dict[str, Any]`):
+            By operator, the fields that differ.
+        executor ([`~aflow_trl.llm.ExecutorConfig`]):
+            Executor of all the others.
+        operators (`Collection[str]`):
+            Operators there are.
+
+    Raises:
+        [`RecipeError`]: An operator or a field is unknown, or a value is wrong.
+    """
+    known = {item.name for item in fields(ExecutorConfig)}
+    configs = {}
+    for name, changes in models.items():
+        if name not in operators:
+            raise RecipeError(f"models names the operator {name!r}. Use some of {', '.join(operators)}.")
+        if not isinstance(changes, dict) or (unknown := sorted(set(changes) - known)):
+            found = repr(unknown[0]) if isinstance(changes, dict) else f"a {type(changes).__name__}"
+            raise RecipeError(
+                f"models, {name}: {found} is no field of an executor. Use some of {', '.join(sorted(known))}."
+            )
+        if "executor_model" in changes:
+            # The price of one model says nothing about another.
+            names = ("executor_input_usd_per_mtok", "executor_output_usd_per_mtok", "executor_cached_usd_per_mtok")
+            changes = dict.fromkeys(names) | changes
+        try:
+            configs[name] = replace(executor, **changes)
+        except ValueError as error:
+            raise RecipeError(f"models, {name}: {error}") from None
+    return configs
 
 
 @dataclass(frozen=True)
@@ -135,6 +183,13 @@ class Recipe:
     model: Any
     source: dict[str, Any]
     """What the recipe file said, for the record."""
+
+    @property
+    def operator_executors(self) -> dict[str, ExecutorConfig]:
+        """Executors of the operators that have one of their own."""
+        models = self.workflow.models
+        words = vocabulary(self.workflow.operators)
+        return operator_executors(models, self.executor, words) if isinstance(models, dict) else {}
 
 
 PARTS = (WorkflowArguments, ExecutorConfig, WorkflowGRPOConfig, ModelConfig)
@@ -201,6 +256,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(f"primary_reward is {training.primary_reward!r}; use one of {', '.join(names)}.")
     if not recipe.model.model_name_or_path:
         raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
+    own = recipe.operator_executors.values()
+    if any(config.executor_max_usd != recipe.executor.executor_max_usd for config in own):
+        raise RecipeError("executor_max_usd is one for the run. Give it beside models, not inside.")
     simulated = recipe.executor.executor_base_url == SIMULATED
     if not simulated and workflow.simulated_latency_s:
         raise RecipeError("simulated_latency_s is set, but executor_base_url is not 'simulated'. Remove one of them.")

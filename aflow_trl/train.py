@@ -28,7 +28,7 @@ from trl import get_peft_config, get_quantization_config
 from .data import Row, build_dataset, load_rows
 from .engine import Engine
 from .errors import AflowError, DataError, FatalEndpointError, RunStoppedError
-from .llm import SIMULATED, CallCache, LLMClient
+from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
@@ -82,8 +82,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
-    client, layers = connect(recipe)
-    trainer, rollouts = build_trainer(recipe, client, train_rows)
+    engine, layers = connect(recipe)
+    trainer, rollouts = build_trainer(recipe, engine, train_rows)
     stop = StopRun(rollouts, recipe.workflow.max_unscored_share, recipe.workflow.max_lost_steps)
     trainer.add_callback(stop)
     evaluator = Evaluator(trainer, rollouts, eval_rows, _prompts(recipe, eval_rows), seed=recipe.training.seed)
@@ -109,7 +109,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
             f"{error}. The trained adapter is in {output_dir}; only its evaluation is missing."
         ) from None
 
-    asyncio.run_coroutine_threadsafe(client.aclose(), trainer.async_loop).result()
+    for client in engine.clients.values():
+        asyncio.run_coroutine_threadsafe(client.aclose(), trainer.async_loop).result()
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["wall_s"] = time.monotonic() - started
@@ -132,43 +133,57 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     return eval_rows, train_rows
 
 
-def connect(recipe: Recipe) -> tuple[LLMClient, Layers]:
-    """Client of the executor, after one call that proves it answers, and the layers of the sandbox, started once."""
-    simulated = recipe.executor.executor_base_url == SIMULATED
-    app = SimulatedApp(latency_s=recipe.workflow.simulated_latency_s) if simulated else None
-    client = LLMClient(recipe.executor, http_client=(lambda: in_process(app)) if app else None, cache=_cache(recipe))
+def connect(recipe: Recipe) -> tuple[Engine, Layers]:
+    """
+    The engine with its executors, after one call to each that proves it answers, and the layers of the sandbox, which
+    is started once: what is missing is told now, not in the middle of a batch.
+    """
+    args, cache, spending = recipe.workflow, _cache(recipe), Spending()
+    app = SimulatedApp(latency_s=args.simulated_latency_s)
+    clients: list[LLMClient] = []
 
-    allow_weak_sandbox(recipe.workflow.allow_weak_sandbox)
+    def client_of(config: ExecutorConfig) -> LLMClient:
+        for known in clients:
+            if known.config == config:
+                return known
+        simulated = config.executor_base_url == SIMULATED
+        clients.append(LLMClient(config, (lambda: in_process(app)) if simulated else None, cache, spending))
+        return clients[-1]
 
-    async def probe() -> tuple[Layers, float]:
+    main = client_of(recipe.executor)
+    models = {name: client_of(config) for name, config in recipe.operator_executors.items()}
+    allow_weak_sandbox(args.allow_weak_sandbox)
+
+    async def probe() -> tuple[Layers, list[float]]:
         try:
-            # A machine that cannot confine programs is told now, not in the middle of a batch.
-            return (await fork_server()).layers, await client.ping()
+            return (await fork_server()).layers, [await client.ping() for client in clients]
         finally:
-            await client.aclose()
+            for client in clients:
+                await client.aclose()
 
-    layers, latency_s = asyncio.run(probe())
+    layers, latencies_s = asyncio.run(probe())
     say(f"sandbox: {layers}")
-    say(f"executor {recipe.executor.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
-    if None in (recipe.executor.price.input_usd, recipe.executor.price.output_usd):
-        say(
-            f"warning: the price of {recipe.executor.executor_model} at {client.host} is not known, so USD are not "
-            "counted; give executor_input_usd_per_mtok and executor_output_usd_per_mtok"
-        )
-    return client, layers
+    for client, latency_s in zip(clients, latencies_s, strict=True):
+        say(f"executor {client.config.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
+        if None in (client.config.price.input_usd, client.config.price.output_usd):
+            say(
+                f"warning: the price of {client.config.executor_model} at {client.host} is not known, so USD are not "
+                "counted; give executor_input_usd_per_mtok and executor_output_usd_per_mtok"
+            )
+    return Engine(main, vocabulary=vocabulary(args.operators), share=args.share, models=models), layers
 
 
-def build_trainer(recipe: Recipe, client: LLMClient, rows: Sequence[Row]) -> tuple[WorkflowGRPOTrainer, Rollouts]:
+def build_trainer(recipe: Recipe, engine: Engine, rows: Sequence[Row]) -> tuple[WorkflowGRPOTrainer, Rollouts]:
     """The trainer and the execution its reward functions share."""
     args, training = recipe.workflow, recipe.training
     output_dir = Path(training.output_dir)
     rank = training.process_index
     rollouts = Rollouts(
-        Engine(client, vocabulary=vocabulary(args.operators), share=args.share),
+        engine,
         seed=training.seed,
         quantize_correctness=args.quantize_correctness,
         gate_secondary=args.gate_secondary,
-        judge=LLMJudge(client) if args.judge_domains else None,
+        judge=LLMJudge(engine.client) if args.judge_domains else None,
         judge_domains=args.judge_domains or (),
         trace_path=output_dir / (f"traces.rank{rank}.jsonl" if rank else "traces.jsonl"),
     )
@@ -256,7 +271,7 @@ def _use_all_cores() -> None:
 
 def _totals(rollouts: Rollouts) -> dict[str, Any]:
     """Model calls made, rollouts, unscored ones, USD and the ledger of the whole run, over all processes."""
-    processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spent_usd}])
+    processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spending.usd}])
     costs = [own.pop("usd") for own in processes]
     sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
     ledger = Ledger.sum(gather_object([rollouts.ledger]))

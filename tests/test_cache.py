@@ -38,7 +38,7 @@ async def test_second_call_is_not_sent(endpoint: ScriptedEndpoint, tmp_path: Pat
     assert len(endpoint.payloads) == 1
     assert [one.cached for one in replies] == [False, True]
     assert replies[0].text == replies[1].text and replies[0].usage == replies[1].usage
-    assert client.spent_usd == 0.0
+    assert client.spending.usd == 0.0
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ async def test_endpoint_that_cannot_be_reached_ends_the_start_and_later_is_none(
 async def test_a_call_that_timed_out_is_paid_for_all_the_same() -> None:
     _, rollouts, server = await rewards_against(lambda number: RETRIED["200 empty body"] if number == 1 else GOOD)
     client = rollouts.engine.client
-    assert (client.requests, server.requests) == (2, 2)
-    assert client.spent_usd > client.config.price.cost(chat_usage())
+    assert (client.spending.requests, server.requests) == (2, 2)
+    assert client.spending.usd > client.config.price.cost(chat_usage())
 
 
 def chat_usage() -> Any:
@@ -202,7 +202,7 @@ async def test_concurrency_shrinks_to_what_the_endpoint_bears() -> None:
     async with FaultServer(crowd.script) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=64, executor_call_timeout_s=20.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(400)))
-        limit = client._state().slots.limit
+        limit = client._state().scheduler.lanes[0].limit
         await client.aclose()
     assert limit <= 24
     assert crowd.refused < 200
@@ -212,7 +212,7 @@ async def test_one_episode_of_refusals_halves_the_concurrency_once() -> None:
     async with FaultServer(lambda number: late(error(429), 0.1) if number <= 16 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=16, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(16)))
-        limit = client._state().slots.limit
+        limit = client._state().scheduler.lanes[0].limit
         await client.aclose()
     assert 8 <= limit < 11
 
@@ -221,7 +221,7 @@ async def test_concurrency_grows_back_while_the_endpoint_is_clean() -> None:
     async with FaultServer(lambda number: error(429) if number == 1 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(80)))
-        limit = client._state().slots.limit
+        limit = client._state().scheduler.lanes[0].limit
         await client.aclose()
     assert limit == 8
 
@@ -230,7 +230,7 @@ async def test_server_errors_do_not_shrink_the_concurrency() -> None:
     async with FaultServer(lambda number: error(500) if number % 3 == 0 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(60)))
-        limit = client._state().slots.limit
+        limit = client._state().scheduler.lanes[0].limit
         await client.aclose()
     assert limit == 8
 

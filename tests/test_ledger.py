@@ -37,13 +37,13 @@ async def test_sums_by_operator_and_domain_are_the_sum_of_the_run(endpoint: Scri
     for part in (ledger.by_operator, ledger.by_domain):
         assert sum(account.model_calls for account in part.values()) == len(endpoint.payloads) == 3
         assert sum(account.usd for account in part.values()) == pytest.approx(3 * cost)
-    assert rollouts.engine.client.spent_usd == pytest.approx(3 * cost)
+    assert rollouts.engine.client.spending.usd == pytest.approx(3 * cost)
     assert ledger.by_domain["qa"].prompt_tokens == 10
 
 
 async def test_unknown_price_stays_unknown(endpoint: ScriptedEndpoint) -> None:
     rollouts = await executed(endpoint, executor_input_usd_per_mtok=None)
-    assert rollouts.ledger.by_domain["math"].usd is None and rollouts.engine.client.spent_usd is None
+    assert rollouts.ledger.by_domain["math"].usd is None and rollouts.engine.client.spending.usd is None
     assert json.loads(json.dumps(rollouts.ledger.to_json()))["by_operator"]["Custom"]["usd"] is None
 
 
@@ -69,7 +69,7 @@ async def test_cached_prompt_tokens_have_their_own_price(endpoint: ScriptedEndpo
     endpoint.script = lambda prompt, number: chat_response("x", usage=usage)
     client = endpoint.client(executor_cached_usd_per_mtok=0.5)
     await client.complete([{"role": "user", "content": "hello"}], seed=0)
-    assert client.spent_usd == pytest.approx((400 * 1.0 + 600 * 0.5 + 10 * 2.0) / 1e6)
+    assert client.spending.usd == pytest.approx((400 * 1.0 + 600 * 0.5 + 10 * 2.0) / 1e6)
 
 
 @pytest.mark.parametrize("cached", [None, "many", -5, 5000, [], {}])
@@ -101,4 +101,4 @@ async def test_missing_usage_moves_the_budget_all_the_same(endpoint: ScriptedEnd
     endpoint.script = lambda prompt, number: web.json_response({"choices": [{"message": {"content": "x" * 400}}]})
     client = endpoint.client()
     await client.complete([{"role": "user", "content": "y" * 400}], seed=0)
-    assert client.spent_usd == pytest.approx((100 * 1.0 + 100 * 2.0) / 1e6)
+    assert client.spending.usd == pytest.approx((100 * 1.0 + 100 * 2.0) / 1e6)

@@ -437,4 +437,4 @@ def test_run_ends_with_a_checkpoint_when_its_budget_is_spent(tiny_model: Path, t
     trainer, stop = run_with(client, tiny_model, tmp_path)
     assert 0 < trainer.state.global_step < 8 and "executor_max_usd" in stop.reason
     assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
-    assert client.spent_usd < 3e-4
+    assert client.spending.usd < 3e-4

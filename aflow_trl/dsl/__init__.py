@@ -1,7 +1,7 @@
 """The workflow language: grammar, AST, parser, canonical printer, static analysis, drawing. Imports errors only."""
 
 from ..errors import DSLError
-from .analysis import DEFAULT_LIMITS, analyze, check
+from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
 from .draw import mermaid
 from .extract import CLOSING_TAG, REPAIRS, extract
 from .parser import parse
@@ -49,6 +49,7 @@ __all__ = [
     "builtin_vocabulary",
     "check",
     "children",
+    "critical_calls",
     "extract",
     "format",
     "mermaid",

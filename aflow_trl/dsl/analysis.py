@@ -108,6 +108,11 @@ def _error(node: Node, workflow: Workflow, message: str, label: str, expected: t
     return DSLError(message, source=workflow.source, line=at.line, column=at.column, label=label, expected=expected)
 
 
+def critical_calls(node: Node, vocabulary: Vocabulary) -> int:
+    """Most model calls of a part of a workflow that have to follow one another."""
+    return _bound(node, 1, vocabulary).critical
+
+
 def _bound(node: Node, width: int, vocabulary: Vocabulary) -> _Bound:
     match node:
         case Operator():

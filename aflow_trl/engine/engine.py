@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format
 from ..errors import AflowError, BudgetExceededError, FatalEndpointError
 from ..llm import LLMClient
 from ..operators import vocabulary as known_vocabulary
-from .interpreter import Executed, Interpreter
+from .collector import no_full_collections
+from .interpreter import DEFAULT_MODEL, Executed, Interpreter
 from .sharing import Shared
 from .types import Budget, Outcome, RolloutRequest, Trace
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STEP_TIMEOUT_S = 1_800.0
+STARTS_AT_ONCE = 16
+"""Rollouts that may start in one turn of the event loop: parsing one takes up to a millisecond."""
 SHARE_MODES = ("step", "group", "off")
 
 
@@ -39,6 +42,8 @@ class Engine:
         share (`str`, *optional*, defaults to `"step"`):
             Which equal operator calls are one execution: those of the whole batch (`"step"`), of a group (`"group"`),
             or none (`"off"`: equal calls still draw equal samples, each paid for by itself).
+        models (`Mapping[str, LLMClient]`, *optional*):
+            Executors of their own for some operators.
 
     Example:
 
@@ -59,12 +64,15 @@ class Engine:
         budget: Budget | None = None,
         step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S,
         share: str = "step",
+        models: Mapping[str, LLMClient] | None = None,
     ) -> None:
         if share not in SHARE_MODES:
             raise ValueError(f"share is {share!r}. Use one of {', '.join(SHARE_MODES)}.")
         self.share = share
 
         self.client = client
+        self.clients = {DEFAULT_MODEL: client, **(models or {})}
+        """Executors by the operator they serve."""
         self.vocabulary = known_vocabulary() if vocabulary is None else vocabulary
         self.limits = limits
         self.budget = budget or Budget()
@@ -85,22 +93,31 @@ class Engine:
         Returns:
             `list[Trace]`: One trace for each request, in order, always.
         """
-        shared: Shared[Executed] = Shared(enabled=self.share != "off")
-        tasks = [asyncio.ensure_future(self._rollout(request, shared, salt)) for request in requests]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=self.step_timeout_s)
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await shared.close()
+        with no_full_collections():
+            ended = await self._run_all(requests, salt)
         return [
             trace if isinstance(trace, Trace) else self._lost(request, trace)
             for request, trace in zip(requests, ended, strict=True)
         ]
+
+    async def _run_all(self, requests: Sequence[RolloutRequest], salt: str) -> list[Trace | BaseException]:
+        shared: Shared[Executed] = Shared(enabled=self.share != "off")
+        tasks: list[asyncio.Task[Trace]] = []
+        try:
+            for request in requests:
+                tasks.append(asyncio.ensure_future(self._rollout(request, shared, salt)))
+                if len(tasks) % STARTS_AT_ONCE == 0:
+                    # The first run while the others are still to be parsed, and the loop serves others in between.
+                    await asyncio.sleep(0)
+            if tasks:
+                await asyncio.wait(tasks, timeout=self.step_timeout_s)
+            for task in tasks:
+                task.cancel()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await shared.close()
 
     async def _rollout(self, request: RolloutRequest, shared: Shared[Executed], salt: str) -> Trace:
         extraction = self._extraction(request.workflow)
@@ -121,7 +138,7 @@ class Engine:
         started = time.monotonic()
         if self.share == "group":
             salt = f"{salt} {request.group}"
-        interpreter = Interpreter(self.client, shared, request.problem, self.budget, salt)
+        interpreter = Interpreter(self.clients, self.vocabulary, shared, request.problem, self.budget, salt)
         try:
             if self.fatal is not None:
                 raise self.fatal

@@ -6,18 +6,21 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Workflow, walk
+from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Vocabulary, Workflow, walk
 from ..errors import BudgetExceededError, RejectedRequestError
-from ..llm import LLMClient
+from ..llm import LLMClient, Urgency
 from ..operators import REGISTRY, OperatorCall, OperatorFailureError, Problem, State, final_answer, vote_key
+from .priority import remaining_calls
 from .sharing import Numbering, Shared, digest
 from .types import Budget, NodeRecord, total
 
 Lanes: TypeAlias = tuple[State, ...]
+DEFAULT_MODEL = ""
+"""Stands for every operator that has no executor of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,10 @@ class Interpreter:
     Runs one workflow on one problem.
 
     Args:
-        client ([`~aflow_trl.llm.LLMClient`]):
-            The executor.
+        clients (`Mapping[str, LLMClient]`):
+            Executors by the operator they serve; `""` serves the others.
+        vocabulary (`Mapping[str, OperatorSpec]`):
+            Operators the workflow may name.
         shared ([`Shared`]):
             Executions of the step this rollout belongs to.
         problem ([`~aflow_trl.operators.Problem`]):
@@ -68,13 +73,21 @@ class Interpreter:
     """
 
     def __init__(
-        self, client: LLMClient, shared: Shared[Executed], problem: Problem, budget: Budget, salt: str
+        self,
+        clients: Mapping[str, LLMClient],
+        vocabulary: Vocabulary,
+        shared: Shared[Executed],
+        problem: Problem,
+        budget: Budget,
+        salt: str,
     ) -> None:
         self.nodes: list[NodeRecord] = []
         self.first_answer: str | None = None
         self._first_place: tuple[float, int] = (math.inf, 0)
         self._order: dict[int, int] = {}
-        self._client, self._shared, self._problem, self._budget = client, shared, problem, budget
+        self._remaining: dict[int, int] = {}
+        self._clients, self._vocabulary = clients, vocabulary
+        self._shared, self._problem, self._budget = shared, problem, budget
         self._problem_key = digest(problem.domain, problem.statement, problem.entry_point, problem.public_tests, salt)
 
     async def run(self, workflow: Workflow) -> tuple[str, float]:
@@ -85,6 +98,7 @@ class Interpreter:
             `tuple[str, float]`: Final answer (a majority vote if several candidates are left, first wins ties) and the
             seconds on the critical path.
         """
+        self._remaining = remaining_calls(workflow.root, self._vocabulary)
         self._order = {id(node): order for order, (node, _) in enumerate(walk(workflow.root))}
         start = (State(self._problem),)
         flow = await self._run(workflow.root, start, Numbering(_key(start)), in_loop=False)
@@ -160,7 +174,9 @@ class Interpreter:
         state_key = _key((state,))
         sample = numbering.draw((node.name, node.arguments), state_key)
         key = digest(node.name, node.arguments, self._problem_key, state_key, sample)
-        done, shared = await self._shared.get(key, lambda: self._execute(node, state, key))
+        done, shared = await self._shared.get(
+            key, lambda urgency: self._execute(node, state, key, urgency), self._remaining[id(node)]
+        )
         self._record(node, sample, key, done, shared)
         self._check_budget()
         place = (self._order[id(node)], sample)
@@ -169,8 +185,9 @@ class Interpreter:
             self._first_place, self.first_answer = place, self._answer(done.state)
         return Flow((done.state,), seconds=done.wall_s)
 
-    async def _execute(self, node: Operator, state: State, key: str) -> Executed:
-        call = OperatorCall(self._client, seed=int(key[:15], 16))
+    async def _execute(self, node: Operator, state: State, key: str, urgency: Urgency) -> Executed:
+        client = self._clients.get(node.name, self._clients[DEFAULT_MODEL])
+        call = OperatorCall(client, seed=int(key[:15], 16), urgency=urgency)
         started = time.monotonic()
         failure, rejected = "", 0
         try:
@@ -181,7 +198,7 @@ class Interpreter:
             rejected = int(isinstance(error, RejectedRequestError))
             state = replace(state, candidates=state.candidates[:1], verdict=None)
         usages = [completion.usage for completion in call.completions]
-        costs = [self._client.config.price.cost(usage) for usage in usages]
+        costs = [client.config.price.cost(usage) for usage in usages]
         paid = [cost for cost, completion in zip(costs, call.completions, strict=True) if not completion.cached]
         return Executed(
             state=state,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ..dsl import Conditional, Node, Operator, Parallel, Repeat, Sequence, children
+from ..llm import Urgency
 
 Result = TypeVar("Result")
 CallName = tuple[str, tuple[tuple[str, Any], ...]]
@@ -100,10 +101,13 @@ class Shared(Generic[Result]):
 
     enabled: bool = True
     flights: dict[str, asyncio.Task[Result]] = field(default_factory=dict)
+    _urgencies: dict[str, Urgency] = field(default_factory=dict)
 
-    async def get(self, key: str, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
+    async def get(
+        self, key: str, start: Callable[[Urgency], Coroutine[Any, Any, Result]], urgency: int = 0
+    ) -> tuple[Result, bool]:
         """
-        The result for `key`, started now if nobody has.
+        The result for `key`, started now if nobody has; as urgent as for the most urgent of those who want it.
 
         Returns:
             `tuple[Result, bool]`: The result, and whether somebody else had started it.
@@ -111,10 +115,13 @@ class Shared(Generic[Result]):
         flight = self.flights.get(key)
         shared = flight is not None
         if flight is None:
-            flight = asyncio.ensure_future(start())
+            own = self._urgencies[key] = Urgency(urgency)
+            flight = asyncio.ensure_future(start(own))
             self.flights[key if self.enabled else f"{key} {len(self.flights)}"] = flight
             # A failure nobody waits for any more is no news.
             flight.add_done_callback(lambda task: task.cancelled() or task.exception())
+        else:
+            self._urgencies[key].raise_to(urgency)
         return await asyncio.shield(flight), shared
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """Client of the executor: a shell over `openai.AsyncOpenAI`. Imports errors only."""
 
 from .cache import CacheStats, CallCache
-from .client import SIMULATED, LLMClient, api_key
+from .client import SIMULATED, LLMClient, Spending, api_key
+from .schedule import Urgency
 from .types import Completion, ExecutorConfig, Messages, Price, Usage
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "LLMClient",
     "Messages",
     "Price",
+    "Spending",
+    "Urgency",
     "Usage",
     "api_key",
 ]

@@ -9,7 +9,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ import openai
 from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
 from .cache import CallCache, call_key
 from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
-from .slots import Slots
+from .schedule import Lane, Permit, Scheduler, Urgency
 from .types import OPENAI_URL, Completion, ExecutorConfig, Messages, Usage
 
 FIRST_BACKOFF_S = 0.5
@@ -40,12 +40,21 @@ SIMULATED = "simulated"
 
 
 @dataclass
+class Spending:
+    """What a run has sent and spent; one for all clients of a run."""
+
+    requests: int = 0
+    """HTTP requests sent, failed ones included."""
+    usd: float | None = 0.0
+    """What they cost, with an estimate where no reply came; `None` if a price is unknown."""
+
+
+@dataclass
 class _LoopState:
     """What belongs to one event loop: it is built on the loop that uses it."""
 
-    client: openai.AsyncOpenAI
-    slots: Slots
-    paused_until: float = field(default=0.0)
+    clients: dict[Lane, openai.AsyncOpenAI]
+    scheduler: Scheduler
 
 
 class LLMClient:
@@ -59,6 +68,8 @@ class LLMClient:
             Builds the HTTP client handed to `openai.AsyncOpenAI`. Defaults to the aiohttp transport.
         cache ([`CallCache`], *optional*):
             Replies to use instead of asking again.
+        spending ([`Spending`], *optional*):
+            Account to add to. Defaults to one of its own.
 
     Raises:
         [`RecipeError`]: A real endpoint is named and its key is not in the environment.
@@ -69,15 +80,13 @@ class LLMClient:
         config: ExecutorConfig,
         http_client: Callable[[], Any] | None = None,
         cache: CallCache | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.config = config
         self.cache = cache
-        self._key = api_key(config)
+        self.spending = spending or Spending()
+        self._endpoints = endpoints(config)
         self._http_client = http_client or _aiohttp_client
-        self.requests = 0
-        """HTTP requests sent, failed ones included."""
-        self.spent_usd: float | None = 0.0
-        """What they cost, with an estimate where no reply came; `None` if a price is unknown."""
         self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
 
     @property
@@ -85,7 +94,14 @@ class LLMClient:
         """Where calls go, for messages; never holds the key."""
         return urlsplit(self.config.executor_base_url or OPENAI_URL).netloc or SIMULATED
 
-    async def complete(self, messages: Messages, *, seed: int, temperature: float | None = None) -> Completion:
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        seed: int,
+        temperature: float | None = None,
+        urgency: Urgency | None = None,
+    ) -> Completion:
         """
         One chat completion, with retries inside one overall deadline.
 
@@ -96,6 +112,8 @@ class LLMClient:
                 Sampling seed sent along; equal seeds and messages ask for the same sample.
             temperature (`float`, *optional*):
                 Overrides the configured temperature.
+            urgency ([`Urgency`], *optional*):
+                Decides who goes first where calls have to wait.
 
         Returns:
             [`Completion`]: The reply.
@@ -107,11 +125,11 @@ class LLMClient:
             [`RunBudgetError`]: The run has spent its USD.
         """
         if self.cache is None:
-            return await self._ask(messages, seed, temperature)
+            return await self._ask(messages, seed, temperature, urgency)
         key = self._key_of(messages, seed, temperature)
         if (known := self.cache.get(key)) is not None:
             return known
-        completion = await self._ask(messages, seed, temperature)
+        completion = await self._ask(messages, seed, temperature, urgency)
         await self.cache.put(key, completion)
         return completion
 
@@ -125,31 +143,34 @@ class LLMClient:
             seed if heat > 0 else None,
         )
 
-    async def _ask(self, messages: Messages, seed: int, temperature: float | None) -> Completion:
-        state = self._state()
-        # Waiting for a slot of our own is no fault of the endpoint: it does not count.
+    async def _ask(
+        self, messages: Messages, seed: int, temperature: float | None, urgency: Urgency | None = None
+    ) -> Completion:
+        scheduler = self._state().scheduler
+        reserved = estimate_usage(messages, "").prompt_tokens + self.config.executor_max_tokens
+        urgency = urgency or Urgency()
+        # Waiting for a place of our own is no fault of the endpoint: it does not count.
         deadline = time.monotonic() + self.config.executor_call_timeout_s
         wall_s = 0.0
         for attempt in itertools.count(1):
             asked = time.monotonic()
-            async with state.slots:
+            permit = await scheduler.acquire(urgency, reserved)
+            tokens: int | None = None
+            try:
                 self._check_budget()
-                sent = time.monotonic()
-                deadline += sent - asked
-                try:
-                    completion = await self._attempt(state, messages, seed, temperature, deadline)
-                    state.slots.answered(sent)
-                    return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - sent)
-                except RetryLaterError as error:
-                    failure = error
-                    if error.rate_limited:
-                        state.slots.rate_limited(sent)
-                except FatalEndpointError as error:
-                    raise FatalEndpointError(
-                        f"{error} (model {self.config.executor_model!r} at {self.host})"
-                    ) from None
-            await self._back_off(state, failure, attempt, deadline)
-            wall_s += time.monotonic() - sent
+                deadline += permit.sent_at - asked
+                completion = await self._attempt(permit.lane, messages, seed, temperature, deadline)
+                tokens = completion.usage.total
+                permit.lane.answered(permit.sent_at)
+                return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - permit.sent_at)
+            except RetryLaterError as error:
+                pause_s = self._pause(error, permit, attempt, deadline)
+            except FatalEndpointError as error:
+                raise FatalEndpointError(f"{error} (model {self.config.executor_model!r} at {self.host})") from None
+            finally:
+                scheduler.release(permit, tokens)
+            await asyncio.sleep(pause_s)
+            wall_s += time.monotonic() - permit.sent_at
         raise AssertionError("unreachable")
 
     async def ping(self) -> float:
@@ -176,15 +197,15 @@ class LLMClient:
         """Close the connections of the running event loop; a later call opens new ones."""
         state = self._states.pop(asyncio.get_running_loop(), None)
         if state is not None:
-            await state.client.close()
+            for client in state.clients.values():
+                await client.close()
 
     async def _attempt(
-        self, state: _LoopState, messages: Messages, seed: int, temperature: float | None, deadline: float
+        self, lane: Lane, messages: Messages, seed: int, temperature: float | None, deadline: float
     ) -> Completion:
-        await _sleep_until(state.paused_until, deadline)
-        self.requests += 1
+        self.spending.requests += 1
         try:
-            call = self._request(state, messages, seed, temperature)
+            call = self._request(self._state().clients[lane], messages, seed, temperature)
             completion = await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
             # The server may have done, and will bill, the work.
@@ -199,7 +220,8 @@ class LLMClient:
 
     def _pay(self, usage: Usage) -> None:
         cost = self.config.price.cost(usage)
-        self.spent_usd = None if cost is None or self.spent_usd is None else self.spent_usd + cost
+        usd = self.spending.usd
+        self.spending.usd = None if cost is None or usd is None else usd + cost
 
     def _check_budget(self) -> None:
         limit = self.config.executor_max_usd
@@ -207,15 +229,15 @@ class LLMClient:
             return
         # Each process of a run spends an equal share.
         own = limit / int(os.environ.get("WORLD_SIZE", "1"))
-        if self.spent_usd is not None and self.spent_usd >= own:
+        if self.spending.usd is not None and self.spending.usd >= own:
             raise RunBudgetError(f"the run has spent its budget of {limit:g} USD (executor_max_usd)")
 
     async def _request(
-        self, state: _LoopState, messages: Messages, seed: int, temperature: float | None
+        self, client: openai.AsyncOpenAI, messages: Messages, seed: int, temperature: float | None
     ) -> Completion:
         config = self.config
         try:
-            stream = state.client.chat.completions.with_streaming_response.create(
+            stream = client.chat.completions.with_streaming_response.create(
                 model=config.executor_model,
                 messages=[_clean(message) for message in messages],  # type: ignore[misc]
                 temperature=config.executor_temperature if temperature is None else temperature,
@@ -233,32 +255,49 @@ class LLMClient:
             raise classify_exception(error) from None
         return read_completion(bytes(content), messages)
 
-    async def _back_off(self, state: _LoopState, error: RetryLaterError, attempt: int, deadline: float) -> None:
+    def _pause(self, error: RetryLaterError, permit: Permit, attempt: int, deadline: float) -> float:
+        """Seconds until the next attempt; [`UnavailableError`] if there is none. May slow the whole lane down."""
+        pause_s: float = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        if error.retry_after_s is not None:
+            pause_s = error.retry_after_s
+        if error.rate_limited:
+            permit.lane.rate_limited(permit.sent_at, min(pause_s, self.config.executor_call_timeout_s))
+        elif len(self._endpoints) > 1:
+            permit.lane.rest()
         if error.max_attempts is not None and attempt >= error.max_attempts:
             raise UnavailableError(str(error)) from None
-        pause = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-        if error.retry_after_s is not None:
-            pause = error.retry_after_s
-        wake = time.monotonic() + pause
-        if wake >= deadline:
+        if time.monotonic() + pause_s >= deadline:
             raise UnavailableError(f"{error} (after {attempt} attempts)") from None
-        if error.rate_limited:
-            state.paused_until = max(state.paused_until, wake)
-        await asyncio.sleep(pause)
+        return pause_s
 
     def _state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
         state = self._states.get(loop)
         if state is None:
-            client = openai.AsyncOpenAI(
-                base_url=_base_url(self.config),
-                api_key=self._key,
-                max_retries=0,
-                timeout=self.config.executor_call_timeout_s,
-                http_client=self._http_client(),
-            )
-            state = self._states[loop] = _LoopState(client, Slots(self.config.executor_concurrency))
+            config = self.config
+            clients = {}
+            for base_url, key in self._endpoints:
+                lane = Lane(config.executor_concurrency, config.executor_rpm, config.executor_tpm)
+                clients[lane] = openai.AsyncOpenAI(
+                    base_url=base_url,
+                    api_key=key,
+                    max_retries=0,
+                    timeout=config.executor_call_timeout_s,
+                    http_client=self._http_client(),
+                )
+            state = self._states[loop] = _LoopState(clients, Scheduler(list(clients)))
         return state
+
+
+def endpoints(config: ExecutorConfig) -> list[tuple[str | None, str]]:
+    """Base URL and key of every endpoint of the pool, the first one first."""
+    found = [(_base_url(config), api_key(config))]
+    for entry in config.executor_pool or []:
+        base_url, _, variable = entry.strip().partition(" ")
+        own = replace(config, executor_base_url=base_url, executor_pool=None)
+        own.executor_api_key_env = variable.strip() or config.executor_api_key_env
+        found.append((_base_url(own), api_key(own)))
+    return found
 
 
 def api_key(config: ExecutorConfig) -> str:
@@ -286,9 +325,3 @@ def _base_url(config: ExecutorConfig) -> str | None:
 
 def _aiohttp_client() -> Any:
     return openai.DefaultAioHttpClient(follow_redirects=False)
-
-
-async def _sleep_until(moment: float, deadline: float) -> None:
-    pause = min(moment, deadline) - time.monotonic()
-    if pause > 0:
-        await asyncio.sleep(pause)

@@ -96,7 +96,15 @@ class ExecutorConfig:
         executor_max_tokens (`int`, *optional*, defaults to `1024`):
             Most tokens of a reply.
         executor_concurrency (`int`, *optional*, defaults to `64`):
-            Most calls in flight at once.
+            Most calls in flight at once to an endpoint.
+        executor_rpm (`int`, *optional*):
+            Most requests in any minute to an endpoint.
+        executor_tpm (`int`, *optional*):
+            Most tokens in any minute to an endpoint. A call reserves its prompt and `executor_max_tokens`, and is
+            settled by its reply.
+        executor_pool (`list[str]`, *optional*):
+            Further endpoints or keys of the same model, each `"BASE_URL"` or `"BASE_URL KEY_VARIABLE"`. The limits
+            above hold for each of them.
         executor_call_timeout_s (`float`, *optional*, defaults to `120.0`):
             Deadline of a call over all its retries, in seconds.
         executor_input_usd_per_mtok (`float`, *optional*):
@@ -124,6 +132,11 @@ class ExecutorConfig:
     executor_top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling of the executor."})
     executor_max_tokens: int = field(default=1024, metadata={"help": "Most tokens of a reply."})
     executor_concurrency: int = field(default=64, metadata={"help": "Most calls in flight at once."})
+    executor_rpm: int | None = field(default=None, metadata={"help": "Most requests a minute to an endpoint."})
+    executor_tpm: int | None = field(default=None, metadata={"help": "Most tokens a minute to an endpoint."})
+    executor_pool: list[str] | None = field(
+        default=None, metadata={"help": "Further endpoints of the same model: BASE_URL, or BASE_URL KEY_VARIABLE."}
+    )
     executor_call_timeout_s: float = field(
         default=120.0, metadata={"help": "Deadline of a call over all its retries, in seconds."}
     )
@@ -149,6 +162,10 @@ class ExecutorConfig:
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("executor_rpm", "executor_tpm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}. Leave it out for no limit.")
         if self.executor_temperature < 0:
             raise ValueError(f"executor_temperature must be 0 or more, got {self.executor_temperature}.")
 

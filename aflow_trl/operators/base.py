@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 from ..dsl import OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
 from ..errors import AflowError, RecipeError
-from ..llm import Completion, LLMClient
+from ..llm import Completion, LLMClient, Urgency
 from .replies import ReplyError
 from .types import State
 
@@ -34,6 +34,8 @@ class OperatorCall:
     client: LLMClient
     seed: int
     """Decides every random choice of this run, the executor's sampling included."""
+    urgency: Urgency | None = None
+    """How far the workflow has to go from here, where calls have to wait."""
     completions: list[Completion] = field(default_factory=list)
     parse_errors: int = 0
     """Replies that were not of the form asked for."""
@@ -45,7 +47,8 @@ class OperatorCall:
         """One model call; returns the text of the reply."""
         self._asked[prompt] += 1
         seed = self.draw_seed(f"{self._asked[prompt]} {prompt}")
-        completion = await self.client.complete([{"role": "user", "content": prompt}], seed=seed)
+        messages = [{"role": "user", "content": prompt}]
+        completion = await self.client.complete(messages, seed=seed, urgency=self.urgency)
         self.completions.append(completion)
         return completion.text
 

@@ -1,0 +1,297 @@
+"""Limits of endpoints are kept, no call waits while one may go, and the longest way goes first."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aflow_trl.dsl import analyze, parse, sample, walk
+from aflow_trl.dsl.types import Operator
+from aflow_trl.engine import Engine, RolloutRequest
+from aflow_trl.engine.priority import remaining_calls
+from aflow_trl.errors import RecipeError
+from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.llm.schedule import Lane, Scheduler, Urgency, Window
+from aflow_trl.operators import Problem, vocabulary
+from aflow_trl.recipe import operator_executors
+from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+# -- who goes first --------------------------------------------------------------------------------------------------
+
+
+async def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
+    scheduler, order = Scheduler([Lane(1)]), []
+    first = await scheduler.acquire(Urgency(), 0)
+
+    async def call(name: str, urgency: Urgency) -> None:
+        permit = await scheduler.acquire(urgency, 0)
+        order.append(name)
+        scheduler.release(permit)
+
+    raised = Urgency(0)
+    calls = [
+        asyncio.ensure_future(call(name, urgency))
+        for name, urgency in (("b1", Urgency(2)), ("a", Urgency(5)), ("b2", Urgency(2)), ("raised", raised))
+    ]
+    await asyncio.sleep(0)
+    raised.raise_to(9)
+    scheduler.release(first)
+    await asyncio.gather(*calls)
+    assert order == ["raised", "a", "b1", "b2"]
+
+
+async def test_cancelled_call_gives_its_place_to_the_next() -> None:
+    scheduler = Scheduler([Lane(1)])
+    held = await scheduler.acquire(Urgency(), 0)
+    waiting = [asyncio.ensure_future(scheduler.acquire(Urgency(), 0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    scheduler.release(held)
+    waiting[1].cancel()  # its turn has come, it has not run yet
+    permit = await asyncio.wait_for(waiting[2], 1)
+    scheduler.release(permit)
+    assert scheduler.lanes[0].taken == 0
+
+
+def test_remaining_calls_are_the_longest_way_to_the_end() -> None:
+    workflow = parse("Custom -> [AnswerGenerate, Custom -> Format] -> ScEnsemble -> Review ? Revise : done")
+    remaining = remaining_calls(workflow.root, vocabulary())
+    ways = [(node.name, remaining[id(node)]) for node, _ in walk(workflow.root) if isinstance(node, Operator)]
+    assert ways == [
+        ("Custom", 6),
+        ("AnswerGenerate", 4),
+        ("Custom", 5),
+        ("Format", 4),
+        ("ScEnsemble", 3),
+        ("Review", 2),
+        ("Revise", 1),
+    ]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=60)
+def test_first_operator_has_the_whole_critical_path_to_go(seed: int) -> None:
+    workflow = sample(random.Random(seed))
+    remaining = remaining_calls(workflow.root, vocabulary())
+    assert max(remaining.values()) == analyze(workflow).critical_path_calls
+
+
+async def test_long_workflows_start_first_under_a_limit(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(
+        Custom="42", Format="42", Review="<verdict>correct</verdict><feedback>f</feedback>"
+    )
+    short = [RolloutRequest("Format", Problem(f"short {n}")) for n in range(6)]
+    long = RolloutRequest("Custom -> Review -> Review -> Review", Problem("long"))
+    await Engine(endpoint.client(executor_concurrency=1)).run([*short, long])
+    places = [place for place, prompt in enumerate(endpoint.prompts) if "long" in prompt]
+    # While it takes in a reply one short one may slip in; its last call is as urgent as theirs, which came before.
+    assert places[0] == 1 and all(later - earlier <= 2 for earlier, later in itertools.pairwise(places[:3]))
+
+
+# -- limits of rates -------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 30), st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=40))
+def test_no_window_ever_holds_more_than_its_limit(limit: int, calls: list[tuple[float, int]]) -> None:
+    window, now, sent = Window(limit), 0.0, []
+    for gap, amount in calls:
+        now = max(now + gap, window.free_at(amount, now + gap))
+        window.reserve(min(amount, limit), now)
+        sent.append((now, min(amount, limit)))
+    for start, _ in sent:
+        assert sum(amount for moment, amount in sent if start <= moment < start + 60 - 1e-6) <= limit
+
+
+async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
+    endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 0.5)
+    client = endpoint.client(executor_rpm=5)
+    started = time.monotonic()
+    moments: list[float] = []
+
+    async def call(number: int) -> None:
+        await client.complete(MESSAGES, seed=number)
+        moments.append(time.monotonic() - started)
+
+    await asyncio.gather(*(call(n) for n in range(12)))
+    moments.sort()
+    assert moments[4] < 0.4 and 0.5 <= moments[5] < 0.9 and 1.0 <= moments[11] < 1.5
+
+
+async def test_tokens_are_reserved_before_and_settled_after(
+    endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 0.5)
+    # Each call reserves 2 + 98 tokens and comes to 15: one at a time fits at first, six by the end of the window.
+    client = endpoint.client(executor_tpm=180, executor_max_tokens=98)
+    started = time.monotonic()
+    await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(5)))
+    assert time.monotonic() - started < 0.4
+    running = most = 0
+
+    async def slow() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        return "x"
+
+    endpoint.script = lambda prompt, number: slow()
+    await asyncio.sleep(0.6)
+    await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(3)))
+    assert most == 1
+
+
+async def test_call_larger_than_the_limit_is_sent_all_the_same(endpoint: ScriptedEndpoint) -> None:
+    completion = await endpoint.client(executor_tpm=10).complete(MESSAGES, seed=0)
+    assert completion.text == "reply 1"
+
+
+@pytest.mark.parametrize("name", ["executor_rpm", "executor_tpm"])
+def test_limit_of_zero_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        ExecutorConfig(**{name: 0})
+
+
+# -- a pool of endpoints ---------------------------------------------------------------------------------------------
+
+
+async def test_pool_uses_every_endpoint_with_its_own_key_and_limits(
+    endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECOND_KEY", "sk-second")
+    keys: list[str] = []
+    running = most = 0
+
+    async def handle(request: Any) -> Any:
+        nonlocal running, most
+        keys.append(request.headers["Authorization"])
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return chat_response("x")
+
+    monkeypatch.setattr(endpoint, "handle", handle)
+    from aiohttp import web
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+    client = endpoint.client(executor_base_url=url, executor_pool=[f"{url} SECOND_KEY"], executor_concurrency=2)
+    await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(20)))
+    await client.aclose()
+    await runner.cleanup()
+    assert most == 4 and set(keys) == {f"Bearer {os.environ[KEY_NAME]}", "Bearer sk-second"}
+    assert 6 <= keys.count("Bearer sk-second") <= 14
+
+
+async def test_retry_goes_to_another_endpoint_of_the_pool(endpoint: ScriptedEndpoint) -> None:
+    dead = "http://127.0.0.1:9/v1"
+    client = endpoint.client(executor_base_url=dead, executor_pool=[endpoint.base_url], executor_call_timeout_s=8.0)
+    replies = await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(6)))
+    assert all(reply.text.startswith("reply") for reply in replies)
+
+
+async def test_no_call_waits_while_a_place_is_free() -> None:
+    """With lanes of different speed, the idle time of the places is bounded by the handing over."""
+    scheduler = Scheduler([Lane(2), Lane(3)])
+    idle = []
+
+    async def call(length: float) -> None:
+        permit = await scheduler.acquire(Urgency(), 0)
+        waiting = sum(not waiter.turn.done() for _, _, waiter in scheduler._queue)
+        idle.append(waiting > 0 and any(lane.taken < lane.most for lane in scheduler.lanes))
+        await asyncio.sleep(length)
+        scheduler.release(permit)
+
+    dice = random.Random(0)
+    await asyncio.gather(*(call(dice.random() / 50) for _ in range(60)))
+    assert not any(idle)
+
+
+# -- executors of operators ------------------------------------------------------------------------------------------
+
+
+async def test_operator_asks_its_own_executor_and_pays_its_price(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="42", Review="<verdict>correct</verdict><feedback>f</feedback>")
+    cheap = endpoint.client(executor_model="cheap", executor_input_usd_per_mtok=1.0, executor_output_usd_per_mtok=1.0)
+    strong = endpoint.client(
+        executor_model="strong", executor_input_usd_per_mtok=10.0, executor_output_usd_per_mtok=10.0
+    )
+    (trace,) = await Engine(cheap, models={"Review": strong}).run([RolloutRequest("Custom -> Review", Problem("q"))])
+    assert [payload["model"] for payload in endpoint.payloads] == ["cheap", "strong"]
+    assert [node.usd for node in trace.nodes] == [pytest.approx(15e-6), pytest.approx(150e-6)]
+
+
+def test_models_of_a_recipe_change_what_they_name() -> None:
+    base = ExecutorConfig(executor_model="gpt-4o-mini", executor_input_usd_per_mtok=9.0)
+    configs = operator_executors(
+        {"Review": {"executor_model": "gpt-4o", "executor_concurrency": 3}}, base, ["Custom", "Review"]
+    )
+    review = configs["Review"]
+    assert (review.executor_model, review.executor_concurrency, review.price.input_usd) == ("gpt-4o", 3, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("models", "named"),
+    [
+        ({"Oracle": {}}, "Oracle"),
+        ({"Review": {"model": "x"}}, "'model'"),
+        ({"Review": "gpt-4o"}, "a str"),
+        ({"Review": {"executor_max_tokens": 0}}, "executor_max_tokens"),
+    ],
+)
+def test_wrong_models_are_named(models: dict[str, Any], named: str) -> None:
+    with pytest.raises(RecipeError, match=named):
+        operator_executors(models, ExecutorConfig(), ["Custom", "Review"])
+
+
+# -- scale -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_two_thousand_workflows_in_flight(tmp_path: Any) -> None:
+    from aflow_trl.simulator import SimulatedApp, in_process
+
+    app = SimulatedApp(latency_s=0.3)
+    client = LLMClient(
+        ExecutorConfig(executor_base_url="simulated", executor_concurrency=4_000), lambda: in_process(app)
+    )
+    requests = [RolloutRequest("Custom -> Review", Problem(f"question {n}")) for n in range(2_000)]
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            moment = time.monotonic()
+            await asyncio.sleep(0.005)
+            gaps.append(time.monotonic() - moment - 0.005)
+
+    watcher = asyncio.ensure_future(watch())
+    traces = await Engine(client).run(requests)
+    watcher.cancel()
+    await client.aclose()
+    assert all(trace.model_calls >= 2 for trace in traces)
+    assert (
+        json.dumps(traces[0].to_json(), default=str)
+        and len(list(itertools.chain(*(t.nodes for t in traces)))) == 4_000
+    )
+    assert max(gaps) < 0.5, "the limit for a busy test machine; benchmarks/rollout.py measures it alone"
