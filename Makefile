@@ -40,7 +40,7 @@ test-oldest:
 	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_rewards.py tests/test_advantages.py
 
 bench: install
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/parse.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/scoring.py

@@ -22,6 +22,8 @@ from .operators import Problem, load_operators, vocabulary
 from .simulator import SimulatedApp, in_process
 
 DEFAULT_PORT = 8377
+ON_ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
+"""Overrides under which any recipe can be read, where what would compute does not matter."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,6 +113,18 @@ def build_parser() -> argparse.ArgumentParser:
     estimate.add_argument("--num-processes", type=int, default=1, help="processes of the run (default: 1)")
     estimate.add_argument("--reply-tokens", type=int, default=200, help="tokens of a reply (default: 200)")
     estimate.set_defaults(command=_estimate, takes_overrides=True)
+
+    replay = commands.add_parser(
+        "replay",
+        help="rewards and advantages of a run again, from its traces, without a model call",
+        description="Compute rewards and advantages of every training step again and print old against new.",
+        epilog="example: aflow-trl replay runs/quickstart --recipe other.yaml",
+    )
+    replay.add_argument("output_dir", help="output folder of a run")
+    replay.add_argument(
+        "--recipe", default=None, help="recipe whose rewards and advantages to use (default: the run's)"
+    )
+    replay.set_defaults(command=_replay)
 
     simulate = commands.add_parser(
         "simulate",
@@ -225,10 +239,7 @@ def _estimate(options: argparse.Namespace) -> None:
     from .estimate import estimate
     from .recipe import load_recipe
 
-    # What will compute is not here, and does not matter.
-    recipe = load_recipe(
-        [options.recipe, *options.overrides, "--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
-    )
+    recipe = load_recipe([options.recipe, *options.overrides, *ON_ANY_MACHINE])
     phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
     table = Table(title=f"{options.recipe}, executor {recipe.executor.executor_model}", title_justify="left")
     for heading in ("", "completions", "calls: low", "expected", "worst", "USD: low", "expected", "worst"):
@@ -246,6 +257,27 @@ def _estimate(options: argparse.Namespace) -> None:
         "learns to spend more takes more.",
         style="dim",
     )
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from .recipe import load_recipe
+    from .replay import replay, settings_of
+
+    settings = settings_of(load_recipe([options.recipe, *ON_ANY_MACHINE])) if options.recipe else None
+    table = Table(title=f"{options.output_dir}, without a model call", title_justify="left")
+    for heading in ("step", "reward: old", "new", "|advantage|: old", "new", "largest change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    largest = 0.0
+    for one in replay(Path(options.output_dir), settings):
+        change = float((one.new_advantages - one.old_advantages).abs().max())
+        largest = max(largest, change)
+        means = [float(value) for value in (one.old_rewards[:, 0].nanmean(), one.new_rewards[:, 0].nanmean())]
+        sizes = [float(value.abs().mean()) for value in (one.old_advantages, one.new_advantages)]
+        table.add_row(str(one.step), *(f"{value:.4f}" for value in (*means, *sizes, change)))
+    if not table.rows:
+        raise RecipeError(f"{options.output_dir} holds no training step yet.")
+    Console(highlight=False).print(table)
+    print(f"largest change of an advantage: {largest:g}")
 
 
 def _simulate(options: argparse.Namespace) -> None:

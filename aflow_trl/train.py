@@ -31,6 +31,7 @@ from .errors import AflowError, DataError, FatalEndpointError, RunStoppedError
 from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
+from .replay import SETTINGS_FILE, settings_of, trace_name
 from .report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
 from .rewards import DEFAULT_WEIGHTS, Ledger, Rollouts, ScoredRollout, workflow_rewards
 from .sandbox import Layers, allow_weak_sandbox, fork_server
@@ -92,6 +93,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
     untrained = evaluator.policy("untrained")
     fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
     say("training")
+    if trainer.is_world_process_zero():
+        write_json(Path(recipe.training.output_dir) / SETTINGS_FILE, settings_of(recipe))
+    trainer.record_rewards = True
     trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
     output_dir = recipe.training.output_dir
     if stop.reason is not None:
@@ -185,7 +189,7 @@ def build_trainer(recipe: Recipe, engine: Engine, rows: Sequence[Row]) -> tuple[
         gate_secondary=args.gate_secondary,
         judge=LLMJudge(engine.client) if args.judge_domains else None,
         judge_domains=args.judge_domains or (),
-        trace_path=output_dir / (f"traces.rank{rank}.jsonl" if rank else "traces.jsonl"),
+        trace_path=output_dir / trace_name(rank),
     )
     names = args.reward_funcs or list(DEFAULT_WEIGHTS)
     if training.reward_weights is None:
@@ -251,7 +255,7 @@ def save(recipe: Recipe, trainer: WorkflowGRPOTrainer, summary: dict[str, Any]) 
         write_json(output_dir / "summary.json", summary)
         plot_learning_curve(trainer.state.log_history, summary, output_dir / "learning_curve.png")
         print_summary(summary, Console(width=max(Console().width, 110)))
-        say(f"adapter, model card, summary.json, learning_curve.png and traces.jsonl are in {output_dir}")
+        say(f"adapter, model card, summary.json, learning_curve.png and the traces are in {output_dir}")
     wait_for_everyone()
     if recipe.training.push_to_hub:
         trainer.push_to_hub()

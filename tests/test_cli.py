@@ -215,7 +215,13 @@ def test_run_writes_everything_and_the_same_seed_gives_the_same_summary(tmp_path
         assert result.returncode == 0, result.stderr[-2000:]
         output = folder / "run"
         summaries.append(json.loads((output / "summary.json").read_text()))
-        for file in ("adapter_model.safetensors", "learning_curve.png", "traces.jsonl", "README.md"):
+        for file in (
+            "adapter_model.safetensors",
+            "learning_curve.png",
+            "traces.jsonl.gz",
+            "rewards.jsonl.gz",
+            "README.md",
+        ):
             assert (output / file).stat().st_size > 0, file
     assert volatile_removed(summaries[0]) == volatile_removed(summaries[1])
     summary = summaries[0]
@@ -227,6 +233,13 @@ def test_run_writes_everything_and_the_same_seed_gives_the_same_summary(tmp_path
     assert "step    2/2" in result.stdout and "Held-out accuracy" in result.stdout
     card = (tmp_path / "first" / "run" / "README.md").read_text()
     assert "Programmer" in card and "## Recipe" in card and "## Results" in card
+    again = cli("replay", str(tmp_path / "first" / "run"))
+    assert again.returncode == 0 and "largest change of an advantage: 0\n" in again.stdout, again.stderr[-2000:]
+    assert len(re.findall(r"^│ +[01] │", again.stdout, re.MULTILINE)) == 2
+    other = yaml.safe_load(Path(write_recipe(tmp_path, **SHORT)).read_text()) | {"tie_break_alpha": 0.0}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    changed = cli("replay", str(tmp_path / "first" / "run"), "--recipe", str(tmp_path / "other.yaml"))
+    assert changed.returncode == 0 and "advantage: 0\n" not in changed.stdout, changed.stderr[-2000:]
     answer = cli("run", MATH, "--model", str(tmp_path / "first" / "run"))
     assert answer.returncode in (0, 1) and "Traceback" not in answer.stderr, answer.stderr[-2000:]
 

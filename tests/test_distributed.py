@@ -12,6 +12,9 @@ import pytest
 import torch
 import yaml
 
+from aflow_trl.llm import CallCache
+from aflow_trl.replay import replay, trace_name
+from aflow_trl.rewards import read_rollout, read_rows
 from aflow_trl.trainer.advantages import wa_grpo
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +56,7 @@ def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
         "num_train_problems": 60,
         "baseline_workflows": [],
         "use_cpu": True,
+        "call_cache": str(tmp_path / "calls.sqlite"),
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -62,4 +66,12 @@ def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["accuracy"]["trained"]["n"] == 15
     assert result.stdout.count("Held-out accuracy") == 1
-    assert (tmp_path / "run" / "traces.rank1.jsonl").stat().st_size > 0
+    rollouts = [read_rollout(row) for rank in range(2) for row in read_rows(tmp_path / "run" / trace_name(rank))]
+    paid = sum(rollout.trace.paid_calls for rollout in rollouts)
+    by_operator, by_domain = summary["ledger"]["by_operator"], summary["ledger"]["by_domain"]
+    for accounts in (by_operator, by_domain):
+        assert sum(account["model_calls"] for account in accounts.values()) == summary["model_calls"] == paid
+    # Both processes write one cache; a reply that both asked for at once is there once.
+    assert 0 < CallCache(tmp_path / "calls.sqlite").stats().replies <= paid
+    steps = list(replay(tmp_path / "run"))
+    assert steps and all(torch.equal(one.old_advantages, one.new_advantages) for one in steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format
 from ..errors import AflowError, BudgetExceededError, FatalEndpointError
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_STEP_TIMEOUT_S = 1_800.0
 STARTS_AT_ONCE = 16
 """Rollouts that may start in one turn of the event loop: parsing one takes up to a millisecond."""
+KNOWN_TEXTS = 4_096
+"""Completions whose workflow is remembered: the same ones come again in a group and from step to step."""
 SHARE_MODES = ("step", "group", "off")
 
 
@@ -77,10 +79,17 @@ class Engine:
         self.limits = limits
         self.budget = budget or Budget()
         self.step_timeout_s = step_timeout_s
+        self._extractions: dict[str, Extraction] = {}
         self.fatal: FatalEndpointError | None = None
         """Set once no later call can succeed; the run has to stop."""
 
-    async def run(self, requests: Sequence[RolloutRequest], *, salt: str = "") -> list[Trace]:
+    async def run(
+        self,
+        requests: Sequence[RolloutRequest],
+        *,
+        salt: str = "",
+        on_trace: Callable[[int, Trace], None] | None = None,
+    ) -> list[Trace]:
         """
         Run a batch. Equal operator calls are made once (see `sharing.py`).
 
@@ -89,23 +98,36 @@ class Engine:
                 Workflows and problems.
             salt (`str`, *optional*, defaults to `""`):
                 Sets the randomness of this batch apart from other batches'.
+            on_trace (`Callable[[int, Trace], None]`, *optional*):
+                Called with index and trace as soon as a rollout has ended, once for each request.
 
         Returns:
             `list[Trace]`: One trace for each request, in order, always.
         """
+        told = on_trace or (lambda index, trace: None)
         with no_full_collections():
-            ended = await self._run_all(requests, salt)
-        return [
-            trace if isinstance(trace, Trace) else self._lost(request, trace)
-            for request, trace in zip(requests, ended, strict=True)
-        ]
+            ended = await self._run_all(requests, salt, told)
+        traces = []
+        for index, (request, trace) in enumerate(zip(requests, ended, strict=True)):
+            if not isinstance(trace, Trace):
+                trace = self._lost(request, trace)
+                told(index, trace)
+            traces.append(trace)
+        return traces
 
-    async def _run_all(self, requests: Sequence[RolloutRequest], salt: str) -> list[Trace | BaseException]:
+    async def _run_all(
+        self, requests: Sequence[RolloutRequest], salt: str, on_trace: Callable[[int, Trace], None]
+    ) -> list[Trace | BaseException]:
+        async def one(index: int, request: RolloutRequest) -> Trace:
+            trace = await self._rollout(request, shared, salt)
+            on_trace(index, trace)
+            return trace
+
         shared: Shared[Executed] = Shared(enabled=self.share != "off")
         tasks: list[asyncio.Task[Trace]] = []
         try:
-            for request in requests:
-                tasks.append(asyncio.ensure_future(self._rollout(request, shared, salt)))
+            for index, request in enumerate(requests):
+                tasks.append(asyncio.ensure_future(one(index, request)))
                 if len(tasks) % STARTS_AT_ONCE == 0:
                     # The first run while the others are still to be parsed, and the loop serves others in between.
                     await asyncio.sleep(0)
@@ -156,9 +178,13 @@ class Engine:
     def _extraction(self, workflow: Workflow | Extraction | str) -> Extraction:
         if isinstance(workflow, Workflow):
             return Extraction(workflow, None)
-        if isinstance(workflow, str):
-            return extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
-        return workflow
+        if isinstance(workflow, Extraction):
+            return workflow
+        if workflow not in self._extractions:
+            if len(self._extractions) >= KNOWN_TEXTS:
+                self._extractions.clear()
+            self._extractions[workflow] = extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
+        return self._extractions[workflow]
 
     def note_fatal(self, error: Exception) -> None:
         """Remember an error after which no call can succeed; others are ignored."""

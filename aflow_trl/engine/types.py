@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from enum import Enum
 from typing import Any
 
@@ -148,6 +149,17 @@ class Trace:
             "usd": self.usd,
         }
         return asdict(self) | {"outcome": self.outcome.value} | totals
+
+
+def read_trace(fields: dict[str, Any]) -> Trace:
+    """The trace that [`Trace.to_json`] wrote, its sums left out."""
+    known = {item.name for item in dataclass_fields(Trace)}
+    own = {name: value for name, value in fields.items() if name in known}
+    own["outcome"] = Outcome(own["outcome"])
+    own["problem"] = Problem(**own["problem"] | {"public_tests": tuple(own["problem"]["public_tests"])})
+    own["repairs"], own["operators"] = tuple(own["repairs"]), tuple(own["operators"])
+    own["nodes"] = [NodeRecord(**node) for node in own["nodes"]]
+    return Trace(**own)
 
 
 def total(costs: Iterable[float | None]) -> float | None:

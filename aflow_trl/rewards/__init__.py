@@ -6,13 +6,15 @@ from .functions import (
     efficiency_reward,
     format_reward,
     repetition_reward,
+    reward_value,
     simplicity_reward,
     workflow_rewards,
 )
 from .ledger import Account, Ledger
-from .metrics import batch_metrics, entropy
+from .metrics import batch_columns, batch_metrics, entropy
 from .rollouts import Rollouts
-from .types import ScoredRollout
+from .tracefile import TraceFile, read_rows
+from .types import ScoredRollout, read_rollout
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -20,12 +22,17 @@ __all__ = [
     "Ledger",
     "Rollouts",
     "ScoredRollout",
+    "TraceFile",
+    "batch_columns",
     "batch_metrics",
     "correctness_reward",
     "efficiency_reward",
     "entropy",
     "format_reward",
+    "read_rollout",
+    "read_rows",
     "repetition_reward",
+    "reward_value",
     "simplicity_reward",
     "workflow_rewards",
 ]

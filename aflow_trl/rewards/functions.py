@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
+from ..dsl import Limits, Vocabulary
 from ..errors import RecipeError
 from . import values
 from .rollouts import Rollouts
@@ -20,6 +21,41 @@ DEFAULT_WEIGHTS = {
     "repetition_reward": 0.05,
 }
 """Reward functions by name, with their default weights; the first is primary."""
+
+
+def reward_value(
+    name: str, rollout: ScoredRollout, *, gate_secondary: bool, vocabulary: Vocabulary, limits: Limits
+) -> float | None:
+    """
+    What one reward function gives one rollout.
+
+    Args:
+        name (`str`):
+            Reward function.
+        rollout ([`ScoredRollout`]):
+            The rollout.
+        gate_secondary (`bool`):
+            Whether the secondary rewards count only where the answer is right.
+        vocabulary (`Mapping[str, OperatorSpec]`):
+            Operators the workflow may name.
+        limits ([`~aflow_trl.dsl.Limits`]):
+            Static limits of a workflow.
+
+    Returns:
+        `float`, *optional*: In [0, 1]; `None` if infrastructure failed.
+    """
+    if rollout.correctness is None or name == "correctness_reward":
+        return rollout.correctness
+    # A secondary term: nothing without a valid workflow, and by default nothing without a right answer.
+    if not (rollout.correct if gate_secondary else rollout.trace.workflow is not None):
+        return 0.0
+    if name == "repetition_reward":
+        return values.novelty(rollout, vocabulary, limits)
+    return {
+        "efficiency_reward": values.efficiency,
+        "simplicity_reward": values.simplicity,
+        "format_reward": values.format_quality,
+    }[name](rollout)
 
 
 async def correctness_reward(
@@ -41,54 +77,45 @@ async def correctness_reward(
     Returns:
         `list[float | None]`: One reward for each completion.
     """
-    return [rollout.correctness for rollout in await rollouts.get(completions, columns)]
+    return await _rewards("correctness_reward", completions, rollouts, columns)
 
 
 async def efficiency_reward(
     prompts: Sequence[Any], completions: Sequence[Any], *, rollouts: Rollouts, **columns: Any
 ) -> list[float | None]:
     """Falls with the model calls and tokens the workflow spent. Arguments as in [`correctness_reward`]."""
-    return _secondary(await rollouts.get(completions, columns), rollouts, values.efficiency)
+    return await _rewards("efficiency_reward", completions, rollouts, columns)
 
 
 async def simplicity_reward(
     prompts: Sequence[Any], completions: Sequence[Any], *, rollouts: Rollouts, **columns: Any
 ) -> list[float | None]:
     """Falls with the size and depth of the workflow. Arguments as in [`correctness_reward`]."""
-    return _secondary(await rollouts.get(completions, columns), rollouts, values.simplicity)
+    return await _rewards("simplicity_reward", completions, rollouts, columns)
 
 
 async def format_reward(
     prompts: Sequence[Any], completions: Sequence[Any], *, rollouts: Rollouts, **columns: Any
 ) -> list[float | None]:
     """1 clean, 0.5 repaired, 0 invalid. Arguments as in [`correctness_reward`]."""
-    return _secondary(await rollouts.get(completions, columns), rollouts, values.format_quality)
+    return await _rewards("format_reward", completions, rollouts, columns)
 
 
 async def repetition_reward(
     prompts: Sequence[Any], completions: Sequence[Any], *, rollouts: Rollouts, **columns: Any
 ) -> list[float | None]:
     """1 minus the share of steps that repeat. Arguments as in [`correctness_reward`]."""
-    engine = rollouts.engine
-
-    def novelty(rollout: ScoredRollout) -> float:
-        return values.novelty(rollout, engine.vocabulary, engine.limits)
-
-    return _secondary(await rollouts.get(completions, columns), rollouts, novelty)
+    return await _rewards("repetition_reward", completions, rollouts, columns)
 
 
-def _secondary(
-    batch: Sequence[ScoredRollout], rollouts: Rollouts, value: Callable[[ScoredRollout], float]
+async def _rewards(
+    name: str, completions: Sequence[Any], rollouts: Rollouts, columns: dict[str, Any]
 ) -> list[float | None]:
-    """A secondary term: nothing without a valid workflow, and by default nothing without a right answer."""
-
-    def one(rollout: ScoredRollout) -> float | None:
-        if rollout.correctness is None:
-            return None
-        counts = rollout.correct if rollouts.gate_secondary else rollout.trace.workflow is not None
-        return value(rollout) if counts else 0.0
-
-    return [one(rollout) for rollout in batch]
+    engine, gate = rollouts.engine, rollouts.gate_secondary
+    return [
+        reward_value(name, one, gate_secondary=gate, vocabulary=engine.vocabulary, limits=engine.limits)
+        for one in await rollouts.get(completions, columns)
+    ]
 
 
 _FUNCTIONS: dict[str, RewardFunction] = {

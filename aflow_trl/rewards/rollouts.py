@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..operators import Problem
 from ..scoring import LLMJudge, Score, quantize, score_answer
 from .ledger import Ledger
 from .metrics import batch_columns, batch_metrics
+from .tracefile import TraceFile
 from .types import ScoredRollout
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Rollouts:
         judge_domains (`Collection[str]`, *optional*, defaults to `()`):
             Domains it scores.
         trace_path (`str` or `Path`, *optional*):
-            JSON-lines file every trace is appended to.
+            JSON-lines file every trace is appended to, compressed if it ends in `.gz`.
     """
 
     def __init__(
@@ -128,16 +128,17 @@ class Rollouts:
             RolloutRequest(text, _problem(row), group)
             for text, row, group in zip(texts, rows, _groups(rows), strict=True)
         ]
-        rollouts = await self._score_all(await self.engine.run(requests, salt=salt), rows)
+        # Equal answers to one problem are scored once; a rollout is scored as soon as it has ended.
+        scores: dict[tuple[str, str], asyncio.Task[Score]] = {}
+        scoring: dict[int, asyncio.Task[ScoredRollout]] = {}
+
+        def score(index: int, trace: Trace) -> None:
+            scoring[index] = asyncio.ensure_future(self._score(trace, rows[index], scores))
+
+        await self.engine.run(requests, salt=salt, on_trace=score)
+        rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))
         self._account(rollouts, phase, step)
         return rollouts
-
-    async def _score_all(self, traces: Sequence[Trace], rows: Sequence[dict[str, Any]]) -> list[ScoredRollout]:
-        """Equal answers to one problem are scored once."""
-        scores: dict[tuple[str, str], asyncio.Task[Score]] = {}
-        return list(
-            await asyncio.gather(*(self._score(trace, row, scores) for trace, row in zip(traces, rows, strict=True)))
-        )
 
     async def _score(
         self, trace: Trace, row: dict[str, Any], scores: dict[tuple[str, str], asyncio.Task[Score]]
@@ -187,7 +188,8 @@ class Rollouts:
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
         if self.trace_path is not None:
-            _write_traces(self.trace_path, rollouts, phase, step)
+            place = {"phase": phase, "step": step, "batch": self.batches}
+            TraceFile(self.trace_path).append([place | rollout.to_json() for rollout in rollouts])
 
     def _report(self, rollouts: Sequence[ScoredRollout], columns: dict[str, Any], wall_s: float) -> None:
         if (log_extra := columns.get("log_extra")) is not None:
@@ -196,30 +198,6 @@ class Rollouts:
         if (log_metric := columns.get("log_metric")) is not None:
             for name, value in batch_metrics(rollouts, wall_s).items():
                 log_metric(name, value)
-
-
-def _write_traces(path: Path, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
-    """Append one JSON line a rollout: trace, score and where it belongs."""
-    lines = [
-        json.dumps(
-            {
-                "phase": phase,
-                "step": step,
-                "domain": rollout.domain,
-                "correctness": rollout.correctness,
-                "score": None if rollout.score is None else rollout.score.method,
-                "score_label": None if rollout.score is None else rollout.score.label,
-                **rollout.metadata,
-                "trace": rollout.trace.to_json(),
-            },
-            ensure_ascii=False,
-            default=str,
-        )
-        for rollout in rollouts
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", errors="replace") as file:
-        file.write("\n".join(lines) + "\n")
 
 
 def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:

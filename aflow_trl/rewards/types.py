@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..engine import Outcome, Trace
+from ..engine import Outcome, Trace, read_trace
 from ..scoring import Score
 
 
@@ -53,3 +53,23 @@ class ScoredRollout:
             return 0.0
         partial = self.score.partial if self.score else 0.0
         return 0.25 + 0.25 * self.executed + 0.4 * partial + 0.1 * max(0.0, self.revise_gain)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, enough to compute every reward again."""
+        return {
+            "domain": self.domain,
+            "correctness": self.correctness,
+            "score": None if self.score is None else asdict(self.score),
+            "first_score": None if self.first_score is None else asdict(self.first_score),
+            "prompt_id": self.prompt_id,
+            "metadata": self.metadata,
+            "trace": self.trace.to_json(),
+        }
+
+
+def read_rollout(fields: dict[str, Any]) -> ScoredRollout:
+    """The rollout that [`ScoredRollout.to_json`] wrote."""
+    score, first = (None if fields[name] is None else Score(**fields[name]) for name in ("score", "first_score"))
+    trace = read_trace(fields["trace"])
+    own = (fields["correctness"], fields["prompt_id"], fields["metadata"])
+    return ScoredRollout(trace, fields["domain"], score, first, *own)

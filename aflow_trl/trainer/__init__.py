@@ -1,19 +1,25 @@
 """WA-GRPO: configuration, trainer, advantages, evaluation."""
 
 from .callbacks import ConsoleProgress, StopRun
-from .config import ESTIMATORS, WorkflowGRPOConfig
+from .config import ESTIMATORS, TRL_ESTIMATORS, WorkflowGRPOConfig
+from .estimate import FEATURE_COLUMNS, EstimatorSettings, estimate_advantages
 from .evaluation import Accuracy, Evaluator, accuracy, valid_share, workflow_counts
-from .workflow_grpo_trainer import WorkflowGRPOTrainer
+from .workflow_grpo_trainer import REWARDS_FILE, WorkflowGRPOTrainer
 
 __all__ = [
     "ESTIMATORS",
+    "FEATURE_COLUMNS",
+    "REWARDS_FILE",
+    "TRL_ESTIMATORS",
     "Accuracy",
     "ConsoleProgress",
+    "EstimatorSettings",
     "Evaluator",
     "StopRun",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
     "accuracy",
+    "estimate_advantages",
     "valid_share",
     "workflow_counts",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +13,12 @@ from peft import PeftModel
 from torch import Tensor
 from trl import GRPOTrainer
 
-from .advantages import CLASSIC_WEIGHTS, wa_grpo, wa_grpo_classic
+from ..rewards import TraceFile
 from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
+from .estimate import FEATURE_COLUMNS, EstimatorSettings, estimate_advantages
 from .metrics import advantage_metrics
 
-FEATURE_COLUMNS = ("progress", "revise_gain", "executed", "operator_variety", "model_calls")
-"""Columns that reward functions log with `log_extra` and advantages read."""
+REWARDS_FILE = "rewards.jsonl.gz"
 
 
 class WorkflowGRPOTrainer(GRPOTrainer):
@@ -62,6 +63,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args=args, **kwargs)
         self.model_card_sections = ""
         """Markdown appended to the model card."""
+        self.record_rewards = False
+        """Whether rewards and advantages of every step are appended to `rewards.jsonl.gz` in `output_dir`."""
         self._primary = self._primary_index(args.primary_reward)
         self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
         if args.stop_strings and not self.use_vllm:
@@ -103,6 +106,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         else:
             advantages = self._estimate(size)
             self._replace_advantages(output, advantages)
+        if mode == "train" and self.record_rewards and self.accelerator.is_main_process:
+            self._record(advantages)
         primary = self._gathered_rewards[:, self._primary]
         for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
             self._metrics[mode][name].append(value)
@@ -110,45 +115,31 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     def _estimate(self, num_generations: int) -> Tensor:
         """Advantages of all processes' completions, shape (B*G,)."""
-        rewards, features = self._gathered_rewards, self._gathered_features
-        weights = self.reward_weights.to(rewards.device)
-        if self.args.advantage_estimator == "wa_grpo_classic":
-            total = (rewards * weights).nansum(dim=1)
-            total[torch.isnan(rewards).all(dim=1)] = torch.nan
-            seed = self.args.seed + self.state.global_step
-            return wa_grpo_classic(total, self._classic_features(num_generations), num_generations, seed=seed)
-        others = [index for index in range(rewards.shape[1]) if index != self._primary]
-        share = weights[others] / weights[others].sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        return wa_grpo(
-            rewards[:, self._primary],
-            (rewards[:, others] * share).nansum(dim=1),
+        args, rewards = self.args, self._gathered_rewards
+        settings = EstimatorSettings(
+            args.advantage_estimator,
+            args.advantage_scale,
+            args.tie_break_alpha,
+            args.tie_tolerance,
+            self._primary,
             num_generations,
-            scale=self.args.advantage_scale,
-            alpha=self.args.tie_break_alpha,
-            tol=self.args.tie_tolerance,
-            progress=features["progress"],
+        )
+        weights = self.reward_weights.to(rewards.device)
+        seed = args.seed + self.state.global_step
+        return estimate_advantages(
+            rewards, weights, self._gathered_features, self._gathered_workflows, settings, seed=seed
         )
 
-    def _classic_features(self, num_generations: int) -> dict[str, Tensor]:
-        """Parts of the classic tie-break; zeros where no reward function logs them."""
-        size = self._gathered_rewards.shape[0]
-        device = self._gathered_rewards.device
-        zeros = torch.zeros(size, device=device)
-        logged = {name: zeros if column is None else column for name, column in self._gathered_features.items()}
-        workflows = self._gathered_workflows or [""] * size
-        groups = [workflows[i - i % num_generations : i - i % num_generations + num_generations] for i in range(size)]
-        others_alike = [
-            (group.count(own) - 1) / (num_generations - 1) for own, group in zip(workflows, groups, strict=True)
-        ]
-        features = {
-            "diversity": 1 - torch.tensor(others_alike, device=device),
-            "revise_gain": logged["revise_gain"],
-            "execution_success": logged["executed"],
-            "efficiency": -logged["model_calls"],
-            "operator_variety": logged["operator_variety"],
+    def _record(self, advantages: Tensor) -> None:
+        """Keep rewards and advantages of a step beside its traces, for replays."""
+        row = {
+            "step": self.state.global_step,
+            "rewards": [
+                [None if math.isnan(value) else value for value in own] for own in self._gathered_rewards.tolist()
+            ],
+            "advantages": advantages.tolist(),
         }
-        assert features.keys() == CLASSIC_WEIGHTS.keys()
-        return features
+        TraceFile(Path(self.args.output_dir) / REWARDS_FILE).append([row])
 
     def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
         """Put the advantages where the loss reads them (local slice) and where they are logged (all)."""
