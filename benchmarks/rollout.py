@@ -229,7 +229,7 @@ def plot(rows: list[tuple[str, float, float]], path: Path) -> None:
     axes.set_xlabel("rollout and reward of 256 workflows on 32 problems, seconds")
     axes.set_xlim(0, max(wall for _, wall, _ in rows) * 1.15)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=150)
 
 
