@@ -24,7 +24,7 @@ ALLOWED = {
     "trainer": {"rewards", "engine", "data", "dsl"},
     "report": {"trainer", "rewards", "engine"},
 }
-ENTRY_POINTS = {"train", "cli", "estimate", "recipe", "compose", "__init__"}
+ENTRY_POINTS = {"train", "cli", "estimate", "replay", "recipe", "compose", "__init__"}
 
 
 def imported_stages(path: Path) -> set[str]:
