@@ -205,6 +205,33 @@ async def differences(shared: bool, steps: int = 12) -> float:
     return statistics.variance(found)
 
 
+class HeavyTail(SimulatedApp):
+    """A simulated executor of which every twentieth call takes ten times as long."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._dice = random.Random(seed)
+
+    async def respond(self, payload: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        await asyncio.sleep(2.0 if self._dice.random() < 0.05 else 0.2)
+        return await super().respond(payload)
+
+
+async def hedged(hedge_after_s: float | None, seed: int) -> tuple[float, int]:
+    """Wall seconds and requests of the workload on an endpoint with a heavy tail."""
+    app = HeavyTail(seed)
+    config = ExecutorConfig(
+        executor_base_url="simulated", executor_concurrency=UNLIMITED, executor_hedge_after_s=hedge_after_s
+    )
+    client = LLMClient(config, http_client=lambda: in_process(app))
+    rollouts, (texts, rows) = Rollouts(Engine(client)), batch()
+    started = time.monotonic()
+    await rollouts.execute(texts, rows, salt="s", phase="", step=0)
+    wall_s = time.monotonic() - started
+    await client.aclose()
+    return wall_s, client.spending.requests
+
+
 def plot(rows: list[tuple[str, float, float]], path: Path) -> None:
     """Bars of wall time with their bounds."""
     import matplotlib
@@ -286,6 +313,11 @@ def main(png: Path) -> None:
         for count in (500, 1_000, 2_000):
             wall_s, grown, gap_s = asyncio.run(in_flight(base_url, count))
             print(f"{count} workflows in flight: {wall_s:.1f} s, {grown:+.0f} MiB, longest gap {gap_s:.3f} s")
+    for hedge_after_s in (None, 0.4):
+        rounds = [asyncio.run(hedged(hedge_after_s, seed)) for seed in range(3)]
+        wall_s, requests = (statistics.median(column) for column in zip(*rounds, strict=True))
+        hedge = "no hedge" if hedge_after_s is None else f"hedge after {hedge_after_s} s"
+        print(f"5 % of the calls ten times as slow, {hedge}: {wall_s:.2f} s, {requests:.0f} requests")
     shared, independent = asyncio.run(differences(True)), asyncio.run(differences(False))
     print(
         f"variance of reward differences in a group: {shared:.3f} shared, {independent:.3f} independent "

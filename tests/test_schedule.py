@@ -19,7 +19,7 @@ from aflow_trl.dsl.types import Operator
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
-from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
 from aflow_trl.llm.schedule import Lane, Scheduler, Urgency, Window
 from aflow_trl.operators import Problem, vocabulary
 from aflow_trl.recipe import operator_executors
@@ -226,6 +226,58 @@ async def test_no_call_waits_while_a_place_is_free() -> None:
     dice = random.Random(0)
     await asyncio.gather(*(call(dice.random() / 50) for _ in range(60)))
     assert not any(idle)
+
+
+# -- a second request beside a slow one ------------------------------------------------------------------------------
+
+
+def slow_first(endpoint: ScriptedEndpoint, delay_s: float = 1.0, second: Any = "quick") -> None:
+    async def late() -> str:
+        await asyncio.sleep(delay_s)
+        return "slow"
+
+    endpoint.script = lambda prompt, number: late() if number == 1 else second() if callable(second) else second
+
+
+async def test_slow_call_is_sent_again_and_the_first_reply_taken(endpoint: ScriptedEndpoint) -> None:
+    slow_first(endpoint)
+    client = endpoint.client(executor_hedge_after_s=0.1)
+    started = time.monotonic()
+    assert (await client.complete(MESSAGES, seed=0)).text == "quick"
+    assert time.monotonic() - started < 0.6 and client.spending.requests == 2
+    assert client._state().scheduler.lanes[0].taken == 0
+    # The one that was given up may be billed: its prompt is counted.
+    assert client.spending.usd > client.config.price.cost(Usage(10, 5))
+
+
+async def test_quick_call_is_sent_once(endpoint: ScriptedEndpoint) -> None:
+    client = endpoint.client(executor_hedge_after_s=0.5)
+    await client.complete(MESSAGES, seed=0)
+    assert len(endpoint.payloads) == 1
+
+
+async def test_no_second_request_where_no_place_is_free(endpoint: ScriptedEndpoint) -> None:
+    slow_first(endpoint, delay_s=0.4)
+    client = endpoint.client(executor_hedge_after_s=0.1, executor_concurrency=1)
+    assert (await client.complete(MESSAGES, seed=0)).text == "slow"
+    assert len(endpoint.payloads) == 1
+
+
+async def test_second_request_that_fails_leaves_the_first_its_time(endpoint: ScriptedEndpoint) -> None:
+    from aiohttp import web
+
+    slow_first(endpoint, delay_s=0.4, second=lambda: web.json_response({"error": {"message": "no"}}, status=500))
+    assert (await endpoint.client(executor_hedge_after_s=0.1).complete(MESSAGES, seed=0)).text == "slow"
+
+
+async def test_cancelled_pair_gives_both_places_back(endpoint: ScriptedEndpoint) -> None:
+    slow_first(endpoint, second=lambda: asyncio.sleep(1, "slow"))
+    client = endpoint.client(executor_hedge_after_s=0.1)
+    call = asyncio.ensure_future(client.complete(MESSAGES, seed=0))
+    await asyncio.sleep(0.3)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert client._state().scheduler.lanes[0].taken == 0 and len(endpoint.payloads) == 2
 
 
 # -- executors of operators ------------------------------------------------------------------------------------------

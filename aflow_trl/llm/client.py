@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -159,7 +160,8 @@ class LLMClient:
             try:
                 self._check_budget()
                 deadline += permit.sent_at - asked
-                completion = await self._attempt(permit.lane, messages, seed, temperature, deadline)
+                send = functools.partial(self._send, messages, seed, temperature, deadline)
+                completion = await self._attempt(permit.lane, send, reserved)
                 tokens = completion.usage.total
                 permit.lane.answered(permit.sent_at)
                 return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - permit.sent_at)
@@ -201,12 +203,41 @@ class LLMClient:
                 await client.close()
 
     async def _attempt(
-        self, lane: Lane, messages: Messages, seed: int, temperature: float | None, deadline: float
+        self, lane: Lane, send: Callable[[Lane], Coroutine[Any, Any, Completion]], reserved: float
+    ) -> Completion:
+        """One request; with `executor_hedge_after_s` a second one beside a slow one, and the first good reply."""
+        if self.config.executor_hedge_after_s is None:
+            return await send(lane)
+        scheduler = self._state().scheduler
+        calls, permit = [asyncio.ensure_future(send(lane))], None
+        try:
+            await asyncio.wait(calls, timeout=self.config.executor_hedge_after_s)
+            if not calls[0].done() and (permit := scheduler.acquire_free(reserved)) is not None:
+                calls.append(asyncio.ensure_future(send(permit.lane)))
+            pending = set(calls)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for call in done:
+                    if call.exception() is None:
+                        return call.result()
+            return calls[0].result()
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            if permit is not None:
+                scheduler.release(permit)
+
+    async def _send(
+        self, messages: Messages, seed: int, temperature: float | None, deadline: float, lane: Lane
     ) -> Completion:
         self.spending.requests += 1
         try:
             call = self._request(self._state().clients[lane], messages, seed, temperature)
             completion = await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
+        except asyncio.CancelledError:
+            self._pay(estimate_usage(messages, ""))
+            raise
         except asyncio.TimeoutError:
             # The server may have done, and will bill, the work.
             self._pay(estimate_usage(messages, ""))

@@ -194,6 +194,19 @@ class Scheduler:
         finally:
             urgency._waiting = None
 
+    def acquire_free(self, tokens: float) -> Permit | None:
+        """A place that is free at once and that nobody waits for; `None` if there is none."""
+        if any(not waiter.turn.done() for _, _, waiter in self._queue):
+            return None
+        now = time.monotonic()
+        ready = [lane for lane in self.lanes if (moment := lane.free_at(tokens, now)) is not None and moment <= now]
+        return self._take(min(ready, key=lambda one: one.load), tokens, now) if ready else None
+
+    def _take(self, lane: Lane, tokens: float, now: float) -> Permit:
+        lane.taken += 1
+        lane.requests.reserve(1, now)
+        return Permit(lane, now, lane.tokens.reserve(tokens, now))
+
     def release(self, permit: Permit, tokens: float | None = None) -> None:
         """Give a place back. `tokens` is what the call came to, if it is known."""
         if tokens is not None:
@@ -226,9 +239,7 @@ class Scheduler:
                 return
             heapq.heappop(self._queue)
             lane = min(ready, key=lambda one: one.load)
-            lane.taken += 1
-            lane.requests.reserve(1, now)
-            waiter.turn.set_result(Permit(lane, now, lane.tokens.reserve(waiter.tokens, now)))
+            waiter.turn.set_result(self._take(lane, waiter.tokens, now))
             granted += 1
 
     def _wake_at(self, moment: float | None) -> None:

@@ -107,6 +107,10 @@ class ExecutorConfig:
             above hold for each of them.
         executor_call_timeout_s (`float`, *optional*, defaults to `120.0`):
             Deadline of a call over all its retries, in seconds.
+        executor_hedge_after_s (`float`, *optional*):
+            Seconds after which a call that has no reply is sent a second time, where a place is free, and the first
+            good reply is taken. Pays where a few calls take many times as long as most; about the 95 % quantile of the
+            latency is a good value. If `None`, never.
         executor_input_usd_per_mtok (`float`, *optional*):
             Price of a million prompt tokens in USD. If `None`, that of `configs/prices.yaml` for a model of the OpenAI
             API, else unknown.
@@ -140,6 +144,9 @@ class ExecutorConfig:
     executor_call_timeout_s: float = field(
         default=120.0, metadata={"help": "Deadline of a call over all its retries, in seconds."}
     )
+    executor_hedge_after_s: float | None = field(
+        default=None, metadata={"help": "Seconds after which a call without a reply is sent a second time."}
+    )
     executor_input_usd_per_mtok: float | None = field(
         default=None, metadata={"help": "USD for a million prompt tokens. Unknown if not given."}
     )
@@ -162,10 +169,10 @@ class ExecutorConfig:
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("executor_rpm", "executor_tpm"):
+        for name in ("executor_rpm", "executor_tpm", "executor_hedge_after_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}. Leave it out for no limit.")
+                raise ValueError(f"{name} must be positive, got {value}. Leave it out for none.")
         if self.executor_temperature < 0:
             raise ValueError(f"executor_temperature must be 0 or more, got {self.executor_temperature}.")
 
