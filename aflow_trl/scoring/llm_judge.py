@@ -16,6 +16,7 @@ from .types import NO_ANSWER, Score
 
 DEFAULT_PROMPT = "default"
 MAX_PREDICTION_CHARS = 4_000
+REMINDER = "The last reply held no verdict. Keep to the form exactly."
 ATTEMPTS = 2
 """Replies asked for before the judge counts as broken."""
 
@@ -65,10 +66,11 @@ class LLMJudge:
         ).hexdigest()
         prompt = _prompt(source, code, question, gold, prediction)
         for attempt in range(ATTEMPTS):
+            # Asked again in other words: the greedy reply to the same ones would be the same.
+            asked = prompt if attempt == 0 else f"{prompt}\n{REMINDER}"
+            messages = [{"role": "user", "content": asked}]
             try:
-                reply = await self.client.complete(
-                    [{"role": "user", "content": prompt}], seed=attempt, temperature=0.0
-                )
+                reply = await self.client.complete(messages, seed=attempt, temperature=0.0)
             except FatalEndpointError:
                 raise
             except EndpointError as error:
