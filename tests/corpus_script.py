@@ -24,6 +24,7 @@ from aflow_trl.sandbox.client import ForkServer, _state, choose_layers
 
 SHORT_S, LONG_S = 0.6, 10.0
 CAP_BYTES = 8 << 20
+MAX_GAP_S = 0.1
 SECRET = "planted-secret-value"
 
 
@@ -83,7 +84,11 @@ async def main(victim: str, home: str, landlock: bool) -> None:
     rows = [p for p in corpus.PROGRAMS if not p.needs or importlib.util.find_spec(p.needs)]
     print(json.dumps({"layers": asdict(server.layers), "tier": server.layers.tier.value}))
     for program in rows:
-        print(json.dumps(await check(program, server, places)), flush=True)
+        row = await check(program, server, places)
+        if row["longest_gap_s"] > MAX_GAP_S:  # the machine's doing, or ours: ours comes again
+            again = await check(program, server, places)
+            row["longest_gap_s"] = min(row["longest_gap_s"], again["longest_gap_s"])
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

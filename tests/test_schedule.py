@@ -117,7 +117,7 @@ def test_no_window_ever_holds_more_than_its_limit(limit: int, calls: list[tuple[
 async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 0.5)
+    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 1.0)
     client = endpoint.client(executor_rpm=5)
     started = time.monotonic()
     moments: list[float] = []
@@ -128,18 +128,18 @@ async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
 
     await asyncio.gather(*(call(n) for n in range(12)))
     moments.sort()
-    assert moments[4] < 0.4 and 0.5 <= moments[5] < 0.9 and 1.0 <= moments[11] < 1.5
+    assert moments[4] < 0.9 and 1.0 <= moments[5] < 1.9 and 2.0 <= moments[11] < 2.9
 
 
 async def test_tokens_are_reserved_before_and_settled_after(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 0.5)
+    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 1.0)
     # Each call reserves 2 + 98 tokens and comes to 15: one at a time fits at first, six by the end of the window.
     client = endpoint.client(executor_tpm=180, executor_max_tokens=98)
     started = time.monotonic()
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(5)))
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 0.9
     running = most = 0
 
     async def slow() -> str:
@@ -151,7 +151,7 @@ async def test_tokens_are_reserved_before_and_settled_after(
         return "x"
 
     endpoint.script = lambda prompt, number: slow()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.1)
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(3)))
     assert most == 1
 
@@ -346,4 +346,4 @@ async def test_two_thousand_workflows_in_flight(tmp_path: Any) -> None:
         json.dumps(traces[0].to_json(), default=str)
         and len(list(itertools.chain(*(t.nodes for t in traces)))) == 4_000
     )
-    assert max(gaps) < 0.5, "the limit for a busy test machine; benchmarks/rollout.py measures it alone"
+    assert max(gaps) < 1.0, "the limit for a busy test machine; benchmarks/rollout.py measures it alone"
