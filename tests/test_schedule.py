@@ -20,7 +20,7 @@ from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
-from aflow_trl.llm.schedule import Lane, Scheduler, Urgency, Window
+from aflow_trl.llm.schedule import Lane, Scheduler, Turnstile, Urgency, Window
 from aflow_trl.operators import Problem, vocabulary
 from aflow_trl.recipe import operator_executors
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
@@ -98,6 +98,23 @@ async def test_long_workflows_start_first_under_a_limit(endpoint: ScriptedEndpoi
     places = [place for place, prompt in enumerate(endpoint.prompts) if "long" in prompt]
     # While it takes in a reply one short one may slip in; its last call is as urgent as theirs, which came before.
     assert places[0] == 1 and all(later - earlier <= 2 for earlier, later in itertools.pairwise(places[:3]))
+
+
+async def test_turnstile_lets_a_few_through_in_each_turn_in_order() -> None:
+    turnstile, passed = Turnstile(3), []
+
+    async def one(number: int) -> None:
+        await turnstile.pass_through()
+        passed.append(number)
+
+    tasks = [asyncio.ensure_future(one(number)) for number in range(10)]
+    tasks[4].cancel()
+    counts = []
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        counts.append(len(passed))
+    assert passed == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= 3
 
 
 # -- limits of rates -------------------------------------------------------------------------------------------------

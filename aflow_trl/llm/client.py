@@ -10,7 +10,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ import openai
 from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
 from .cache import CallCache, call_key
 from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
-from .schedule import Lane, Permit, Scheduler, Urgency
+from .schedule import REPLIES_AT_ONCE, Lane, Permit, Scheduler, Turnstile, Urgency
 from .types import OPENAI_URL, Completion, ExecutorConfig, Messages, Usage
 
 FIRST_BACKOFF_S = 0.5
@@ -56,6 +56,7 @@ class _LoopState:
 
     clients: dict[Lane, openai.AsyncOpenAI]
     scheduler: Scheduler
+    replies: Turnstile = field(default_factory=lambda: Turnstile(REPLIES_AT_ONCE))
 
 
 class LLMClient:
@@ -233,7 +234,7 @@ class LLMClient:
     ) -> Completion:
         self.spending.requests += 1
         try:
-            call = self._request(self._state().clients[lane], messages, seed, temperature)
+            call = self._request(lane, messages, seed, temperature)
             completion = await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
         except asyncio.CancelledError:
             self._pay(estimate_usage(messages, ""))
@@ -263,12 +264,10 @@ class LLMClient:
         if self.spending.usd is not None and self.spending.usd >= own:
             raise RunBudgetError(f"the run has spent its budget of {limit:g} USD (executor_max_usd)")
 
-    async def _request(
-        self, client: openai.AsyncOpenAI, messages: Messages, seed: int, temperature: float | None
-    ) -> Completion:
-        config = self.config
+    async def _request(self, lane: Lane, messages: Messages, seed: int, temperature: float | None) -> Completion:
+        config, state = self.config, self._state()
         try:
-            stream = client.chat.completions.with_streaming_response.create(
+            stream = state.clients[lane].chat.completions.with_streaming_response.create(
                 model=config.executor_model,
                 # The SDK checks every message against its types, a third of the processor time of a call.
                 messages=[],
@@ -279,6 +278,7 @@ class LLMClient:
                 seed=seed,
             )
             async with stream as response:
+                await state.replies.pass_through()
                 content = bytearray()
                 async for chunk in response.http_response.aiter_bytes():
                     content += chunk

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 GRANTS_AT_ONCE = 16
 """Calls that may start in one turn of the event loop: building a request takes about a millisecond."""
+REPLIES_AT_ONCE = 8
+"""Replies that may be taken in in one turn: each goes on to the workflow's next call."""
 MAX_REST_S = 30.0
 WINDOW_S = 60.0
 """Length of the window that requests and tokens are limited in."""
@@ -123,6 +125,46 @@ class Lane:
         self._failures += 1
         pause_s = min(MAX_REST_S, 0.5 * 2**self._failures)
         self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
+
+
+class Turnstile:
+    """
+    Lets a few through in each turn of the event loop, in order: what arrives together must not stall it together.
+
+    Args:
+        at_once (`int`):
+            How many in a turn.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = self._left = at_once
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._armed = False
+
+    async def pass_through(self) -> None:
+        """Wait for one's turn."""
+        self._arm()
+        if self._left > 0 and not self._waiting:
+            self._left -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._armed, self._left = False, self._at_once
+        while self._left > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._left -= 1
+        if self._waiting:
+            self._arm()
 
 
 class Urgency:
