@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
 import sys
 import time
 import warnings
@@ -27,7 +28,7 @@ from trl import get_peft_config, get_quantization_config
 
 from .data import Row, build_dataset, load_rows
 from .engine import Engine
-from .errors import AflowError, DataError, FatalEndpointError, RunStoppedError
+from .errors import AflowError, DataError, FatalEndpointError, RecipeError, RunStoppedError
 from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from .operators import describe, vocabulary
 from .recipe import TINY_POLICY, Recipe, load_recipe, report_and_exit
@@ -166,6 +167,13 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
                 await client.aclose()
 
     layers, latencies_s = asyncio.run(probe())
+    if cache is not None:
+        try:
+            cache.stats()
+        except (OSError, sqlite3.Error) as error:
+            raise RecipeError(
+                f"the cache {cache.path} cannot be used: {error}. Name another file with call_cache, or call_cache: off."
+            ) from error
     say(f"sandbox: {layers}")
     for client, latency_s in zip(clients, latencies_s, strict=True):
         say(f"executor {client.config.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")

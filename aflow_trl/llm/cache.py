@@ -58,7 +58,7 @@ class CallCache:
 
     Args:
         path (`str` or `Path`):
-            SQLite file; made where there is none.
+            SQLite file; made at first use where there is none.
         max_bytes (`int`, *optional*, defaults to 2 GiB):
             Bytes of replies to keep.
     """
@@ -71,8 +71,7 @@ class CallCache:
         self._writer: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._written = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._open_or_set_aside()
+        self._opened = False
 
     def get(self, key: str) -> Completion | None:
         """The reply of a call; `None` if there is none, or none that is whole."""
@@ -149,6 +148,16 @@ class CallCache:
                 self._writer = None
 
     def _connection(self) -> sqlite3.Connection:
+        if not self._opened:
+            with self._start_lock:
+                if not self._opened:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._open_or_set_aside()
+                    self._opened = True
+        return self._own_connection()
+
+    def _own_connection(self) -> sqlite3.Connection:
+        """The calling thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
@@ -160,7 +169,7 @@ class CallCache:
 
     def _open_or_set_aside(self) -> None:
         try:
-            self._connection().execute("SELECT key FROM replies LIMIT 1").fetchone()
+            self._own_connection().execute("SELECT key FROM replies LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -170,7 +179,7 @@ class CallCache:
             self.path.rename(aside)
             for suffix in ("-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-            self._connection()
+            self._own_connection()
 
     def _ensure_writer(self) -> None:
         with self._start_lock:
