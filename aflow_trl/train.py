@@ -172,7 +172,7 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
             cache.stats()
         except (OSError, sqlite3.Error) as error:
             raise RecipeError(
-                f"the cache {cache.path} cannot be used: {error}. Name another file with call_cache, or call_cache: off."
+                f"the cache {cache.path} cannot be used: {error}. Name another file with call_cache, or turn it off."
             ) from error
     say(f"sandbox: {layers}")
     for client, latency_s in zip(clients, latencies_s, strict=True):
