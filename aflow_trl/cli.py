@@ -126,6 +126,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     replay.set_defaults(command=_replay)
 
+    _add_data(commands)
+
     simulate = commands.add_parser(
         "simulate",
         help="serve the simulated executor over HTTP",
@@ -136,6 +138,48 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="time every reply takes")
     simulate.set_defaults(command=_simulate)
     return parser
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    data = commands.add_parser("data", help="prepare public benchmarks, import AFlow workspaces")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    prepare = actions.add_parser(
+        "prepare",
+        help="public benchmarks as train, valid and test files",
+        description="Load benchmarks from the Hub, keep the rows whose own gold the scorers accept, throw out copies, "
+        "mix the domains, and write train.jsonl, valid.jsonl, test.jsonl and data_card.json.",
+        epilog="example: aflow-trl data prepare data --benchmark gsm8k --benchmark mbpp --benchmark hotpotqa",
+    )
+    prepare.add_argument("out", help="folder to write")
+    prepare.add_argument(
+        "--benchmark",
+        action="append",
+        metavar="NAME",
+        help="gsm8k, math, humaneval, humaneval+, mbpp, mbpp+, hotpotqa, drop or squad_v2; may be repeated "
+        "(default: all but the + versions)",
+    )
+    prepare.add_argument("--from", dest="folder", metavar="FOLDER", help="copies of them, instead of the Hub")
+    prepare.add_argument("--ratio", default="1:1:1", help="math:code:qa in training and validation (default: 1:1:1)")
+    prepare.add_argument("--total", type=int, metavar="N", help="training rows (default: as many as the ratio allows)")
+    prepare.add_argument("--limit", type=int, metavar="N", help="most rows of a split of a benchmark")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    prepare.set_defaults(command=_data_prepare)
+
+
+def _data_prepare(options: argparse.Namespace) -> None:
+    from .data import SOURCES, read_ratio
+    from .prepare import prepare, print_card
+
+    card = prepare(
+        options.benchmark or [name for name in SOURCES if not name.endswith("+")],
+        Path(options.out),
+        folder=Path(options.folder) if options.folder else None,
+        ratio=read_ratio(options.ratio),
+        total=options.total,
+        limit=options.limit,
+        seed=options.seed,
+    )
+    print_card(card, Console(highlight=False))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -59,6 +59,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "advantage_scale": training.advantage_scale,
         "tie_break_alpha": training.tie_break_alpha,
         "tie_tolerance": training.tie_tolerance,
+        "advantage_clip": training.advantage_clip,
         "seed": training.seed,
     }
 
@@ -144,20 +145,24 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
 
 def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: dict[str, Any], step: int) -> Tensor:
     columns = batch_columns(rollouts)
-    names = (
-        "advantage_estimator",
-        "advantage_scale",
-        "tie_break_alpha",
-        "tie_tolerance",
-        "primary",
-        "num_generations",
-    )
+    own: dict[str, Any] = {
+        name: settings.get(name)
+        for name in (
+            "advantage_estimator",
+            "advantage_scale",
+            "tie_break_alpha",
+            "tie_tolerance",
+            "primary",
+            "num_generations",
+            "advantage_clip",
+        )
+    }
     return estimate_advantages(
         rewards,
         torch.tensor(settings["reward_weights"], dtype=torch.float32),
         {name: _column(columns[name]) for name in FEATURE_COLUMNS},
         columns["workflow"],
-        EstimatorSettings(**{name: settings[name] for name in names}),
+        EstimatorSettings(**own),
         seed=settings["seed"] + step,
     )
 

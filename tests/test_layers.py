@@ -18,13 +18,13 @@ ALLOWED = {
     "operators": {"dsl", "llm", "sandbox"},
     "engine": {"operators", "llm", "dsl"},
     "scoring": {"operators", "sandbox", "llm"},
-    "data": {"dsl"},
+    "data": {"operators", "dsl"},
     "simulator": {"operators", "data", "dsl"},
     "rewards": {"scoring", "engine", "operators", "dsl"},
     "trainer": {"rewards", "engine", "data", "dsl"},
     "report": {"trainer", "rewards", "engine"},
 }
-ENTRY_POINTS = {"train", "cli", "estimate", "replay", "recipe", "compose", "__init__"}
+ENTRY_POINTS = {"train", "cli", "estimate", "replay", "recipe", "compose", "prepare", "__init__"}
 
 
 def imported_stages(path: Path) -> set[str]:

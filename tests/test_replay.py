@@ -30,6 +30,7 @@ SETTINGS = {
     "advantage_scale": "batch",
     "tie_break_alpha": 0.1,
     "tie_tolerance": 1e-6,
+    "advantage_clip": None,
     "seed": 0,
 }
 TEXTS = ["Custom", "Custom -> Review", "Custom -> Format", "nonsense"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import DataError
@@ -85,10 +85,15 @@ def read_row(raw: Mapping[str, Any], where: str) -> Row:
         context=_text(raw, "context", where),
         source=_text(raw, "source", where),
         id=_text(raw, "id", where),
-        difficulty=int(raw.get("difficulty") or 0),
+        difficulty=_whole(raw, "difficulty", where),
     )
+    if domain == "code" and not row.hidden_tests and row.answer and all("assert" in text for text in row.answer):
+        # Rows of earlier systems keep the tests of a code task in `answer`.
+        row = replace(row, answer=(), hidden_tests=row.answer)
     if domain == "code" and not row.hidden_tests:
-        raise DataError(f"{where}: 'hidden_tests' is missing. A code row is scored by tests; give at least one.")
+        raise DataError(
+            f"{where}: 'hidden_tests' is missing. A code row is scored by tests; give one, here or as 'answer'."
+        )
     if domain != "code" and not row.answer:
         raise DataError(f"{where}: 'answer' is missing. Every {domain} row needs a gold answer or a list of aliases.")
     return row
@@ -108,6 +113,17 @@ def _flag(raw: Mapping[str, Any], name: str, where: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise DataError(f"{where}: {name!r} is {value!r}; it has to be true or false.")
     return bool(value)
+
+
+def _whole(raw: Mapping[str, Any], name: str, where: str) -> int:
+    value = raw.get(name)
+    try:
+        number = int(value or 0)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise DataError(f"{where}: {name!r} is {value!r}; it has to be a whole number, 0 if it is not known.")
+    return number
 
 
 def _texts(raw: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:

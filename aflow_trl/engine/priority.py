@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..dsl import Conditional, Node, Operator, Parallel, Repeat, Sequence, Vocabulary, critical_calls
 
 
 def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
     """
-    Calls on the longest way from each operator to the end of the workflow, its own included.
+    Usual calls on the longest way from each operator to the end of the workflow, its own included.
 
     Args:
         root (`Node`):
@@ -18,16 +20,18 @@ def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
     Returns:
         `dict[int, int]`: By the `id` of the operator's node.
     """
+    # An operator usually needs one call; to count on all its repairs would put short workflows before longer ones.
+    usual = {name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in vocabulary.items()}
     remaining: dict[int, int] = {}
 
     def visit(node: Node, after: int) -> None:
         match node:
             case Operator():
-                remaining[id(node)] = critical_calls(node, vocabulary) + after
+                remaining[id(node)] = critical_calls(node, usual) + after
             case Sequence():
                 for step in reversed(node.steps):
                     visit(step, after)
-                    after += critical_calls(step, vocabulary)
+                    after += critical_calls(step, usual)
             case Parallel():
                 for branch in node.branches:
                     visit(branch, after)
@@ -35,9 +39,9 @@ def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
                 branches = (node.negative, node.otherwise)
                 for branch in branches:
                     visit(branch, after)
-                visit(node.condition, after + max(critical_calls(branch, vocabulary) for branch in branches))
+                visit(node.condition, after + max(critical_calls(branch, usual) for branch in branches))
             case Repeat():
-                visit(node.body, after + (node.times - 1) * critical_calls(node.body, vocabulary))
+                visit(node.body, after + (node.times - 1) * critical_calls(node.body, usual))
             case _:
                 pass
 

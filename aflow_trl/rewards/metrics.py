@@ -11,6 +11,9 @@ from ..engine import Outcome
 from ..scoring import WEAK_VERDICT
 from .types import ScoredRollout
 
+TASKS = ("math", "code", "qa")
+"""Domains by the number that stands for them in the column `task`."""
+
 
 def batch_columns(rollouts: Sequence[ScoredRollout]) -> dict[str, list[Any]]:
     """One value a rollout for every column. The trainer reads `progress` and the parts of the classic tie-break."""
@@ -26,6 +29,7 @@ def batch_columns(rollouts: Sequence[ScoredRollout]) -> dict[str, list[Any]]:
         "revise_gain": [r.revise_gain for r in rollouts],
         "executed": [r.executed for r in rollouts],
         "operator_variety": [len(set(r.trace.operators)) for r in rollouts],
+        "task": [TASKS.index(r.domain) for r in rollouts],
     }
 
 

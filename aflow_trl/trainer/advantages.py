@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
-SCALES = ("none", "batch", "group")
+SCALES = ("none", "batch", "group", "task")
 DEFAULT_TOLERANCE = 1e-4
 """Primary rewards that differ by no more than this are tied."""
 SCALE_FLOOR = 0.1
@@ -34,6 +34,7 @@ def wa_grpo(
     tol: float = DEFAULT_TOLERANCE,
     progress: Tensor | None = None,
     correct_from: float = 1.0,
+    tasks: Tensor | None = None,
 ) -> Tensor:
     r"""
     Workflow-Aware GRPO: the primary reward decides, the secondary one only breaks ties.
@@ -57,7 +58,8 @@ def wa_grpo(
         num_generations (`int`):
             Completions a prompt, G.
         scale (`str`, *optional*, defaults to `"batch"`):
-            What differences are divided by: `"none"` (1), `"batch"` or `"group"` (standard deviation, floored).
+            What differences are divided by: `"none"` (1), or the standard deviation, floored, over the `"batch"`, the
+            `"group"`, or all groups of the same `"task"`.
         alpha (`float`, *optional*, defaults to `0.1`):
             Largest advantage a tie-break may give.
         tol (`float`, *optional*, defaults to `1e-4`):
@@ -66,6 +68,8 @@ def wa_grpo(
             Breaks ties among members that are not right. Without it they stay tied: being cheap is no merit there.
         correct_from (`float`, *optional*, defaults to `1.0`):
             Primary reward from which an answer counts as right.
+        tasks (`torch.Tensor` of shape `(B*G,)`, *optional*):
+            Number of the task each completion belongs to; needed for `scale="task"`.
 
     Returns:
         `torch.Tensor` of shape `(B*G,)`: Advantages, in float32, with mean zero over every group.
@@ -73,11 +77,11 @@ def wa_grpo(
     Raises:
         `ValueError`: A reward is infinite, a shape does not fit, or `scale` is unknown.
     """
-    _check(primary, num_generations, scale, secondary=secondary, progress=progress)
+    _check(primary, num_generations, scale, secondary=secondary, progress=progress, tasks=tasks)
     scored = ~torch.isnan(primary)
     c = primary.float()
     groups = c.view(-1, num_generations)
-    divisor = _divisor(groups, scale)
+    divisor = _divisor(groups, scale, tasks)
     first = _centred(groups, tol) / divisor
     t, gaps = _tie_breaks(groups, secondary, progress, tol, correct_from)
     step = torch.minimum(torch.tensor(float(alpha), device=c.device), TIE_MARGIN * gaps / divisor)
@@ -92,6 +96,8 @@ def _check(primary: Tensor, num_generations: int, scale: str, **others: Tensor |
         raise ValueError(f"{tuple(primary.shape)} rewards do not form groups of {num_generations}.")
     if torch.isinf(primary).any():
         raise ValueError("a primary reward is infinite; rewards must be finite, or None where there is none.")
+    if scale == "task" and others.get("tasks") is None:
+        raise ValueError('scale="task" needs the task of each completion.')
     for name, tensor in others.items():
         if tensor is not None and tensor.shape != primary.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(primary.shape)}.")
@@ -124,10 +130,16 @@ def tied_groups(groups: Tensor, tol: float) -> Tensor:
     return ~(highest - lowest > tol)
 
 
-def _divisor(groups: Tensor, scale: str) -> Tensor:
+def _divisor(groups: Tensor, scale: str, tasks: Tensor | None) -> Tensor:
     """What differences are divided by; shape (B, 1)."""
     if scale == "none":
         return torch.ones_like(groups[:, :1])
+    if scale == "task" and tasks is not None:
+        own = tasks.view(groups.shape)[:, 0]
+        divisor = torch.ones_like(groups[:, :1])
+        for task in own.unique():
+            divisor[own == task] = _divisor(groups[own == task], "batch", None)
+        return divisor
     std = nanstd(groups, dim=1, keepdim=True) if scale == "group" else nanstd(groups).expand(groups.shape[0], 1)
     return torch.nan_to_num(std + TRL_EPSILON, nan=SCALE_FLOOR).clamp(min=SCALE_FLOOR)
 

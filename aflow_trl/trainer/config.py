@@ -12,6 +12,7 @@ from .advantages import DEFAULT_TOLERANCE, SCALES
 
 TRL_ESTIMATORS = {"grpo": "group", "dr_grpo": "none", "batch": "batch"}
 """Estimators that are TRL's own, and the `scale_rewards` each stands for."""
+NONFINITE = ("stop", "skip", "off")
 ESTIMATORS = ("wa_grpo", *TRL_ESTIMATORS, "wa_grpo_classic")
 
 
@@ -32,11 +33,28 @@ class WorkflowGRPOConfig(GRPOConfig):
             Name of the reward function that decides. If `None`, the first one. The others, weighted by
             `reward_weights`, only break ties (`"wa_grpo"` only).
         advantage_scale (`str`, *optional*, defaults to `"batch"`):
-            What `"wa_grpo"` divides differences of the primary reward by: `"none"`, `"batch"` or `"group"`.
+            What `"wa_grpo"` divides differences of the primary reward by: `"none"`, or the standard deviation over the
+            `"batch"`, the `"group"` or all groups of one `"task"` in the batch (of one domain).
         tie_break_alpha (`float`, *optional*, defaults to `0.1`):
             Largest advantage a tie-break may give. 0 turns it off.
         tie_tolerance (`float`, *optional*, defaults to `1e-4`):
             Primary rewards that differ by no more are tied.
+        advantage_clip (`float`, *optional*):
+            Largest absolute advantage, whatever the estimator. If `None`, advantages are not clipped.
+        nonfinite (`str`, *optional*, defaults to `"stop"`):
+            What NaN or infinity in the loss, the log-probabilities or the gradients leads to: `"stop"` ends the run
+            with a checkpoint of the last good parameters, `"skip"` leaves the step out and counts it, `"off"` does
+            nothing.
+
+        > Parameters that control the batches
+
+        balance_domains (`bool`, *optional*, defaults to `False`):
+            Whether every domain has the same share of each batch of prompts.
+        hard_share (`float`, *optional*):
+            Share of hard problems in each batch, within each domain if `balance_domains`. If `None`, difficulty plays
+            no part.
+        hard_from (`int`, *optional*, defaults to `3`):
+            Difficulty from which a problem is hard.
 
         > Parameters that control generation
 
@@ -60,7 +78,7 @@ class WorkflowGRPOConfig(GRPOConfig):
     )
     advantage_scale: str = field(
         default="batch",
-        metadata={"help": "What wa_grpo divides differences of the primary reward by: none, batch or group."},
+        metadata={"help": f"What wa_grpo divides differences of the primary reward by: {', '.join(SCALES)}."},
     )
     tie_break_alpha: float = field(
         default=0.1, metadata={"help": "Largest advantage a tie-break may give. 0 turns it off."}
@@ -68,6 +86,16 @@ class WorkflowGRPOConfig(GRPOConfig):
     tie_tolerance: float = field(
         default=DEFAULT_TOLERANCE, metadata={"help": "Primary rewards that differ by no more are tied."}
     )
+    advantage_clip: float | None = field(default=None, metadata={"help": "Largest absolute advantage."})
+    nonfinite: str = field(
+        default="stop",
+        metadata={"help": "What NaN or infinity in a step leads to: stop, skip or off.", "choices": list(NONFINITE)},
+    )
+    balance_domains: bool = field(
+        default=False, metadata={"help": "Whether every domain has the same share of each batch."}
+    )
+    hard_share: float | None = field(default=None, metadata={"help": "Share of hard problems in each batch."})
+    hard_from: int = field(default=3, metadata={"help": "Difficulty from which a problem is hard."})
     temperature_initial: float | None = field(
         default=None, metadata={"help": "Sampling temperature at step 0 of a linear schedule."}
     )
@@ -89,6 +117,12 @@ class WorkflowGRPOConfig(GRPOConfig):
             raise ValueError(f"advantage_scale must be one of {', '.join(SCALES)}, got {self.advantage_scale!r}.")
         if self.tie_break_alpha < 0 or self.tie_tolerance < 0:
             raise ValueError("tie_break_alpha and tie_tolerance must be 0 or more.")
+        if self.nonfinite not in NONFINITE:
+            raise ValueError(f"nonfinite must be one of {', '.join(NONFINITE)}, got {self.nonfinite!r}.")
+        if self.advantage_clip is not None and self.advantage_clip <= 0:
+            raise ValueError(f"advantage_clip must be positive, got {self.advantage_clip}.")
+        if self.hard_share is not None and not 0 <= self.hard_share <= 1:
+            raise ValueError(f"hard_share must be between 0 and 1, got {self.hard_share}.")
         self._check_temperature()
         if self.advantage_estimator in TRL_ESTIMATORS:
             self.scale_rewards = TRL_ESTIMATORS[self.advantage_estimator]

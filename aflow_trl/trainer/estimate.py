@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .advantages import CLASSIC_WEIGHTS, wa_grpo, wa_grpo_classic
 
-FEATURE_COLUMNS = ("progress", "revise_gain", "executed", "operator_variety", "model_calls")
+FEATURE_COLUMNS = ("progress", "revise_gain", "executed", "operator_variety", "model_calls", "task")
 """Columns that reward functions log with `log_extra` and advantages read."""
 
 
@@ -25,6 +25,7 @@ class EstimatorSettings:
     primary: int
     """Index of the primary reward."""
     num_generations: int
+    advantage_clip: float | None = None
 
 
 def estimate_advantages(
@@ -60,10 +61,10 @@ def estimate_advantages(
         total = (rewards * weights).nansum(dim=1)
         total[torch.isnan(rewards).all(dim=1)] = torch.nan
         classic = _classic_features(features, workflows, settings.num_generations, rewards)
-        return wa_grpo_classic(total, classic, settings.num_generations, seed=seed)
+        return clip(wa_grpo_classic(total, classic, settings.num_generations, seed=seed), settings.advantage_clip)
     others = [index for index in range(rewards.shape[1]) if index != settings.primary]
     share = weights[others] / weights[others].sum().clamp(min=torch.finfo(weights.dtype).tiny)
-    return wa_grpo(
+    advantages = wa_grpo(
         rewards[:, settings.primary],
         (rewards[:, others] * share).nansum(dim=1),
         settings.num_generations,
@@ -71,7 +72,14 @@ def estimate_advantages(
         alpha=settings.tie_break_alpha,
         tol=settings.tie_tolerance,
         progress=features.get("progress"),
+        tasks=features.get("task"),
     )
+    return clip(advantages, settings.advantage_clip)
+
+
+def clip(advantages: Tensor, largest: float | None) -> Tensor:
+    """Advantages within ± `largest`; as they are if that is `None`."""
+    return advantages if largest is None else advantages.clamp(-largest, largest)
 
 
 def _classic_features(

@@ -15,8 +15,10 @@ from trl import GRPOTrainer
 
 from ..rewards import TraceFile
 from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
-from .estimate import FEATURE_COLUMNS, EstimatorSettings, estimate_advantages
+from .estimate import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
+from .guard import NumericalGuard
 from .metrics import advantage_metrics
+from .sampler import StratifiedSampler, strata_of
 
 REWARDS_FILE = "rewards.jsonl.gz"
 
@@ -65,11 +67,38 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         """Markdown appended to the model card."""
         self.record_rewards = False
         """Whether rewards and advantages of every step are appended to `rewards.jsonl.gz` in `output_dir`."""
+        self.guard = NumericalGuard(args.nonfinite)
+        self.add_callback(self.guard)
         self._primary = self._primary_index(args.primary_reward)
         self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
         if args.stop_strings and not self.use_vllm:
             # `generate` needs the tokenizer to find stop strings, and TRL does not pass it.
             self.model.generate = functools.partial(self.model.generate, tokenizer=self._tokenizer)
+
+    def _get_train_sampler(self, dataset: Any = None) -> StratifiedSampler:
+        sampler = super()._get_train_sampler(dataset)
+        data, args = sampler.data_source, self.args
+        columns = {name: [0] * len(data) for name in ("domain", "difficulty")}
+        if args.balance_domains or args.hard_share is not None:
+            wanted = ["domain"] * args.balance_domains + ["difficulty"] * (args.hard_share is not None)
+            if missing := set(wanted) - set(data.column_names):
+                raise ValueError(f"balanced batches need the column {sorted(missing)[0]!r} in the training data.")
+            columns |= {name: data[name] for name in wanted}
+        strata, weights = strata_of(
+            columns, by_domain=args.balance_domains, hard_share=args.hard_share, hard_from=args.hard_from
+        )
+        return StratifiedSampler(sampler, strata, weights)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        self.guard.look("loss", loss)
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        # All that is left of the logits: TRL's fused head never holds them as a whole.
+        self.guard.look("log-probabilities", output[0])
+        return output
 
     def _primary_index(self, name: str | None) -> int:
         if name is None:
@@ -102,12 +131,13 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         size = self.num_generations if mode == "train" else self.num_generations_eval
         if self.args.advantage_estimator in TRL_ESTIMATORS or size < 2:
-            advantages = self.accelerator.gather(output["advantages"])
+            advantages = clip(self.accelerator.gather(output["advantages"]), self.args.advantage_clip)
         else:
             advantages = self._estimate(size)
-            self._replace_advantages(output, advantages)
+        self._replace_advantages(output, advantages)
         if mode == "train" and self.record_rewards and self.accelerator.is_main_process:
             self._record(advantages)
+        self._metrics[mode]["nonfinite_steps"].append(float(self.guard.skipped))
         primary = self._gathered_rewards[:, self._primary]
         for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
             self._metrics[mode][name].append(value)
@@ -123,6 +153,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             args.tie_tolerance,
             self._primary,
             num_generations,
+            args.advantage_clip,
         )
         weights = self.reward_weights.to(rewards.device)
         seed = args.seed + self.state.global_step

@@ -1,0 +1,106 @@
+"""Order of the training problems: balanced if asked for, and the same again when a run is resumed in any epoch."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from trl.trainer.utils import RepeatSampler
+
+
+class StratifiedSampler(RepeatSampler):
+    """
+    TRL's [`~trl.trainer.utils.RepeatSampler`] with a share of every batch for each stratum, reseeded every epoch.
+
+    With a single stratum the order of epoch 0 is TRL's own. A stratum that is used up before the epoch ends starts
+    again in a new order.
+
+    Args:
+        sampler ([`~trl.trainer.utils.RepeatSampler`]):
+            TRL's sampler; its repeats, batch size and seed are kept.
+        strata (`Sequence[Hashable]`):
+            Stratum of each row.
+        weights (`Mapping[Hashable, float]`):
+            Share of each stratum; they sum to 1.
+    """
+
+    def __init__(self, sampler: RepeatSampler, strata: Sequence[Hashable], weights: Mapping[Hashable, float]) -> None:
+        super().__init__(
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=False,
+            seed=sampler.seed,
+        )
+        self.shuffled, self.strata, self.weights, self.epoch = sampler.shuffle, strata, weights, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before every epoch, also the one in which a resumed run begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        return (order[place] for place in super().__iter__())
+
+    def _order(self) -> list[int]:
+        """Indices of one epoch, shape (N,): smooth weighted round robin over the strata."""
+        generator = torch.Generator().manual_seed((self.seed or 0) + self.epoch)
+        members: dict[Hashable, list[int]] = {stratum: [] for stratum in self.weights}
+        for index, stratum in enumerate(self.strata):
+            if stratum in members:  # a stratum of share 0 is never drawn
+                members[stratum].append(index)
+        queues: dict[Hashable, deque[int]] = {stratum: deque() for stratum in self.weights}
+        credit = dict.fromkeys(self.weights, 0.0)
+        order = []
+        for _ in range(self.num_samples):
+            for stratum, weight in self.weights.items():
+                credit[stratum] += weight
+            chosen = max(credit, key=lambda stratum: credit[stratum])
+            credit[chosen] -= 1.0
+            if not queues[chosen]:
+                own = members[chosen]
+                places = torch.randperm(len(own), generator=generator).tolist() if self.shuffled else range(len(own))
+                queues[chosen].extend(own[place] for place in places)
+            order.append(queues[chosen].popleft())
+        return order
+
+
+def strata_of(
+    columns: Mapping[str, Sequence[Any]], *, by_domain: bool, hard_share: float | None, hard_from: int
+) -> tuple[list[Hashable], dict[Hashable, float]]:
+    """
+    Stratum of each row, and the share of each stratum in a batch.
+
+    Args:
+        columns (`Mapping[str, Sequence]`):
+            Columns `domain` and `difficulty` of the data.
+        by_domain (`bool`):
+            Whether every domain has the same share.
+        hard_share (`float`, *optional*):
+            Share of hard problems. If `None`, difficulty plays no part.
+        hard_from (`int`):
+            Difficulty from which a problem is hard.
+
+    Returns:
+        `tuple[list[Hashable], dict[Hashable, float]]`: Strata, and weights that sum to 1. A domain whose problems are
+        all easy, or all hard, keeps its whole share.
+    """
+    domains = list(columns["domain"])
+    hard = [hard_share is not None and level >= hard_from for level in columns["difficulty"]]
+    strata: list[Hashable] = list(zip(domains, hard, strict=True)) if by_domain else [("", own) for own in hard]
+    counts = Counter(strata)
+    groups = sorted({stratum[0] for stratum in counts})  # type: ignore[index]
+    weights: dict[Hashable, float] = {}
+    for group in groups:
+        for level in (False, True):
+            if (group, level) not in counts:
+                continue
+            share = 1.0
+            if hard_share is not None and (group, not level) in counts:
+                share = hard_share if level else 1 - hard_share
+            if share > 0:
+                weights[group, level] = share / len(groups)
+    return strata, weights

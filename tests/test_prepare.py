@@ -1,0 +1,217 @@
+"""Public benchmarks become rows of ours: from their exact columns, gold checked, nothing copied, nothing starved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aflow_trl.data import SOURCES, Row, load_rows, mix, near_copies, read_ratio, shares, split_digest
+from aflow_trl.data.duplicates import shingles, similarity
+from aflow_trl.errors import RecipeError
+from aflow_trl.prepare import prepare
+from upstream import ROWS, competition, write_upstream
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_upstream(tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="module")
+def card(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    # A weight for each domain that leaves nothing out: the tiny files have few code rows.
+    out = tmp_path_factory.mktemp("prepared")
+    return {"out": out} | prepare(list(SOURCES), out, folder=upstream, ratio=read_ratio("4:1:4"))
+
+
+def rows(card: dict[str, Any], split: str) -> dict[str, Row]:
+    return {row.id: row for row in load_rows(str(card["out"] / f"{split}.jsonl"), split=split, count=None, seed=0)}
+
+
+def by_source(card: dict[str, Any], split: str, source: str) -> list[Row]:
+    return [row for row in rows(card, split).values() if row.source == source]
+
+
+# By benchmark: rows read over all splits, and rows that are in no split, with the reason.
+DROPPED = {
+    "gsm8k": (8, {"no final answer": 1, "copies of train rows": 1, "copies of test rows": 1}),
+    "math": (4, {"no boxed answer": 1}),
+    "humaneval": (3, {"gold not accepted by the scorer": 1}),
+    "humaneval+": (1, {}),
+    "mbpp": (5, {"too few tests": 1, "copies of test rows": 1}),
+    "mbpp+": (1, {}),
+    "hotpotqa": (2, {}),
+    "drop": (3, {}),
+    "squad_v2": (3, {"unanswerable": 1}),
+}
+
+
+@pytest.mark.parametrize("source", DROPPED)
+def test_every_row_is_kept_or_counted_with_its_reason(source: str, card: dict[str, Any]) -> None:
+    read, reasons = DROPPED[source]
+    splits = card["sources"][source].values()
+    dropped: dict[str, int] = {}
+    for split in splits:
+        for reason, count in split["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    dropped.pop("beyond the ratio", None)
+    assert dropped == reasons
+    assert sum(split["read"] for split in splits) == read == sum(map(len, ROWS[source].values()))
+    for split in splits:
+        assert split["read"] == split["kept"] + sum(split["dropped"].values())
+
+
+def test_gsm8k_gold_is_the_number_after_the_mark(card: dict[str, Any]) -> None:
+    assert ("2000",) in {row.answer for row in by_source(card, "train", "gsm8k")}
+
+
+def test_math_gold_is_the_balanced_box_and_difficulty_the_level(card: dict[str, Any]) -> None:
+    (row,) = by_source(card, "test", "math")
+    assert (row.answer, row.difficulty) == (("6",), 5)
+
+
+def test_humaneval_examples_are_public_and_the_check_is_hidden(card: dict[str, Any]) -> None:
+    row = rows(card, "test")["humaneval/0"]
+    if row.source != "humaneval":
+        (row,) = (one for one in by_source(card, "test", "humaneval") if one.id == "humaneval/0")
+    assert row.public_tests[0] == "assert has_close_elements([1.0, 2.0, 3.0], 0.5) == False"
+    assert "def check" in row.hidden_tests[0] and "def check" not in row.question
+
+
+def test_helpers_of_a_prompt_stand_in_its_hidden_test(card: dict[str, Any]) -> None:
+    row = rows(card, "test")["humaneval/32"]
+    assert "def poly" in row.hidden_tests[0] and "def find_zero" not in row.hidden_tests[0]
+    assert (
+        row.public_tests == ("assert round(find_zero([1, 2]), 2) # f(x) = 1 + 2x == -0.5",) or row.public_tests == ()
+    )
+
+
+def test_mbpp_tests_carry_their_setup_and_the_first_is_public(card: dict[str, Any]) -> None:
+    row = rows(card, "train")["mbpp/601"]
+    assert row.public_tests == ("FOUR = 4\nassert seventh(1) == 7",)
+    assert row.hidden_tests == ("FOUR = 4\nassert seventh(2) == 14", "FOUR = 4\nassert seventh(FOUR) == 28")
+
+
+def test_function_under_test_is_found_behind_parentheses(card: dict[str, Any]) -> None:
+    assert rows(card, "valid")["mbpp/511"].entry_point == "seventh"
+
+
+def test_hotpotqa_shows_titles_and_sentences(card: dict[str, Any]) -> None:
+    (row,) = by_source(card, "test", "hotpotqa")
+    assert "First for Women: First for Women is a magazine. It was started in 1989." in row.context
+
+
+def test_one_question_on_two_passages_is_two_problems(card: dict[str, Any]) -> None:
+    assert len(by_source(card, "train", "drop")) == 2
+
+
+def test_aliases_come_once(card: dict[str, Any]) -> None:
+    (row,) = by_source(card, "train", "squad_v2")
+    assert row.answer == ("Oslo",)
+
+
+def test_no_training_row_is_a_test_row(card: dict[str, Any]) -> None:
+    train, test = rows(card, "train"), rows(card, "test")
+    assert not train.keys() & test.keys()
+    assert not any("crate" in row.question for row in train.values())
+
+
+def test_split_hashes_follow_the_content(card: dict[str, Any]) -> None:
+    train = list(rows(card, "train").values())
+    assert card["splits"]["train"]["sha256"] == split_digest(train) == split_digest(train[::-1])
+    assert split_digest(train[1:]) != split_digest(train)
+
+
+def test_a_domain_without_rows_is_a_warning(upstream: Path, tmp_path: Path) -> None:
+    card = prepare(["gsm8k"], tmp_path, folder=upstream, ratio=read_ratio("1:1:1"))
+    assert "train has no code row" in card["warnings"] and card["splits"]["train"]["rows"] > 0
+
+
+def test_limit_and_seed_draw_the_same_rows_again(upstream: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"folder": upstream, "ratio": read_ratio("1:1:1"), "limit": 1}
+    first, again = (prepare(["gsm8k"], tmp_path / name, **options)["splits"] for name in "ab")
+    assert first == again and first["test"]["rows"] == 1
+
+
+def test_copies_with_a_config_in_their_card_are_read_as_well(tmp_path: Path) -> None:
+    # As cloned from the Hub: configurations with folders of their own, named in the README.
+    from aflow_trl.data.sources import MATH_CONFIGS
+
+    lines = ["---", "configs:"]
+    for number, config in enumerate(MATH_CONFIGS):
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split in ("train", "test"):
+            lines += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+            path = tmp_path / "math" / config / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            problem = competition(
+                f"What is {number} + {len(split)}, by {config}?", f"\\boxed{{{number + len(split)}}}"
+            )
+            path.write_text(json.dumps(problem) + "\n")
+    (tmp_path / "math" / "README.md").write_text("\n".join([*lines, "---", ""]))
+    card = prepare(["math"], tmp_path / "out", folder=tmp_path, ratio=read_ratio("1:1:1"))
+    assert card["sources"]["math"]["test"]["read"] == len(MATH_CONFIGS)
+
+
+def test_an_unknown_or_missing_benchmark_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="gsm9k"):
+        prepare(["gsm9k"], tmp_path, ratio={"math": 1.0})
+    with pytest.raises(RecipeError, match=r"gsm8k .*cannot be loaded.*--from"):
+        prepare(["gsm8k"], tmp_path, folder=tmp_path / "nowhere", ratio={"math": 1.0})
+
+
+def test_the_command_writes_rows_that_train_reads(upstream: Path, tmp_path: Path) -> None:
+    command = [
+        "data",
+        "prepare",
+        str(tmp_path),
+        "--benchmark",
+        "gsm8k",
+        "--benchmark",
+        "mbpp",
+        "--from",
+        str(upstream),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "aflow_trl.cli", *command], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sha256" in done.stdout and (tmp_path / "data_card.json").is_file()
+    assert load_rows(str(tmp_path / "train.jsonl"), split="train", count=None, seed=0)
+
+
+@given(total=st.integers(0, 500), weights=st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 100), min_size=1))
+def test_shares_sum_up_and_starve_nothing(total: int, weights: dict[str, float]) -> None:
+    counts = shares(total, weights)
+    assert sum(counts.values()) == total
+    assert total < len(weights) or min(counts.values()) >= 1
+
+
+def test_mix_takes_no_row_twice() -> None:
+    pool = [Row(f"q{i}", ("1",), ("math", "qa")[i % 3 == 0]) for i in range(30)]
+    mixed = mix(pool, {"math": 1.0, "qa": 1.0})
+    assert len(mixed) == len({row.question for row in mixed}) == 20
+
+
+WORDS = st.lists(st.sampled_from(["red", "blue", "green", "dog", "cat", "runs"]), min_size=1, max_size=12)
+
+
+@given(texts=st.lists(WORDS.map(" ".join), max_size=12), near=st.sampled_from([0.5, 0.8, 1.0]))
+def test_every_near_copy_is_found(texts: list[str], near: float) -> None:
+    pool = [Row(text, ("1",), "math") for text in texts]
+    sets = [shingles(text) for text in texts]
+    expected = {(i, j) for j in range(len(sets)) for i in range(j) if similarity(sets[i], sets[j]) >= near}
+    assert set(near_copies(pool, near)) == expected
+
+
+@pytest.mark.parametrize("text", ["1:1", "math", "math=0", "physics=1", "-1:1:1"])
+def test_a_bad_ratio_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="ratio"):
+        read_ratio(text)
