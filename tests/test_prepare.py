@@ -87,8 +87,6 @@ def test_humaneval_examples_are_public_and_the_check_is_hidden(card: dict[str, A
 def test_helpers_of_a_prompt_stand_in_its_hidden_test(card: dict[str, Any]) -> None:
     row = rows(card, "test")["humaneval/32"]
     assert "def poly" in row.hidden_tests[0] and "def find_zero" not in row.hidden_tests[0]
-    assert (
-        row.public_tests == ("assert round(find_zero([1, 2]), 2) # f(x) = 1 + 2x == -0.5",) or row.public_tests == ()
     assert row.public_tests == ("assert round(find_zero([1, 2]), 2) == -0.5",)
 
 
