@@ -11,6 +11,7 @@ from typing import Any
 from .data import Row, load_rows
 from .dsl import format, sample
 from .engine import Budget, Engine, RolloutRequest, Trace
+from .errors import RecipeError
 from .llm import SIMULATED, LLMClient, Price, Usage
 from .operators import Problem, vocabulary
 from .recipe import Recipe
@@ -56,8 +57,11 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
         `list[Phase]`: Evaluation, training, and their sum. USD are `None` if a price is unknown.
     """
     args, training = recipe.workflow, recipe.training
-    train_rows = load_rows(args.train_data, split="train", count=args.num_train_problems, seed=training.seed)
-    eval_rows = load_rows(args.eval_data, split="test", count=args.num_eval_problems, seed=training.seed)
+    if args.task != "compose":
+        raise RecipeError(f"an estimate knows recipes with task: compose; this one has task: {args.task}.")
+    wanted: dict[str, Any] = {"seed": training.seed, "domains": args.domains, "max_difficulty": args.max_difficulty}
+    train_rows = load_rows(args.train_data, split="train", count=args.num_train_problems, **wanted)
+    eval_rows = load_rows(args.eval_data, split="test", count=args.num_eval_problems, **wanted)
     batch = training.per_device_train_batch_size * num_processes * training.gradient_accumulation_steps
     generated = batch / training.num_iterations
     epoch_steps = len(train_rows) * training.num_generations / generated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import os
@@ -16,17 +17,20 @@ import yaml
 from transformers.utils.logging import set_verbosity_error
 from trl import ModelConfig, TrlParser
 
-from .data import check_policy_prompt
+from .data import DOMAINS, check_policy_prompt
 from .dsl import parse
 from .engine import SHARE_MODES
 from .errors import DSLError, RecipeError
 from .llm import SIMULATED, ExecutorConfig
 from .operators import load_operators, vocabulary
-from .rewards import DEFAULT_WEIGHTS
+from .rewards import DEFAULT_WEIGHTS, IMPROVE_WEIGHTS, REASON_WEIGHTS
 from .trainer import WorkflowGRPOConfig
 
 TINY_POLICY = "tiny"
 """Value of `model_name_or_path` for the policy that is built on the spot."""
+
+
+TASKS = ("compose", "improve", "reason")
 
 
 @dataclass
@@ -35,6 +39,9 @@ class WorkflowArguments:
     What a run is about: problems, operators, rewards and what is compared at the end.
 
     Parameters:
+        task (`str`, *optional*, defaults to `"compose"`):
+            `"compose"` writes a workflow for a problem, `"improve"` a better one than a given one for a task,
+            `"reason"` answers problems itself, with `<think>` and `<answer>`.
         train_data (`str`, *optional*, defaults to `"synthetic"`):
             Training problems: `"synthetic"`, a path ending in `.jsonl`, or a dataset of the Hub.
         eval_data (`str`, *optional*, defaults to `"synthetic"`):
@@ -43,6 +50,10 @@ class WorkflowArguments:
             Most training problems.
         num_eval_problems (`int`, *optional*, defaults to `200`):
             Most held-out problems.
+        domains (`list[str]`, *optional*):
+            Domains whose problems are used. If `None`, all.
+        max_difficulty (`int`, *optional*):
+            Most difficult problems that are used. If `None`, all.
         policy_prompt (`str`, *optional*, defaults to `"full"`):
             Prompt of the policy, one of `configs/policy_prompts.yaml`.
         operators (`list[str]`, *optional*):
@@ -75,14 +86,29 @@ class WorkflowArguments:
             Lost steps in a row after which the run stops with a checkpoint.
         simulated_latency_s (`float`, *optional*, defaults to `0.0`):
             Seconds a call of the simulated executor takes.
+        improvement_records (`str`, *optional*, defaults to `"sampled"`):
+            For `improve`: JSONL of the workflows to improve, or `"sampled"`: random ones, measured before training.
+        num_records (`int`, *optional*, defaults to `60`):
+            For `improve`: workflows that are sampled, or most records that are read.
+        problems_per_gain (`int`, *optional*, defaults to `8`):
+            For `improve`: problems on which a new workflow is measured against the one it came from.
+        reward_scale (`float`, *optional*, defaults to `10.0`):
+            For `improve`: reward of a gain of 1, which is all problems instead of none.
+        reward_clip (`float`, *optional*, defaults to `5.0`):
+            For `improve`: largest absolute reward.
+        max_prompt_length (`int`, *optional*, defaults to `256`):
+            For `reason`: tokens of the longest prompt; longer ones are left out and counted.
     """
 
+    task: str = field(default="compose", metadata={"help": "What is trained.", "choices": list(TASKS)})
     train_data: str = field(
         default="synthetic", metadata={"help": "Training problems: synthetic, a .jsonl path, or a Hub dataset."}
     )
     eval_data: str = field(default="synthetic", metadata={"help": "Held-out problems, likewise."})
     num_train_problems: int = field(default=1000, metadata={"help": "Most training problems."})
     num_eval_problems: int = field(default=200, metadata={"help": "Most held-out problems."})
+    domains: list[str] | None = field(default=None, metadata={"help": "Domains whose problems are used."})
+    max_difficulty: int | None = field(default=None, metadata={"help": "Most difficult problems that are used."})
     policy_prompt: str = field(default="full", metadata={"help": "Prompt of the policy."})
     operators: list[str] | None = field(default=None, metadata={"help": "Operators a workflow may use."})
     operator_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define operators."})
@@ -118,20 +144,36 @@ class WorkflowArguments:
     simulated_latency_s: float = field(
         default=0.0, metadata={"help": "Seconds a call of the simulated executor takes."}
     )
+    improvement_records: str = field(
+        default="sampled", metadata={"help": "improve: JSONL of workflows to improve, or sampled."}
+    )
+    num_records: int = field(default=60, metadata={"help": "improve: workflows sampled, or most records read."})
+    problems_per_gain: int = field(default=8, metadata={"help": "improve: problems a gain is measured on."})
+    reward_scale: float = field(default=10.0, metadata={"help": "improve: reward of a gain of 1."})
+    reward_clip: float = field(default=5.0, metadata={"help": "improve: largest absolute reward."})
+    max_prompt_length: int = field(default=256, metadata={"help": "reason: tokens of the longest prompt."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
         if isinstance(self.models, str):
             self.models = json.loads(self.models)
+        if self.task not in TASKS:
+            raise ValueError(f"task is {self.task!r}. Use one of {', '.join(TASKS)}.")
+        if unknown := set(self.domains or ()) - set(DOMAINS):
+            raise ValueError(f"domains holds {sorted(unknown)[0]!r}. Use some of {', '.join(DOMAINS)}.")
+        for name in ("reward_scale", "reward_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.share not in SHARE_MODES:
             raise ValueError(f"share is {self.share!r}. Use one of {', '.join(SHARE_MODES)}.")
         if unknown := set(self.judge_domains or ()) - {"math", "qa"}:
             raise ValueError(
                 f"judge_domains holds {sorted(unknown)[0]!r}. A model can grade math and qa; code has tests."
             )
-        for name in ("num_train_problems", "num_eval_problems", "max_lost_steps"):
-            if getattr(self, name) < 1:
+        counts = ("num_train_problems", "num_eval_problems", "max_lost_steps", "num_records", "problems_per_gain")
+        for name in (*counts, "max_prompt_length", "max_difficulty"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
@@ -185,12 +227,42 @@ class Recipe:
     """What the recipe file said, for the record."""
 
     @property
+    def reward_weights(self) -> dict[str, float]:
+        """Reward functions of the task with their default weights, the primary one first."""
+        return REWARDS[self.workflow.task]
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Reward functions of the run, in order."""
+        return list(self.workflow.reward_funcs or self.reward_weights)
+
+    @property
     def operator_executors(self) -> dict[str, ExecutorConfig]:
         """Executors of the operators that have one of their own."""
         models = self.workflow.models
         words = vocabulary(self.workflow.operators)
         return operator_executors(models, self.executor, words) if isinstance(models, dict) else {}
 
+
+REWARDS = {"compose": DEFAULT_WEIGHTS, "improve": IMPROVE_WEIGHTS, "reason": REASON_WEIGHTS}
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "compose": {},
+    "improve": {"num_generations": 4, "advantage_scale": "task"},
+    "reason": {
+        "advantage_estimator": "grpo",
+        "learning_rate": 1e-6,
+        "num_generations": 4,
+        "max_completion_length": 256,
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "gradient_accumulation_steps": 2,
+        "save_steps": 100,
+        "stop_strings": ["</answer>"],
+        "report_to": "tensorboard",
+        "output_dir": "runs/reason",
+    },
+}
+"""What a task changes of the defaults; a recipe and its flags come first."""
 
 PARTS = (WorkflowArguments, ExecutorConfig, WorkflowGRPOConfig, ModelConfig)
 
@@ -219,6 +291,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
             raise RecipeError(f"{path}: unknown key {key!r}.{hint}")
     config = ["--config", str(path)] if path is not None else []
     parser = TrlParser(PARTS, prog="aflow-trl train")
+    parser.set_defaults(**TASK_DEFAULTS.get(_task(source, flags), {}))
     # transformers warns while a config is built, before the user can have asked for it.
     set_verbosity_error()
     try:
@@ -243,10 +316,10 @@ def check_recipe(recipe: Recipe) -> None:
             parse(text, vocabulary=words)
         except DSLError as error:
             raise RecipeError(f"baseline_workflows: {error}") from None
-    names = workflow.reward_funcs or list(DEFAULT_WEIGHTS)
+    names = recipe.reward_names
     for name in names:
-        if name not in DEFAULT_WEIGHTS:
-            raise RecipeError(f"unknown reward function {name!r}. Use some of {', '.join(DEFAULT_WEIGHTS)}.")
+        if name not in recipe.reward_weights:
+            raise RecipeError(f"unknown reward function {name!r}. Use some of {', '.join(recipe.reward_weights)}.")
     if training.reward_weights is not None and len(training.reward_weights) != len(names):
         raise RecipeError(
             f"reward_weights has {len(training.reward_weights)} values for {len(names)} reward functions "
@@ -287,6 +360,13 @@ def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
         known = ", ".join(sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml")))
         raise RecipeError(f"the recipe {name!r} does not exist. Give a path, or one that ships: {known}.")
     return found, flags
+
+
+def _task(source: dict[str, Any], flags: Sequence[str]) -> str:
+    """Task of a recipe, needed before the rest can be read; a wrong one is refused later."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", default=str(source.get("task", "compose")))
+    return str(parser.parse_known_args(list(flags))[0].task)
 
 
 def _read(path: Path) -> dict[str, Any]:

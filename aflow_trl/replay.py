@@ -16,7 +16,7 @@ from .dsl import DEFAULT_LIMITS
 from .errors import RecipeError
 from .operators import load_operators, vocabulary
 from .recipe import Recipe
-from .rewards import DEFAULT_WEIGHTS, ScoredRollout, batch_columns, read_rollout, read_rows, reward_value
+from .rewards import ScoredRollout, batch_columns, read_rollout, read_rows, reward_value
 from .scoring import quantize
 from .trainer import FEATURE_COLUMNS, REWARDS_FILE, TRL_ESTIMATORS, EstimatorSettings, estimate_advantages
 
@@ -44,8 +44,10 @@ def trace_name(rank: int) -> str:
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What decides rewards and advantages of given traces, as plain data."""
     args, training = recipe.workflow, recipe.training
-    names = args.reward_funcs or list(DEFAULT_WEIGHTS)
-    weights = training.reward_weights or [DEFAULT_WEIGHTS[name] for name in names]
+    if args.task != "compose":
+        raise RecipeError(f"a replay knows recipes with task: compose; this one has task: {args.task}.")
+    names = recipe.reward_names
+    weights = training.reward_weights or [recipe.reward_weights[name] for name in names]
     return {
         "reward_funcs": names,
         "reward_weights": list(weights),

@@ -23,6 +23,22 @@ ALLOWED = {
     "rewards": {"scoring", "engine", "operators", "dsl"},
     "trainer": {"rewards", "engine", "data", "dsl"},
     "report": {"trainer", "rewards", "engine"},
+    "tasks": {
+        *(
+            "report",
+            "trainer",
+            "rewards",
+            "simulator",
+            "data",
+            "scoring",
+            "engine",
+            "operators",
+            "dsl",
+            "llm",
+            "sandbox",
+        ),
+        *("recipe", "replay"),
+    },
 }
 ENTRY_POINTS = {"train", "cli", "estimate", "replay", "recipe", "compose", "prepare", "__init__"}
 

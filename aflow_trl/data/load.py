@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from .types import Row, read_row
 SYNTHETIC = "synthetic"
 
 
-def load_rows(source: str, *, split: str, count: int | None, seed: int) -> list[Row]:
+def load_rows(
+    source: str,
+    *,
+    split: str,
+    count: int | None,
+    seed: int,
+    domains: Collection[str] | None = None,
+    max_difficulty: int | None = None,
+) -> list[Row]:
     """
     Load and check rows, before anything expensive.
 
@@ -31,6 +39,10 @@ def load_rows(source: str, *, split: str, count: int | None, seed: int) -> list[
             Most rows to take; required for `"synthetic"`.
         seed (`int`):
             Seed of generated problems.
+        domains (`Collection[str]`, *optional*):
+            Domains whose rows are taken. Defaults to all.
+        max_difficulty (`int`, *optional*):
+            Most difficult rows that are taken. Defaults to all.
 
     Returns:
         `list[Row]`: The rows, in order.
@@ -42,11 +54,19 @@ def load_rows(source: str, *, split: str, count: int | None, seed: int) -> list[
     if source == SYNTHETIC:
         if count is None:
             raise RecipeError("synthetic data needs a number of rows: set num_train_problems and num_eval_problems.")
-        return list(itertools.islice(synthetic_rows(seed, split), count))
-    rows = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
+        stream = (row for row in synthetic_rows(seed, split) if _wanted(row, domains, max_difficulty))
+        return list(itertools.islice(stream, count))
+    read = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
+    rows = [row for row in read if _wanted(row, domains, max_difficulty)]
     if not rows:
-        raise DataError(f"{source}: there are no rows. Give at least one problem.")
+        wanted = " with the domains and the difficulty asked for" if read else ""
+        raise DataError(f"{source}: there are no rows{wanted}. Give at least one problem.")
     return rows[:count]
+
+
+def _wanted(row: Row, domains: Collection[str] | None, max_difficulty: int | None) -> bool:
+    known = domains is None or row.domain in domains
+    return known and (max_difficulty is None or row.difficulty <= max_difficulty)
 
 
 def _read_jsonl(path: Path) -> list[Row]:

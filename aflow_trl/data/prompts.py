@@ -50,3 +50,22 @@ def policy_messages(row: Row, *, prompt: str, operators: Sequence[str], descript
         {"role": "system", "content": system},
         {"role": "user", "content": template["user"].replace("{problem}", statement)},
     ]
+
+
+def reasoning_messages(row: Row, *, prompt: str) -> list[dict[str, str]]:
+    """
+    Chat messages that ask for `<think>…</think><answer>…</answer>`.
+
+    Args:
+        row ([`Row`]):
+            Problem.
+        prompt (`str`):
+            Name of a prompt in `configs/policy_prompts.yaml`.
+
+    Returns:
+        `list[dict[str, str]]`: A system and a user message.
+    """
+    return [
+        {"role": "system", "content": policy_prompts()[prompt]["reason"]},
+        {"role": "user", "content": f"{row.context}\n\n{row.question}" if row.context else row.question},
+    ]

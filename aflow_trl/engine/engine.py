@@ -188,6 +188,11 @@ class Engine:
             self._extractions[workflow] = extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
         return self._extractions[workflow]
 
+    def canonical(self, text: str) -> str | None:
+        """Canonical workflow of a completion or a bare workflow; `None` if it holds none."""
+        workflow = self._extraction(text).workflow
+        return None if workflow is None else format(workflow)
+
     def note_fatal(self, error: Exception) -> None:
         """Remember an error after which no call can succeed; others are ignored."""
         if isinstance(error, FatalEndpointError) and self.fatal is None:

@@ -1,6 +1,18 @@
-"""Run report: summary, console table, model card section, plots."""
+"""Run report: summary, console tables, model card sections, plots."""
 
 from .plots import plot_learning_curve
 from .summary import model_card_sections, print_summary, versions, write_json
+from .tasks import plot_gains, plot_reasoning, print_gains, print_reasoning, task_card_sections
 
-__all__ = ["model_card_sections", "plot_learning_curve", "print_summary", "versions", "write_json"]
+__all__ = [
+    "model_card_sections",
+    "plot_gains",
+    "plot_learning_curve",
+    "plot_reasoning",
+    "print_gains",
+    "print_reasoning",
+    "print_summary",
+    "task_card_sections",
+    "versions",
+    "write_json",
+]

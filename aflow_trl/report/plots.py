@@ -35,7 +35,7 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
         ("workflows/valid", "valid", "valid workflows"),
     ):
         values = [entry.get(key) for entry in logs]
-        _curve(left, steps, values, COLOURS[name], label)
+        draw_curve(left, steps, values, COLOURS[name], label)
     accuracy = summary["accuracy"]
     for name, style in (("untrained", ":"), ("best_fixed", "--"), ("trained", "-")):
         colour = COLOURS["trained"] if name == "trained" else COLOURS["baseline"]
@@ -44,7 +44,7 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     left.set(xlabel="optimiser step", ylabel="share", ylim=(0, 1.02), title="Learning curve")
     left.legend(loc="lower right", fontsize=8, framealpha=0.9)
     calls = [entry.get("executor/calls_per_workflow") for entry in logs]
-    _curve(right, steps, calls, COLOURS["calls"], "calls a workflow")
+    draw_curve(right, steps, calls, COLOURS["calls"], "calls a workflow")
     right.set(xlabel="optimiser step", ylabel="model calls", title="Cost of a workflow")
     right.set_ylim(bottom=0)
     for axis in (left, right):
@@ -55,7 +55,8 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     plt.close(figure)
 
 
-def _curve(axis: Any, steps: Sequence[int], values: Sequence[float | None], colour: str, label: str) -> None:
+def draw_curve(axis: Any, steps: Sequence[int], values: Sequence[float | None], colour: str, label: str) -> None:
+    """Values that are known, faint, and their moving average."""
     known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     if not known:
         return

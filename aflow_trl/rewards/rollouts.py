@@ -96,7 +96,7 @@ class Rollouts:
         rows = _rows(columns, len(completions))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        texts = [_text(completion) for completion in completions]
+        texts = [completion_text(completion) for completion in completions]
         rollouts = await self.execute(texts, rows, salt=f"{self.seed} {step}", phase="train", step=step)
         self.last_batch = (sum(rollout.correctness is None for rollout in rollouts), len(rollouts))
         self.batches += 1
@@ -234,6 +234,6 @@ def _problem_key(row: dict[str, Any]) -> str:
     return f"{row.get('context') or ''}\n{row['question']}"
 
 
-def _text(completion: Any) -> str:
+def completion_text(completion: Any) -> str:
     """Text of a completion, plain or conversational."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"])

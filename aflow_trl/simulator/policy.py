@@ -2,7 +2,7 @@
 A tiny policy built on the spot: about a million parameters, its own tokenizer and chat template.
 
 Its cold start is a short SFT on random valid workflows with some junk among them. They are drawn without regard to the
-problem, so nothing hints at which workflow is good.
+problem, so nothing hints at which workflow is good. For reasoning it is easy problems, mostly answered wrongly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..data import Row, policy_messages, policy_prompts, synthetic_rows
+from ..data import (
+    Attempt,
+    Failure,
+    Improvement,
+    improvement_messages,
+    policy_messages,
+    policy_prompts,
+    reasoning_messages,
+    synthetic_rows,
+)
 from ..dsl import Vocabulary, format, sample
 
 VOCABULARY_SIZE = 1_024
@@ -31,6 +40,12 @@ HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
 SFT_STEPS, SFT_BATCH = 400, 24
 SFT_EXAMPLES = 8_192
 JUNK_SHARE = 0.05
+DATA_SEED = 1_000_003
+"""Sets the problems of the cold start apart from those of a run."""
+RIGHT_SHARE = 0.3
+"""Of the cold start for reasoning: replies that quote the right fact; the others quote any."""
+UNTIDY_SHARE = 0.3
+"""Of the cold start for reasoning: replies that lack a tag."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -38,7 +53,9 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
-def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_dir: Path | None = None) -> Path:
+def build_tiny_policy(
+    seed: int, *, prompt: str, vocabulary: Vocabulary, task: str = "compose", cache_dir: Path | None = None
+) -> Path:
     """
     Folder of the tiny policy, built on the first call and cached.
 
@@ -49,6 +66,8 @@ def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_d
             Policy prompt it is trained on.
         vocabulary (`Mapping[str, OperatorSpec]`):
             Operators its random workflows use.
+        task (`str`, *optional*, defaults to `"compose"`):
+            What its prompts ask for: `"compose"`, `"improve"` or `"reason"`.
         cache_dir (`Path`, *optional*):
             Where policies are kept. Defaults to `$AFLOW_TRL_CACHE` or `~/.cache/aflow_trl`.
 
@@ -56,12 +75,11 @@ def build_tiny_policy(seed: int, *, prompt: str, vocabulary: Vocabulary, cache_d
         `Path`: Folder for `from_pretrained`.
     """
     root = cache_dir or Path(os.environ.get("AFLOW_TRL_CACHE", Path.home() / ".cache" / "aflow_trl"))
-    name = f"tiny-policy-{prompt}-seed{seed}-{_fingerprint(prompt, vocabulary)}"
+    name = f"tiny-policy-{task}-{prompt}-seed{seed}-{_fingerprint(prompt, vocabulary)}"
     folder = root / name
     if (folder / "config.json").is_file():
         return folder
-    rows = list(itertools.islice(synthetic_rows(seed + 1_000_003, "train"), SFT_EXAMPLES))
-    examples = _examples(rows, seed, prompt, vocabulary)
+    examples = _EXAMPLES[task](seed, prompt, vocabulary)
     scratch = root / f".{name}.{os.getpid()}"
     tokenizer = build_tokenizer([json.dumps(example, ensure_ascii=False) for example in examples])
     _train(examples, tokenizer, seed, scratch)
@@ -102,18 +120,64 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _examples(rows: Sequence[Row], seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+def _compose_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
     rng = random.Random(seed)
     names = list(vocabulary)
-    examples: list[dict[str, object]] = []
-    for row in rows:
-        text = format(sample(rng, vocabulary=vocabulary))
-        if rng.random() < JUNK_SHARE:
-            text = _spoil(text, rng)
+    examples = []
+    for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
+        text = _random_workflow(rng, vocabulary)
         messages = policy_messages(row, prompt=prompt, operators=names, descriptions="")
-        reply = [{"role": "assistant", "content": f"<workflow>{text}</workflow>"}]
-        examples.append({"prompt": messages, "completion": reply})
+        examples.append(_example(messages, f"<workflow>{text}</workflow>"))
     return examples
+
+
+def _improve_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+    """Prompts with made-up scores; the reply has nothing to do with them."""
+    rng = random.Random(seed)
+    names = list(vocabulary)
+    examples = []
+    for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
+        current, *others = (format(sample(rng, vocabulary=vocabulary)) for _ in range(3))
+        score = rng.randint(0, 8) / 8
+        record = Improvement(
+            row.domain,
+            current,
+            score,
+            (Failure(row.question, str(rng.randint(0, 99)), row.answer[0] if row.answer else "what its tests want"),)
+            * (score < 1),
+            tuple(Attempt(other, rng.randint(0, 8) / 8 - score) for other in others),
+        )
+        messages = improvement_messages(record, prompt=prompt, operators=names, descriptions="")
+        examples.append(_example(messages, f"<workflow>{_random_workflow(rng, vocabulary)}</workflow>"))
+    return examples
+
+
+def _reason_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+    """Easy problems; part of the answers are wrong and part of the replies lack a tag."""
+    rng = random.Random(seed)
+    stream = (row for row in synthetic_rows(seed + DATA_SEED, "train", domains=("math",)) if row.difficulty == 1)
+    examples = []
+    for row in itertools.islice(stream, SFT_EXAMPLES):
+        numbers = [word for word in row.question.replace(".", " ").split() if word.isdigit()]
+        right = int(row.answer[0])
+        answer = right if rng.random() < RIGHT_SHARE else max(1, right + rng.choice([-10, -5, -2, -1, 1, 2, 5, 10]))
+        text = f"<think>{' and '.join(numbers)}</think><answer>{answer}</answer>"
+        if rng.random() < UNTIDY_SHARE:
+            text = text.replace(rng.choice(["<think>", "</think>", "<answer>"]), "")
+        examples.append(_example(reasoning_messages(row, prompt=prompt), text))
+    return examples
+
+
+_EXAMPLES = {"compose": _compose_examples, "improve": _improve_examples, "reason": _reason_examples}
+
+
+def _example(messages: list[dict[str, str]], text: str) -> dict[str, object]:
+    return {"prompt": messages, "completion": [{"role": "assistant", "content": text}]}
+
+
+def _random_workflow(rng: random.Random, vocabulary: Vocabulary) -> str:
+    text = format(sample(rng, vocabulary=vocabulary))
+    return _spoil(text, rng) if rng.random() < JUNK_SHARE else text
 
 
 def _spoil(text: str, rng: random.Random) -> str:

@@ -3,7 +3,18 @@
 from .callbacks import ConsoleProgress, StopRun
 from .config import ESTIMATORS, TRL_ESTIMATORS, WorkflowGRPOConfig
 from .estimate import FEATURE_COLUMNS, EstimatorSettings, estimate_advantages
-from .evaluation import Accuracy, Evaluator, accuracy, valid_share, workflow_counts
+from .evaluation import (
+    Accuracy,
+    Evaluator,
+    Mean,
+    accuracy,
+    mean_interval,
+    sample_policy,
+    share_of,
+    valid_share,
+    wilson_interval,
+    workflow_counts,
+)
 from .workflow_grpo_trainer import REWARDS_FILE, WorkflowGRPOTrainer
 
 __all__ = [
@@ -15,11 +26,16 @@ __all__ = [
     "ConsoleProgress",
     "EstimatorSettings",
     "Evaluator",
+    "Mean",
     "StopRun",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
     "accuracy",
     "estimate_advantages",
+    "mean_interval",
+    "sample_policy",
+    "share_of",
     "valid_share",
+    "wilson_interval",
     "workflow_counts",
 ]

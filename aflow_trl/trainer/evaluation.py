@@ -73,6 +73,26 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / (1 + Z_95**2 / n)), min(1.0, (centre + spread) / (1 + Z_95**2 / n))
 
 
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean of independent values with its 95 % interval (normal approximation)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float]) -> Mean:
+    """Mean and 95 % interval; infinitely wide with fewer than two values."""
+    count = len(values)
+    mean = sum(values) / count if count else math.nan
+    if count < 2:
+        return Mean(mean, -math.inf, math.inf, count)
+    half = Z_95 * math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    return Mean(mean, mean - half, mean + half, count)
+
+
 class Evaluator:
     """
     Runs policies and fixed workflows on held-out problems. The work is split over the processes.
@@ -103,19 +123,14 @@ class Evaluator:
 
     def policy(self, phase: str) -> list[ScoredRollout]:
         """Scored rollouts of the current policy, one a problem, sampled as in training; `phase` names their traces."""
-        return self._run(self._generate(), phase)
+        return self._run(sample_policy(self.trainer, self.prompts, seed=self.seed), phase)
 
     def workflow(self, text: str) -> list[ScoredRollout]:
         """Scored rollouts of one fixed workflow."""
-        return self._run([text] * len(self._own(self.rows)), text)
-
-    def _own(self, items: Sequence[T]) -> list[T]:
-        """This process's share of something there is one of a problem."""
-        accelerator = self.trainer.accelerator
-        return list(items[accelerator.process_index :: accelerator.num_processes])
+        return self._run([text] * len(share_of(self.trainer, self.rows)), text)
 
     def _run(self, texts: Sequence[str], phase: str) -> list[ScoredRollout]:
-        own = self._own(list(enumerate(self.rows)))
+        own = share_of(self.trainer, list(enumerate(self.rows)))
         # All phases meet the same executor randomness, which training never meets.
         work = self.rollouts.execute(
             texts[: len(own)],
@@ -132,24 +147,43 @@ class Evaluator:
                 raise fatal
         return [rollout for _, rollout in sorted(gathered, key=lambda pair: pair[0])]
 
-    def _generate(self) -> list[str]:
-        """Completions for this process's share of the prompts, sampled in eval mode from a fixed seed."""
-        trainer = self.trainer
-        own = self._own(self.prompts)
-        # Every process generates equally often, or collective operations would wait for ever.
-        share = -(-len(self.prompts) // trainer.accelerator.num_processes)
-        own += list(self.prompts[: share - len(own)])
-        was_training = trainer.model.training
-        trainer.model.eval()
-        texts: list[str] = []
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(self.seed)
-            for start in range(0, share, GENERATION_BATCH):
-                completions = trainer._generate(own[start : start + GENERATION_BATCH])[3]
-                texts += [completion[-1]["content"] for completion in completions]
-        trainer._metrics["eval"].clear()
-        trainer.model.train(was_training)
-        return texts
+
+def share_of(trainer: WorkflowGRPOTrainer, items: Sequence[T]) -> list[T]:
+    """This process's share of something there is one of a problem."""
+    accelerator = trainer.accelerator
+    return list(items[accelerator.process_index :: accelerator.num_processes])
+
+
+def sample_policy(trainer: WorkflowGRPOTrainer, prompts: Sequence[Any], *, seed: int) -> list[str]:
+    """
+    Completions for this process's share of prompts, sampled in eval mode from a fixed seed.
+
+    Args:
+        trainer ([`WorkflowGRPOTrainer`]):
+            Trainer that holds the policy.
+        prompts (`Sequence`):
+            Conversational prompts of all processes.
+        seed (`int`):
+            Seed of the sampling.
+
+    Returns:
+        `list[str]`: Completions of the share, with up to one more where others have more; use [`share_of`].
+    """
+    own = share_of(trainer, prompts)
+    # Every process generates equally often, or collective operations would wait for ever.
+    share = -(-len(prompts) // trainer.accelerator.num_processes)
+    own += list(prompts[: share - len(own)])
+    was_training = trainer.model.training
+    trainer.model.eval()
+    texts: list[str] = []
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        for start in range(0, share, GENERATION_BATCH):
+            completions = trainer._generate(own[start : start + GENERATION_BATCH])[3]
+            texts += [completion[-1]["content"] for completion in completions]
+    trainer._metrics["eval"].clear()
+    trainer.model.train(was_training)
+    return texts
 
 
 def valid_share(rollouts: Sequence[ScoredRollout]) -> float:

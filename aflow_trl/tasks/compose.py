@@ -1,0 +1,134 @@
+"""The training that composes workflows: evaluation of the untrained policy, training, evaluation, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from ..data import build_dataset
+from ..errors import FatalEndpointError, RunStoppedError
+from ..operators import describe, vocabulary
+from ..recipe import Recipe
+from ..replay import SETTINGS_FILE, settings_of
+from ..report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
+from ..rewards import Rollouts, ScoredRollout, workflow_rewards
+from ..trainer import Evaluator, accuracy, valid_share, workflow_counts
+from .session import (
+    close,
+    connect,
+    executor_name,
+    load_problems,
+    make_rollouts,
+    make_trainer,
+    prompt_arguments,
+    publish,
+    say,
+    totals,
+    train_to_the_end,
+)
+
+SINGLE_CALL = "Custom"
+"""The workflow that stands for asking the executor once."""
+
+
+def run_compose(recipe: Recipe) -> dict[str, Any]:
+    """
+    Run a recipe with `task: compose` from start to end.
+
+    Args:
+        recipe ([`~aflow_trl.recipe.Recipe`]):
+            Checked recipe.
+
+    Returns:
+        `dict[str, Any]`: The summary, as written to `summary.json`.
+
+    Raises:
+        [`AflowError`]: Something the user has to mend; see `errors.py`.
+    """
+    started = time.monotonic()
+    eval_rows, train_rows = load_problems(recipe)
+    engine, layers = connect(recipe)
+    rollouts = make_rollouts(recipe, engine)
+    arguments = prompt_arguments(recipe)
+    trainer = make_trainer(
+        recipe, workflow_rewards(rollouts, recipe.reward_names), build_dataset(train_rows, **arguments)
+    )
+    prompts = list(build_dataset(eval_rows, **arguments)["prompt"])
+    evaluator = Evaluator(trainer, rollouts, eval_rows, prompts, seed=recipe.training.seed)
+
+    say(f"held-out evaluation on {len(eval_rows)} problems")
+    untrained = evaluator.policy("untrained")
+    fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
+    if trainer.is_world_process_zero():
+        write_json(Path(recipe.training.output_dir) / SETTINGS_FILE, settings_of(recipe))
+    trainer.record_rewards = True
+    train_to_the_end(recipe, trainer, rollouts)
+    say("held-out evaluation of the trained policy")
+    try:
+        trained = evaluator.policy("trained")
+    except FatalEndpointError as error:
+        raise RunStoppedError(
+            f"{error}. The trained adapter is in {recipe.training.output_dir}; only its evaluation is missing."
+        ) from None
+    close(engine, trainer)
+
+    summary = summarize(recipe, rollouts, untrained, fixed, trained)
+    summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
+    summary["wall_s"] = time.monotonic() - started
+    card = model_card_sections(
+        summary, describe(list(vocabulary(recipe.workflow.operators))), yaml.safe_dump(recipe.source, sort_keys=False)
+    )
+
+    def show(output_dir: Path) -> None:
+        plot_learning_curve(trainer.state.log_history, summary, output_dir / "learning_curve.png")
+        print_summary(summary, Console(width=max(Console().width, 110)))
+        say(f"adapter, model card, summary.json, learning_curve.png and the traces are in {output_dir}")
+
+    publish(recipe, trainer, summary, card, show)
+    return summary
+
+
+def summarize(
+    recipe: Recipe,
+    rollouts: Rollouts,
+    untrained: Sequence[ScoredRollout],
+    fixed: dict[str, list[ScoredRollout]],
+    trained: Sequence[ScoredRollout],
+) -> dict[str, Any]:
+    """
+    Everything `summary.json` says but the wall time.
+
+    The best fixed workflow is chosen on the very problems it is reported on, which favours it over the policy.
+    """
+    results = {text: accuracy(batch).to_json() for text, batch in fixed.items()}
+    best = max(results, key=lambda text: (results[text]["mean"], -results[text]["calls_per_problem"]))
+    counts = workflow_counts(trained)
+    return {
+        "accuracy": {
+            "untrained": accuracy(untrained).to_json(),
+            "custom": results[SINGLE_CALL],
+            "best_fixed": results[best],
+            "trained": accuracy(trained).to_json(),
+        },
+        "best_fixed_workflow": best,
+        "fixed": results,
+        "valid_share": {"untrained": valid_share(untrained), "trained": valid_share(trained)},
+        "top_workflows": {"untrained": workflow_counts(untrained), "trained": counts},
+        "domains": sorted(counts),
+        "problems_by_domain": {domain: sum(own.values()) for domain, own in counts.items()},
+        "executor": executor_name(recipe),
+        **totals(rollouts),
+        "seed": recipe.training.seed,
+        "versions": versions(),
+        "recipe": recipe.source,
+    }
+
+
+def _fixed_workflows(recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys([SINGLE_CALL, *(recipe.workflow.baseline_workflows or [])]))
