@@ -164,6 +164,17 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     prepare.add_argument("--limit", type=int, metavar="N", help="most rows of a split of a benchmark")
     prepare.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     prepare.set_defaults(command=_data_prepare)
+    workspace = actions.add_parser(
+        "import-aflow",
+        help="improvement records from a workspace of AFlow's search",
+        description="Read round_N/graph.py and what lies beside it (nothing is imported or run), translate the graphs "
+        "that fit the language, and write improvement records.",
+        epilog="example: aflow-trl data import-aflow workspace/GSM8K --out data/improvements.jsonl",
+    )
+    workspace.add_argument("workspace", help="workspace of one or several data sets")
+    workspace.add_argument("--out", default="improvements.jsonl", help="file to write (default: improvements.jsonl)")
+    workspace.add_argument("--domain", choices=["math", "code", "qa"], help="domain of data sets with unknown names")
+    workspace.set_defaults(command=_data_import)
 
 
 def _data_prepare(options: argparse.Namespace) -> None:
@@ -180,6 +191,25 @@ def _data_prepare(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     print_card(card, Console(highlight=False))
+
+
+def _data_import(options: argparse.Namespace) -> None:
+    from .data import import_workspace, write_improvements
+    from .operators import describe
+
+    words = vocabulary()
+    records, report = import_workspace(Path(options.workspace), words, domain=options.domain)
+    write_improvements(Path(options.out), records, operators=list(words), descriptions=describe(list(words)))
+    print(
+        f"{report.rounds} rounds, {report.records} records in {options.out}; "
+        f"{report.translated} graphs translated ({report.translated / max(1, report.rounds):.0%})"
+    )
+    for reason, count in report.untranslated.most_common():
+        print(f"not translated, {count}: {reason}")
+    for line in report.duplicates:
+        print(f"duplicate: {line}")
+    for line in report.missing:
+        print(f"missing: {line}")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -2,7 +2,15 @@
 
 from .duplicates import near_copies, normal_form
 from .graph import UntranslatableError, translate
-from .improvement import Attempt, Failure, Improvement, improvement_messages, load_improvements, read_improvement
+from .improvement import (
+    Attempt,
+    Failure,
+    Improvement,
+    improvement_messages,
+    load_improvements,
+    read_improvement,
+    write_improvements,
+)
 from .load import SYNTHETIC, build_dataset, load_rows
 from .mixing import mix, read_ratio, shares, split_digest
 from .prompts import check_policy_prompt, policy_messages, policy_prompts, reasoning_messages
@@ -51,4 +59,5 @@ __all__ = [
     "split_digest",
     "synthetic_rows",
     "translate",
+    "write_improvements",
 ]

@@ -164,6 +164,17 @@ def load_improvements(path: Path, vocabulary: Vocabulary) -> list[Improvement]:
     return kept
 
 
+def write_improvements(
+    path: Path, records: Sequence[Improvement], *, operators: Sequence[str], descriptions: str
+) -> None:
+    """Write records as JSONL, each with the `full` prompt and the reply that supervised training would want."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            messages = improvement_messages(record, prompt="full", operators=operators, descriptions=descriptions)
+            file.write(json.dumps(record.to_json(messages), ensure_ascii=False) + "\n")
+
+
 def improvement_messages(
     record: Improvement, *, prompt: str, operators: Sequence[str], descriptions: str
 ) -> list[dict[str, str]]:

@@ -1,0 +1,225 @@
+"""A workspace as AFlow's search leaves it: twenty rounds on one data set, written by hand in its format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HEAD = """from typing import Literal
+import workspace.GSM8K.workflows.template.operator as operator
+import workspace.GSM8K.workflows.round_{number}.prompt as prompt_custom
+from scripts.async_llm import create_llm_instance
+from scripts.evaluator import DatasetType
+
+raise SystemExit("a graph must never be run or imported")
+
+
+class Workflow:
+    def __init__(self, name: str, llm_config, dataset: DatasetType) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.llm = create_llm_instance(llm_config)
+{operators}
+
+    async def __call__(self, problem: str):
+        \"\"\"
+        Implementation of the workflow
+        \"\"\"
+{body}
+"""
+OPERATORS = {
+    "custom": "Custom",
+    "answer_generate": "AnswerGenerate",
+    "programmer": "Programmer",
+    "sc_ensemble": "ScEnsemble",
+    "review": "Review",
+    "revise": "Revise",
+    "format": "Format",
+    "test": "Test",
+    "custom_code_generate": "CustomCodeGenerate",
+    "extract": "Extract",
+}
+COST = ', self.llm.get_usage_summary()["total_cost"]'
+CUSTOM = "solution = await self.custom(input=problem, instruction={})"
+RETURN = f"return solution['response']{COST}"
+ENSEMBLE = f"""solutions = []
+for _ in range({{}}):
+    one = await self.custom(input=problem, instruction=prompt_custom.SOLVE)
+    solutions.append(one['response'])
+solution = await self.sc_ensemble(solutions=solutions, problem=problem)
+{RETURN}"""
+
+# By name: the body of `__call__`, and the workflow it means, or the reason why there is none.
+BODIES: dict[str, tuple[str, str]] = {
+    "custom": (f"{CUSTOM.format(repr(''))}\n{RETURN}", "Custom"),
+    "instructed": (
+        f"{CUSTOM.format('prompt_custom.SOLVE')}\n{RETURN}",
+        'Custom(instruction="Solve it.\\nThen check.")',
+    ),
+    "ensemble": (
+        ENSEMBLE.format(3),
+        "[" + ", ".join(['Custom(instruction="Solve it.\\nThen check.")'] * 3) + "] -> ScEnsemble",
+    ),
+    "gather": (
+        f"""found = await asyncio.gather(*[self.answer_generate(input=problem) for _ in range(2)])
+solution = await self.sc_ensemble(solutions=[one['answer'] for one in found], problem=problem)
+{RETURN}""",
+        "[AnswerGenerate, AnswerGenerate] -> ScEnsemble",
+    ),
+    "two kinds": (
+        f"""first = await self.answer_generate(input=problem)
+second = await self.programmer(problem=problem, analysis='None')
+solution = await self.sc_ensemble(solutions=[first['answer'], second['output']], problem=problem)
+{RETURN}""",
+        "[AnswerGenerate, Programmer] -> ScEnsemble",
+    ),
+    "analysis": (
+        f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.programmer(problem=problem, analysis=draft['response'])
+return solution['output']{COST}""",
+        "Custom -> Programmer",
+    ),
+    "shared beginning": (
+        f"""draft = await self.custom(input=problem, instruction="")
+solutions = []
+for _ in range(2):
+    one = await self.programmer(problem=problem, analysis=draft['response'])
+    solutions.append(one['output'])
+solution = await self.sc_ensemble(solutions=solutions, problem=problem)
+{RETURN}""",
+        "Custom -> [Programmer, Programmer] -> ScEnsemble",
+    ),
+    "in one text": (
+        f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.custom(input=problem + f"\\nDraft: {{draft['response']}}", instruction=prompt_custom.SOLVE)
+{RETURN}""",
+        'Custom -> Custom(instruction="Solve it.\\nThen check.")',
+    ),
+    "condition": (
+        f"""solution = await self.custom(input=problem, instruction="")
+review = await self.review(problem=problem, solution=solution['response'])
+if not review['review_result']:
+    solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
+    return solution['solution']{COST}
+{RETURN}""",
+        "Custom -> Review ? Revise : done",
+    ),
+    "both ways": (
+        f"""solution = await self.custom(input=problem, instruction="")
+test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
+if test['result']:
+    return test['solution']{COST}
+else:
+    better = await self.custom(input=f"{{problem}} {{test['solution']}}", instruction="")
+    return better['response']{COST}""",
+        "Custom -> Test ? Custom : done",
+    ),
+    "after the condition": (
+        f"""solution = await self.custom(input=problem, instruction="")
+review = await self.review(problem=problem, solution=solution['response'])
+if review['review_result']:
+    pass
+else:
+    solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
+solution = await self.format(problem=problem, solution=solution['response'])
+{RETURN}""",
+        "a way that does not go on from what was judged",
+    ),
+    "unused": (
+        f"{CUSTOM.format(repr(''))}\nreview = await self.review(problem=problem, solution=solution['response'])\n{RETURN}",
+        "a result of an operator is not used",
+    ),
+    "while": (f"while True:\n    {CUSTOM.format(repr(''))}\n{RETURN}", "a statement of this kind (While)"),
+    "many": (ENSEMBLE.format(9), "a loop of 9 rounds"),
+    "no operator": (f"solution = await self.extract(problem=problem)\n{RETURN}", "the operator Extract"),
+    "own text": (
+        f"{CUSTOM.format(repr(''))}\nif 'error' in solution['response']:\n    pass\n{RETURN}",
+        "an expression of this kind (Compare)",
+    ),
+    "made up": (
+        f"{CUSTOM.format('problem')}\n{RETURN}",
+        "an instruction that is no constant",
+    ),
+    "kept beside": (
+        f"""draft = await self.custom(input=problem, instruction="")
+second = await self.programmer(problem=problem, analysis=draft['response'])
+solution = await self.sc_ensemble(solutions=[draft['response'], second['output']], problem=problem)
+{RETURN}""",
+        "an ensemble of a result and what was made of it",
+    ),
+    "separate": (
+        f"""first = await self.custom(input=problem, instruction="")
+second = await self.custom(input=problem, instruction="")
+solution = await self.custom(input=first['response'] + second['response'], instruction="")
+{RETURN}""",
+        "results of separate calls in one text",
+    ),
+    "review": (
+        f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.review(problem=problem, solution=draft['response'])
+return solution['feedback']{COST}""",
+        "a review is returned, not a solution",
+    ),
+}
+PROMPTS = 'SOLVE = """Solve it.\nThen check."""\nOTHER = 3\n'
+
+# Rounds 2 to 20: parent, body, scores of the validation passes. Round 1 is the root.
+ROUNDS: list[tuple[int, int, str, list[float]]] = [
+    (2, 1, "instructed", [0.6, 0.7]),
+    (3, 2, "ensemble", [0.8, 0.9]),
+    (4, 2, "gather", [0.5, 0.5]),
+    (5, 3, "two kinds", [0.7, 0.8]),
+    (6, 3, "analysis", [0.9, 0.9]),
+    (7, 3, "while", [0.4, 0.4]),
+    (8, 6, "shared beginning", [0.95, 0.85]),
+    (9, 6, "in one text", [0.9, 0.9]),
+    (10, 1, "condition", [0.7, 0.7]),
+    (11, 10, "both ways", [0.65, 0.75]),
+    (12, 10, "after the condition", [0.6, 0.6]),
+    (13, 8, "unused", [0.8, 0.8]),
+    (14, 3, "many", [0.85, 0.85]),
+    (15, 3, "no operator", [0.1, 0.1]),
+    (16, 3, "own text", [0.6, 0.6]),
+    # The same change of the same workflow as round 6, and a round whose parent is gone.
+    (17, 3, "analysis", [0.9, 0.9]),
+    (18, 99, "custom", [0.5, 0.5]),
+    (19, 8, "made up", [0.5, 0.5]),
+    (20, 8, "condition", [0.99, 0.97]),
+]
+
+
+def graph(number: int, body: str) -> str:
+    """Text of a `graph.py`."""
+    operators = "\n".join(f"        self.{name} = operator.{kind}(self.llm)" for name, kind in OPERATORS.items())
+    lines = "\n".join(f"        {line}" for line in body.splitlines())
+    return HEAD.format(number=number, operators=operators, body=lines)
+
+
+def write_workspace(folder: Path) -> Path:
+    """Write the workspace; returns its folder."""
+    workflows = folder / "GSM8K" / "workflows"
+    results: list[dict[str, Any]] = []
+    scores = {1: [0.5, 0.6]} | {number: own for number, _, _, own in ROUNDS}
+    for number, parent, name, own in [(1, 0, "custom", scores[1]), *ROUNDS]:
+        path = workflows / f"round_{number}"
+        path.mkdir(parents=True)
+        (path / "graph.py").write_text(graph(number, BODIES[name][0]))
+        (path / "prompt.py").write_text(PROMPTS)
+        for order, score in enumerate(own):
+            results.append({"round": number, "score": score, "avg_cost": 0.001, "total_cost": 0.1, "time": "2024"})
+            table = "inputs,prediction,expected_output,score,cost\n"
+            (path / f"{score:.5f}_20241016_00000{order}.csv").write_text(table)
+        log = [{"question": f"q{number}", "right_answer": "7", "model_output": "I say 8", "extracted_output": "8"}]
+        (path / "log.json").write_text(json.dumps(log))
+        if number > 1:
+            # `before` and `after` are of one validation pass only; the means over all of them count.
+            before = scores.get(parent, [0.0])[0]
+            experience = {"father node": parent, "modification": f"Use {name}.", "before": before, "after": own[0]}
+            (path / "experience.json").write_text(json.dumps(experience | {"succeed": own[0] > before}))
+    (workflows / "results.json").write_text(json.dumps(results))
+    processed = {
+        "1": {"score": 0.55, "success": {"2": {"modification": "Use instructed.", "score": 0.65}}, "failure": {}}
+    }
+    (workflows / "processed_experience.json").write_text(json.dumps(processed))
+    return folder
