@@ -14,6 +14,7 @@ setup(
     package_data={
         "aflow_trl": ["py.typed", "configs/*.yaml", "recipes/*.yaml", "accelerate_configs/*.yaml"],
         "aflow_trl.dsl": ["grammar.lark"],
+        "aflow_trl.export": ["standalone.py.template"],
     },
     install_requires=[
         # 1.14 is the first release whose per-rank metrics are safe when ranks log different names.

@@ -89,6 +89,18 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the whole trace as JSON")
     run.set_defaults(command=_run)
 
+    export = commands.add_parser(
+        "export",
+        help="a workflow as a script, as AFlow's class, or as a diagram",
+        description="Write a workflow as a Python script that needs only `openai`, as the class that AFlow runs, or "
+        "as a Mermaid diagram.",
+        epilog='example: aflow-trl export "Custom -> Review ? Revise : done" --to python > workflow.py',
+    )
+    export.add_argument("workflow", help="workflow text, in quotes")
+    export.add_argument("--to", choices=["python", "aflow", "mermaid"], required=True, help="what to write")
+    export.add_argument("--executor", default="gpt-4o-mini", help="model of the script (default: gpt-4o-mini)")
+    export.set_defaults(command=_export)
+
     cache = commands.add_parser(
         "cache",
         help="look after a cache of replies: stats, prune, verify",
@@ -228,6 +240,20 @@ def _check(options: argparse.Namespace) -> None:
     )
     console.print()
     console.print(escape(mermaid(workflow)))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import to_aflow, to_python
+
+    words = vocabulary()
+    workflow = parse(options.workflow, vocabulary=words)
+    if options.to == "mermaid":
+        print(mermaid(workflow))
+    elif options.to == "python":
+        print(to_python(workflow, vocabulary=words, config=ExecutorConfig(executor_model=options.executor)), end="")
+    else:
+        graph, prompts = to_aflow(workflow, vocabulary=words)
+        print(f"# graph.py\n{graph}" + (f"\n# prompt.py\n{prompts}" if prompts else ""), end="")
 
 
 def _run(options: argparse.Namespace) -> None:

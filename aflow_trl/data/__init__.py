@@ -15,7 +15,7 @@ from .load import SYNTHETIC, build_dataset, load_rows
 from .mixing import mix, read_ratio, shares, split_digest
 from .prompts import check_policy_prompt, policy_messages, policy_prompts, reasoning_messages
 from .sources import SOURCES, Source, Sourced, UnusableRowError, load_source
-from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, synthetic_rows
+from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, sum_rows, synthetic_rows
 from .types import DOMAINS, FIELDS, Row, read_row
 from .workspace import Report, import_workspace
 
@@ -57,6 +57,7 @@ __all__ = [
     "reasoning_messages",
     "shares",
     "split_digest",
+    "sum_rows",
     "synthetic_rows",
     "translate",
     "write_improvements",

@@ -12,10 +12,11 @@ from datasets import Dataset, load_dataset
 
 from ..errors import DataError, RecipeError
 from .prompts import policy_messages
-from .synthetic import synthetic_rows
+from .synthetic import sum_rows, synthetic_rows
 from .types import Row, read_row
 
 SYNTHETIC = "synthetic"
+GENERATED = {SYNTHETIC: synthetic_rows, "synthetic-sums": sum_rows}
 
 
 def load_rows(
@@ -32,7 +33,8 @@ def load_rows(
 
     Args:
         source (`str`):
-            `"synthetic"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns follow the row schema.
+            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns follow
+            the row schema.
         split (`str`):
             `"train"` or `"test"`.
         count (`int`, *optional*):
@@ -51,10 +53,10 @@ def load_rows(
         [`DataError`]: A row is wrong.
         [`RecipeError`]: The source cannot be read.
     """
-    if source == SYNTHETIC:
+    if source in GENERATED:
         if count is None:
             raise RecipeError("synthetic data needs a number of rows: set num_train_problems and num_eval_problems.")
-        stream = (row for row in synthetic_rows(seed, split) if _wanted(row, domains, max_difficulty))
+        stream = (row for row in GENERATED[source](seed, split) if _wanted(row, domains, max_difficulty))
         return list(itertools.islice(stream, count))
     read = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
     rows = [row for row in read if _wanted(row, domains, max_difficulty)]

@@ -143,6 +143,30 @@ def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = DOMAINS)
             yield row
 
 
+def sum_rows(seed: int, split: str) -> Iterator[Row]:
+    """
+    Endless stream of sums of two small numbers in words, for a tiny policy that answers by itself. Texts of the two
+    splits differ; the numbers in them need not.
+
+    Args:
+        seed (`int`):
+            Seed of the stream.
+        split (`str`):
+            `"train"` or `"test"`.
+
+    Yields:
+        [`Row`]: Math problems of difficulty 1.
+    """
+    rng = random.Random(f"{seed} {split} sums")
+    while True:
+        person, thing = rng.choice(_PEOPLE), rng.choice(_THINGS)
+        start, more = rng.randint(1, 9), rng.randint(1, 9)
+        question = f"{person} has {start} {thing}. {person} gets {more} more. How many {thing} does {person} have now?"
+        row = Row(question, (str(start + more),), "math", source="synthetic-sums", difficulty=1)
+        if (_bucket(row) == 0) == (split == "test"):
+            yield row
+
+
 def _bucket(row: Row) -> int:
     return random.Random(row.question + row.context).randrange(4)
 

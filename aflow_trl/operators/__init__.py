@@ -3,6 +3,7 @@
 from .answers import extract_answer, final_answer, last_boxed, normalize_text, vote_key
 from .base import (
     REGISTRY,
+    RETRY_HINT,
     Operator,
     OperatorCall,
     OperatorFailureError,
@@ -27,6 +28,7 @@ from .types import Candidate, Problem, State
 
 __all__ = [
     "REGISTRY",
+    "RETRY_HINT",
     "AnswerGenerate",
     "Candidate",
     "Custom",

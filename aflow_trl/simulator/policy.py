@@ -31,6 +31,7 @@ from ..data import (
     policy_messages,
     policy_prompts,
     reasoning_messages,
+    sum_rows,
     synthetic_rows,
 )
 from ..dsl import Vocabulary, format, sample
@@ -43,7 +44,8 @@ JUNK_SHARE = 0.05
 DATA_SEED = 1_000_003
 """Sets the problems of the cold start apart from those of a run."""
 RIGHT_SHARE = 0.3
-"""Of the cold start for reasoning: replies that quote the right fact; the others quote any."""
+"""Of the cold start for reasoning: right answers; the others are off by a little."""
+MISTAKES = (-3, -2, -1, 1, 2, 3)
 UNTIDY_SHARE = 0.3
 """Of the cold start for reasoning: replies that lack a tag."""
 CHAT_TEMPLATE = (
@@ -155,13 +157,12 @@ def _improve_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[di
 def _reason_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
     """Easy problems; part of the answers are wrong and part of the replies lack a tag."""
     rng = random.Random(seed)
-    stream = (row for row in synthetic_rows(seed + DATA_SEED, "train", domains=("math",)) if row.difficulty == 1)
     examples = []
-    for row in itertools.islice(stream, SFT_EXAMPLES):
-        numbers = [word for word in row.question.replace(".", " ").split() if word.isdigit()]
+    for row in itertools.islice(sum_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
+        numbers = [word for word in row.question.split() if word.isdigit()]
         right = int(row.answer[0])
-        answer = right if rng.random() < RIGHT_SHARE else max(1, right + rng.choice([-10, -5, -2, -1, 1, 2, 5, 10]))
-        text = f"<think>{' and '.join(numbers)}</think><answer>{answer}</answer>"
+        answer = right if rng.random() < RIGHT_SHARE else max(1, right + rng.choice(MISTAKES))
+        text = f"<think>{' + '.join(numbers)}</think><answer>{answer}</answer>"
         if rng.random() < UNTIDY_SHARE:
             text = text.replace(rng.choice(["<think>", "</think>", "<answer>"]), "")
         examples.append(_example(reasoning_messages(row, prompt=prompt), text))

@@ -1,0 +1,6 @@
+"""Workflows for use elsewhere: a script that needs only `openai`, a class that AFlow runs."""
+
+from .aflow import to_aflow
+from .python import to_python
+
+__all__ = ["to_aflow", "to_python"]

@@ -1,0 +1,154 @@
+"""Exported workflows: the script answers as the engine does, AFlow's class reads back as the same workflow."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from aflow_trl.data import Row, synthetic_rows, translate
+from aflow_trl.dsl import builtin_vocabulary, format, parse, sample
+from aflow_trl.engine import RolloutRequest
+from aflow_trl.errors import RecipeError
+from aflow_trl.export import to_aflow, to_python
+from aflow_trl.llm import ExecutorConfig
+from aflow_trl.operators import Problem
+from aflow_trl.simulator import reply
+from conftest import ScriptedEndpoint
+
+WORDS = builtin_vocabulary()
+WORKFLOWS = [
+    "Custom -> Programmer -> Review ? Revise : done",
+    "[AnswerGenerate, Programmer, Custom] -> ScEnsemble -> Format",
+    "CustomCodeGenerate -> Test -> Review -> Revise",
+    "Programmer -> (Review ? Revise : done) * 3",
+    '[Custom, Custom(instruction="Say \\"why\\".") -> Review ? (Revise -> Format) : done]',
+]
+# Prompts of the executor decide everything here: equal prompts have equal replies.
+PROGRAM = """
+import asyncio, json, sys
+sys.path.insert(0, sys.argv[1])
+import exported
+
+async def main():
+    problems = json.load(sys.stdin)
+    print(json.dumps(await asyncio.gather(*(exported.solve(base_url=sys.argv[2], **p) for p in problems))))
+
+asyncio.run(main())
+"""
+
+
+def script(workflow: str) -> str:
+    return to_python(parse(workflow), vocabulary=WORDS, config=ExecutorConfig())
+
+
+def ask(row: Row) -> dict[str, object]:
+    return {
+        "question": row.question,
+        "domain": row.domain,
+        "context": row.context,
+        "entry_point": row.entry_point or None,
+        "public_tests": row.public_tests,
+    }
+
+
+async def answers_of_script(workflow: str, rows: list[Row], base_url: str, folder: Path) -> list[str]:
+    (folder / "exported.py").write_text(script(workflow), encoding="utf-8")
+    # -I keeps this package and everything else of ours out of reach: openai is all the script finds.
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-c", PROGRAM, str(folder), base_url),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "OPENAI_API_KEY": "sk-test"},
+    )
+    out, err = await process.communicate(json.dumps([ask(row) for row in rows]).encode())
+    assert process.returncode == 0, err.decode()
+    return list(json.loads(out))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+async def test_the_script_answers_as_the_engine_does(
+    workflow: str, endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    endpoint.script = lambda prompt, number: reply(prompt, 0)
+    rows = list(itertools.islice(synthetic_rows(7, "test"), 50))
+    problems = [Problem(**ask(row)) for row in rows]
+    traces = await endpoint.engine().run([RolloutRequest(parse(workflow), problem) for problem in problems])
+    assert len({trace.answer for trace in traces}) > 20
+    assert await answers_of_script(workflow, rows, endpoint.base_url, tmp_path) == [trace.answer for trace in traces]
+
+
+def test_the_script_imports_nothing_but_openai() -> None:
+    nodes = ast.parse(script(WORKFLOWS[2])).body
+    modules = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    modules |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert modules - set(sys.stdlib_module_names) == {"openai"}
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_every_workflow_becomes_a_script_that_compiles(seed: int) -> None:
+    compile(script(format(sample(random.Random(seed)))), "exported.py", "exec")
+
+
+def test_the_script_prints_its_help(tmp_path: Path) -> None:
+    (tmp_path / "workflow.py").write_text(script(WORKFLOWS[0]))
+    command = [sys.executable, str(tmp_path / "workflow.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "question" in done.stdout
+
+
+ROUND_TRIPS = [
+    "Custom",
+    'Custom(instruction="Think\\nhard.")',
+    "[Custom, Custom, Custom] -> ScEnsemble",
+    "Custom -> Review ? Revise : done",
+    "CustomCodeGenerate -> Test ? Custom : done",
+    "[AnswerGenerate, Custom -> Programmer] -> ScEnsemble -> Format",
+    "Custom -> [Programmer, Format] -> MdEnsemble -> Review -> Revise",
+]
+
+
+@pytest.mark.parametrize("text", ROUND_TRIPS)
+def test_aflows_class_reads_back_as_the_same_workflow(text: str) -> None:
+    assert translate(*to_aflow(parse(text), vocabulary=WORDS), WORDS) == text
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_aflows_class_is_python_or_the_reason_is_told(seed: int) -> None:
+    workflow = sample(random.Random(seed))
+    try:
+        graph, prompts = to_aflow(workflow, vocabulary=WORDS)
+    except RecipeError as error:
+        assume("AFlow" in str(error))
+        return
+    compile(graph, "graph.py", "exec")
+    compile(prompts, "prompt.py", "exec")
+
+
+@pytest.mark.parametrize("target", ["python", "aflow", "mermaid"])
+def test_the_command_exports(target: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aflow_trl.cli", "export", "Custom -> Review ? Revise : done", "--to", target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert {"python": "import openai", "aflow": "class Workflow", "mermaid": "flowchart"}[target] in done.stdout
+
+
+def test_an_operator_of_ones_own_cannot_be_exported() -> None:
+    from aflow_trl.dsl import Operator, OperatorSpec, Workflow
+
+    words = {**WORDS, "Mine": OperatorSpec("Mine", 1)}
+    with pytest.raises(RecipeError, match="Mine"):
+        to_python(Workflow(Operator("Mine")), vocabulary=words, config=ExecutorConfig())
