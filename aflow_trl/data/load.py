@@ -33,8 +33,8 @@ def load_rows(
 
     Args:
         source (`str`):
-            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns follow
-            the row schema.
+            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns
+            follow the row schema.
         split (`str`):
             `"train"` or `"test"`.
         count (`int`, *optional*):

@@ -39,6 +39,8 @@ CALLS = {
     "ScEnsemble": ("solutions={solutions}, problem=problem", "response"),
     "MdEnsemble": ("solutions={solutions}, problem=problem", "solution"),
 }
+EMPTY = "''"
+"""Expression of a solution that there is not yet."""
 VERDICTS = {"Review": "review_result", "Test": "result"}
 
 
@@ -63,7 +65,7 @@ def to_aflow(workflow: Workflow, *, vocabulary: Vocabulary, dataset: str = "GSM8
     """
     writer = _Writer(vocabulary)
     end = writer.node(workflow.root, _Place(), 2)
-    writer.line(2, f'return {end.solution}, self.llm.get_usage_summary()["total_cost"]')
+    writer.line(2, f'return {end.solution or EMPTY}, self.llm.get_usage_summary()["total_cost"]')
     names = list(dict.fromkeys(node.name for node, _ in walk(workflow.root) if isinstance(node, Operator)))
     needs_entry = any("entry_point" in CALLS[name][0] for name in names)
     graph = HEAD.format(
@@ -80,7 +82,7 @@ def to_aflow(workflow: Workflow, *, vocabulary: Vocabulary, dataset: str = "GSM8
 class _Place:
     """Where a workflow has got to: expressions for the solution, the feedback, and a verdict."""
 
-    def __init__(self, solution: str = "", feedback: str = "''", verdict: str = "") -> None:
+    def __init__(self, solution: str = "", feedback: str = EMPTY, verdict: str = "") -> None:
         self.solution, self.feedback, self.verdict = solution, feedback, verdict
 
 
@@ -126,7 +128,7 @@ class _Writer:
         if not isinstance(following, Operator) or not self.vocabulary[following.name].is_ensemble:
             raise RecipeError("`[...]` without an ensemble after it has no counterpart in AFlow.")
         ends = [self.node(branch, place, depth) for branch in node.branches]
-        solutions = f"[{', '.join(end.solution for end in ends)}]"
+        solutions = f"[{', '.join(end.solution or EMPTY for end in ends)}]"
         return self.call(following, _Place(), depth, solutions)
 
     def conditional(self, node: Conditional, place: _Place, depth: int) -> _Place:
@@ -137,10 +139,10 @@ class _Writer:
         merged = f"solution_{self.results}"
         self.line(depth, f"if {judged.verdict}:")
         positive = self.node(node.otherwise, judged, depth + 1)
-        self.line(depth + 1, f"{merged} = {positive.solution}")
+        self.line(depth + 1, f"{merged} = {positive.solution or EMPTY}")
         self.line(depth, "else:")
         negative = self.node(node.negative, judged, depth + 1)
-        self.line(depth + 1, f"{merged} = {negative.solution}")
+        self.line(depth + 1, f"{merged} = {negative.solution or EMPTY}")
         return _Place(merged)
 
     def operator(self, node: Operator, place: _Place, depth: int) -> _Place:
@@ -160,7 +162,7 @@ class _Writer:
         earlier = 'problem + "\\n\\nAn earlier attempt, which may be wrong:\\n" + ' + place.solution
         fields = {
             "seen": earlier if place.solution else "problem",
-            "solution": place.solution or "''",
+            "solution": place.solution or EMPTY,
             "feedback": place.feedback,
             "instruction": f"prompt_custom.{self.prompts[str(text)]}" if text else '""',
             "solutions": solutions,
