@@ -9,17 +9,21 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .dsl import analyze, format, mermaid, parse
-from .engine import Engine, Outcome, RolloutRequest, Trace
+from .engine import Engine, Outcome
 from .errors import AflowError, RecipeError
 from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from .operators import Problem, load_operators, vocabulary
 from .simulator import SimulatedApp, in_process
+
+if TYPE_CHECKING:
+    from .answer import Answered
 
 DEFAULT_PORT = 8377
 ON_ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
@@ -69,23 +73,24 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "run",
-        help="answer one question with a workflow, fixed or composed by a policy",
-        description="Answer one question and print how the answer came about.",
+        help="answer questions with a workflow, fixed or composed by a policy",
+        description="Answer one question, or a JSONL file of them, and print answer, workflow and cost.",
         epilog='example: aflow-trl run "What is 6 * 7?" --workflow "Custom -> Review ? Revise : done"',
     )
-    run.add_argument("question", help="question, in quotes")
+    run.add_argument("question", nargs="?", help="question, in quotes")
+    run.add_argument("--input", metavar="JSONL", help="file of questions, in the row schema; no gold is needed")
+    run.add_argument("--output", metavar="JSONL", default="answers.jsonl", help="file of answers (answers.jsonl)")
     source = run.add_mutually_exclusive_group()
     source.add_argument("--workflow", default=None, help="workflow to run (default: Custom)")
-    source.add_argument("--model", default=None, metavar="PATH", help="policy that composes it")
+    source.add_argument("--model", default=None, metavar="MODEL", help="policy: a run, an adapter, a model, a Hub id")
+    run.add_argument("--best-of", type=int, metavar="N", help="workflows to sample from the policy; answers are voted")
     run.add_argument("--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)")
     run.add_argument("--context", default="", help="passages the question is about")
     run.add_argument("--entry-point", default=None, help="function a code task asks for")
-    run.add_argument("--policy-prompt", default=None, help="prompt of the policy (default: what it was trained with)")
-    run.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
-    run.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
-    run.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds the key")
-    run.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    _add_policy(run)
+    _add_executor(run)
     run.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
+    run.add_argument("--trace", action="store_true", help="draw the run: every operator with its result")
     run.add_argument("--json", action="store_true", help="print the whole trace as JSON")
     run.set_defaults(command=_run)
 
@@ -256,8 +261,8 @@ def _export(options: argparse.Namespace) -> None:
         print(f"# graph.py\n{graph}" + (f"\n# prompt.py\n{prompts}" if prompts else ""), end="")
 
 
-def _run(options: argparse.Namespace) -> None:
-    load_operators(options.operator_module)
+def _executor(options: argparse.Namespace, **changes: Any) -> LLMClient:
+    """Client of the executor that the flags of [`_add_executor`] name."""
     simulated = options.base_url == SIMULATED
     config = ExecutorConfig(
         executor_base_url=options.base_url,
@@ -267,54 +272,72 @@ def _run(options: argparse.Namespace) -> None:
         executor_input_usd_per_mtok=0.0 if simulated else None,
         executor_output_usd_per_mtok=0.0 if simulated else None,
     )
-    client = LLMClient(config, http_client=(lambda: in_process(SimulatedApp())) if simulated else None)
-    problem = Problem(options.question, options.domain, options.context, options.entry_point)
+    return LLMClient(config, http_client=(lambda: in_process(SimulatedApp())) if simulated else None, **changes)
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
+    parser.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
+    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds the key")
+    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="checkpoint of a run (default: its end)")
+    parser.add_argument(
+        "--policy-prompt", default=None, help="prompt of the policy (default: what it was trained with)"
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .answer import answer, answer_file, print_answer, read_questions, workflows_of
+
+    load_operators(options.operator_module)
+    if (options.question is None) == (options.input is None):
+        raise RecipeError("give one question, or a file of them with --input.")
     words = vocabulary()
-    if options.model:
-        from .compose import compose
-
-        text = compose(options.model, problem, prompt=options.policy_prompt, vocabulary=words)
+    if options.input is None:
+        problem = Problem(options.question, options.domain, options.context, options.entry_point)
+        questions = [("", problem)]
     else:
-        text = format(parse(options.workflow or "Custom", vocabulary=words))
+        questions = read_questions(Path(options.input))
+    fixed = format(parse(options.workflow, vocabulary=words)) if options.workflow else None
+    client = _executor(options)
     engine = Engine(client, vocabulary=words)
+    workflows = workflows_of(
+        questions,
+        fixed=fixed,
+        model=options.model,
+        checkpoint=options.checkpoint,
+        prompt=options.policy_prompt,
+        best_of=options.best_of,
+        seed=options.seed,
+        vocabulary=words,
+    )
+    salt = str(options.seed)
+    if options.input is not None:
+        out = Path(options.output)
+        answered = answer_file(engine, questions, workflows, out, salt=salt, console=Console(stderr=True))
+        good = sum(one.best.outcome is Outcome.OK for one in answered)
+        calls = sum(one.to_json()["model_calls"] for one in answered)
+        print(f"{good} of {len(answered)} questions answered with {calls} model calls, in {out}")
+        return
 
-    async def answer() -> Trace:
+    async def one() -> Answered:
         try:
-            (trace,) = await engine.run([RolloutRequest(text, problem)], salt=str(options.seed))
-            return trace
+            return (await answer(engine, questions, workflows, salt=salt))[0]
         finally:
             await client.aclose()
 
-    trace = asyncio.run(answer())
-    if engine.fatal is not None:
-        raise engine.fatal
+    answered_one = asyncio.run(one())
     if options.json:
-        print(json.dumps(trace.to_json(), indent=2, ensure_ascii=False, default=str))
+        traces = [trace.to_json() for trace in answered_one.traces]
+        shown = traces[0] if len(traces) == 1 else answered_one.to_json() | {"traces": traces}
+        print(json.dumps(shown, indent=2, ensure_ascii=False, default=str))
     else:
-        _print_trace(trace, Console(highlight=False))
-    if trace.outcome is not Outcome.OK:
+        print_answer(answered_one, Console(highlight=False), trace=options.trace)
+    if answered_one.best.outcome is not Outcome.OK:
         raise SystemExit(1)
-
-
-def _print_trace(trace: Trace, console: Console) -> None:
-    table = Table(title=escape(trace.workflow or "(no valid workflow)"), title_justify="left")
-    for heading in ("operator", "calls", "seconds", "result"):
-        table.add_column(heading, justify="right" if heading in ("calls", "seconds") else "left", overflow="fold")
-    for node in trace.nodes:
-        verdict = {True: "[green]positive[/green] ", False: "[red]negative[/red] ", None: ""}[node.verdict]
-        said = node.failure or (node.feedback if node.operator == "Review" else node.answer or node.text)
-        table.add_row(node.operator, str(node.model_calls), f"{node.wall_s:.2f}", verdict + escape(_shorten(said)))
-    console.print(table)
-    if trace.outcome is Outcome.OK:
-        usd = "unknown" if trace.usd is None else f"{trace.usd:.4f}"
-        console.print(f"[bold]answer[/bold]  {escape(trace.answer)}")
-        console.print(f"{trace.model_calls} model calls, {trace.tokens} tokens, {usd} USD, {trace.wall_s:.2f} s")
-    else:
-        console.print(f"[bold red]{trace.outcome.value}[/bold red]  {escape(trace.detail)}")
-
-
-def _shorten(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else text[:limit] + " …"
 
 
 def _cache(options: argparse.Namespace) -> None:

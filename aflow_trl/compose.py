@@ -1,8 +1,10 @@
-"""Let a trained policy compose the workflow for one problem."""
+"""Let a policy compose the workflow for a problem."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +18,143 @@ from .errors import RecipeError
 from .operators import Problem, describe
 
 MAX_NEW_TOKENS = 256
+GENERATION_BATCH = 16
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def compose(model: str, problem: Problem, *, prompt: str | None, vocabulary: Vocabulary) -> str:
+class Policy:
     """
-    Completion of a policy for one problem, decoded greedily.
+    A policy that composes workflows.
 
     Args:
         model (`str`):
-            Folder of a model or an adapter, or an id of the Hub.
-        problem ([`~aflow_trl.operators.Problem`]):
-            Problem to compose for.
-        prompt (`str`, *optional*):
-            Policy prompt. Defaults to the one its `summary.json` names, else `"full"`.
+            Folder of a model, of an adapter or of a run, or an id of the Hub.
         vocabulary (`Mapping[str, OperatorSpec]`):
             Operators to offer.
-
-    Returns:
-        `str`: The completion, up to the end of the workflow.
+        checkpoint (`int`, *optional*):
+            Step of the checkpoint to use. Defaults to what the run ended with, or its latest checkpoint.
+        prompt (`str`, *optional*):
+            Policy prompt. Defaults to the one that the run's `summary.json` names, else `"full"`.
+        trained (`bool`, *optional*, defaults to `True`):
+            Whether to use the adapter; if not, the model it was made for.
 
     Raises:
-        [`RecipeError`]: The model cannot be loaded.
+        [`RecipeError`]: The model cannot be loaded, or there is no such checkpoint.
     """
-    name = prompt or _trained_prompt(Path(model))
-    check_policy_prompt(name)
-    row = Row(problem.question, (), problem.domain, context=problem.context)
-    names = list(vocabulary)
-    messages = policy_messages(row, prompt=name, operators=names, descriptions=describe(names))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        policy = _load(model)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"the policy {model!r} cannot be loaded: {error}") from None
-    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    with torch.no_grad():
-        output = policy.eval().generate(
-            **inputs.to(policy.device),
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            stop_strings=[CLOSING_TAG],
-            tokenizer=tokenizer,
+
+    def __init__(
+        self,
+        model: str,
+        vocabulary: Vocabulary,
+        *,
+        checkpoint: int | None = None,
+        prompt: str | None = None,
+        trained: bool = True,
+    ) -> None:
+        self.path = find_model(model, checkpoint)
+        self.prompt = prompt or _trained_prompt(Path(model))
+        check_policy_prompt(self.prompt)
+        self.operators = list(vocabulary)
+        try:
+            self.model = _load(self.path, trained)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"the policy {self.path!r} cannot be loaded: {error}") from None
+        self.model.eval()
+
+    def compose(
+        self, problems: Sequence[Problem], *, samples: int | None = None, temperature: float = 1.0, seed: int = 0
+    ) -> list[list[str]]:
+        """
+        Completions for each problem, up to the end of the workflow.
+
+        Args:
+            problems (`Sequence[Problem]`):
+                Problems to compose for.
+            samples (`int`, *optional*):
+                Completions a problem, sampled. If `None`, one, decoded greedily.
+            temperature (`float`, *optional*, defaults to `1.0`):
+                Of the sampling.
+            seed (`int`, *optional*, defaults to `0`):
+                Of the sampling.
+
+        Returns:
+            `list[list[str]]`: By problem.
+        """
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {"do_sample": False}
+        if samples is not None:
+            options = {"do_sample": True, "temperature": temperature, "top_k": 0, "num_return_sequences": samples}
+        completions: list[list[str]] = []
+        for start in range(0, len(problems), GENERATION_BATCH):
+            texts = self._generate(problems[start : start + GENERATION_BATCH], options)
+            count = samples or 1
+            completions += [texts[at : at + count] for at in range(0, len(texts), count)]
+        return completions
+
+    def _generate(self, problems: Sequence[Problem], options: dict[str, Any]) -> list[str]:
+        messages = [
+            policy_messages(
+                Row(problem.question, (), problem.domain, context=problem.context),
+                prompt=self.prompt,
+                operators=self.operators,
+                descriptions=describe(self.operators),
+            )
+            for problem in problems
+        ]
+        inputs = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
         )
-    return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        with torch.no_grad():
+            output = self.model.generate(
+                **inputs.to(self.model.device),
+                max_new_tokens=MAX_NEW_TOKENS,
+                stop_strings=[CLOSING_TAG],
+                tokenizer=self.tokenizer,
+                **options,
+            )
+        texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [str(text) for text in texts]
 
 
-def _load(model: str) -> Any:
+def find_model(model: str, checkpoint: int | None) -> str:
+    """
+    What to load: a checkpoint of a run, what the run ended with, or the model as it was named.
+
+    Raises:
+        [`RecipeError`]: There is no such checkpoint; the message names those there are.
+    """
+    folder = Path(model)
+    found = {
+        int(match.group(1)): path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _CHECKPOINT.fullmatch(path.name))
+    }
+    if checkpoint is not None:
+        if checkpoint not in found:
+            known = ", ".join(map(str, sorted(found))) or "none"
+            raise RecipeError(f"{model} has no checkpoint {checkpoint}. Its checkpoints: {known}.")
+        return str(found[checkpoint])
+    ended = any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
+    return str(found[max(found)]) if found and not ended else model
+
+
+def _load(model: str, trained: bool) -> Any:
     try:
-        PeftConfig.from_pretrained(model)
+        config = PeftConfig.from_pretrained(model)
     except (OSError, ValueError):
+        if not trained:
+            raise RecipeError(f"{model!r} is no adapter, so there is no untrained policy beside it.") from None
         return AutoModelForCausalLM.from_pretrained(model)
+    if not trained:
+        return AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
     return AutoPeftModelForCausalLM.from_pretrained(model)
 
 
 def _trained_prompt(folder: Path) -> str:
-    summary = folder / "summary.json"
-    if summary.is_file():
-        recipe = json.loads(summary.read_text(encoding="utf-8"))["recipe"]
-        return str(recipe.get("policy_prompt", "full"))
+    for place in (folder, folder.parent):
+        summary = place / "summary.json"
+        if summary.is_file():
+            recipe = json.loads(summary.read_text(encoding="utf-8"))["recipe"]
+            return str(recipe.get("policy_prompt", "full"))
     return "full"

@@ -41,7 +41,19 @@ ALLOWED = {
         *("recipe", "replay"),
     },
 }
-ENTRY_POINTS = {"train", "cli", "estimate", "replay", "recipe", "compose", "prepare", "__init__"}
+ENTRY_POINTS = {
+    "train",
+    "cli",
+    "estimate",
+    "replay",
+    "recipe",
+    "compose",
+    "prepare",
+    "answer",
+    "evaluate",
+    "search",
+    "__init__",
+}
 
 
 def imported_stages(path: Path) -> set[str]:
@@ -72,7 +84,7 @@ def test_every_module_belongs_to_a_stage() -> None:
 def test_allowed_imports_form_no_cycle() -> None:
     order = list(ALLOWED)
     for stage, below in ALLOWED.items():
-        assert all(order.index(other) < order.index(stage) for other in below)
+        assert all(order.index(other) < order.index(stage) for other in below & set(order))
 
 
 def test_sandboxed_scripts_need_only_the_standard_library() -> None:

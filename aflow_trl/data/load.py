@@ -71,25 +71,30 @@ def _wanted(row: Row, domains: Collection[str] | None, max_difficulty: int | Non
     return known and (max_difficulty is None or row.difficulty <= max_difficulty)
 
 
-def _read_jsonl(path: Path) -> list[Row]:
+def _read_jsonl(path: Path, *, needs_gold: bool = True) -> list[Row]:
     if not path.is_file():
         raise RecipeError(f"the data file {str(path)!r} does not exist. Give a path relative to the working folder.")
     rows = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                rows.append(_read_line(line, f"{path}, line {number}"))
+                rows.append(_read_line(line, f"{path}, line {number}", needs_gold=needs_gold))
     return rows
 
 
-def _read_line(line: str, where: str) -> Row:
+def load_questions(path: Path) -> list[Row]:
+    """Rows of a JSONL file that need no gold: problems to be answered, not scored."""
+    return _read_jsonl(path, needs_gold=False)
+
+
+def _read_line(line: str, where: str, *, needs_gold: bool) -> Row:
     try:
         raw = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}). Write one JSON object a line.") from None
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object a line.")
-    return read_row(raw, where)
+    return read_row(raw, where, needs_gold=needs_gold)
 
 
 def _read_hub(name: str, split: str) -> list[Row]:

@@ -49,7 +49,7 @@ class Row:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def read_row(raw: Mapping[str, Any], where: str) -> Row:
+def read_row(raw: Mapping[str, Any], where: str, *, needs_gold: bool = True) -> Row:
     """
     Check one raw row.
 
@@ -58,6 +58,8 @@ def read_row(raw: Mapping[str, Any], where: str) -> Row:
             Row as it was loaded. The plain `{"question", "answer", "domain", "entry_point"}` is enough.
         where (`str`):
             Place of the row for error messages, such as `"train.jsonl, line 3"`.
+        needs_gold (`bool`, *optional*, defaults to `True`):
+            Whether a row without a gold answer is wrong.
 
     Returns:
         [`Row`]: The row.
@@ -90,6 +92,8 @@ def read_row(raw: Mapping[str, Any], where: str) -> Row:
     if domain == "code" and not row.hidden_tests and row.answer and all("assert" in text for text in row.answer):
         # Rows of earlier systems keep the tests of a code task in `answer`.
         row = replace(row, answer=(), hidden_tests=row.answer)
+    if not needs_gold:
+        return row
     if domain == "code" and not row.hidden_tests:
         raise DataError(
             f"{where}: 'hidden_tests' is missing. A code row is scored by tests; give one, here or as 'answer'."
