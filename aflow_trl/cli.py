@@ -9,18 +9,19 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .commands import add_data, add_eval, add_executor, add_policy, add_search, executor_of
 from .dsl import analyze, format, mermaid, parse
 from .engine import Engine, Outcome
 from .errors import AflowError, RecipeError
-from .llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
+from .llm import CallCache, ExecutorConfig
 from .operators import Problem, load_operators, vocabulary
-from .simulator import SimulatedApp, in_process
+from .simulator import SimulatedApp
 
 if TYPE_CHECKING:
     from .answer import Answered
@@ -87,8 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)")
     run.add_argument("--context", default="", help="passages the question is about")
     run.add_argument("--entry-point", default=None, help="function a code task asks for")
-    _add_policy(run)
-    _add_executor(run)
+    add_policy(run)
+    add_executor(run)
     run.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
     run.add_argument("--trace", action="store_true", help="draw the run: every operator with its result")
     run.add_argument("--json", action="store_true", help="print the whole trace as JSON")
@@ -105,6 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--to", choices=["python", "aflow", "mermaid"], required=True, help="what to write")
     export.add_argument("--executor", default="gpt-4o-mini", help="model of the script (default: gpt-4o-mini)")
     export.set_defaults(command=_export)
+
+    add_eval(commands)
+    add_search(commands)
 
     cache = commands.add_parser(
         "cache",
@@ -143,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     replay.set_defaults(command=_replay)
 
-    _add_data(commands)
+    add_data(commands)
 
     simulate = commands.add_parser(
         "simulate",
@@ -155,78 +159,6 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="time every reply takes")
     simulate.set_defaults(command=_simulate)
     return parser
-
-
-def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    data = commands.add_parser("data", help="prepare public benchmarks, import AFlow workspaces")
-    actions = data.add_subparsers(required=True, metavar="ACTION")
-    prepare = actions.add_parser(
-        "prepare",
-        help="public benchmarks as train, valid and test files",
-        description="Load benchmarks from the Hub, keep the rows whose own gold the scorers accept, throw out copies, "
-        "mix the domains, and write train.jsonl, valid.jsonl, test.jsonl and data_card.json.",
-        epilog="example: aflow-trl data prepare data --benchmark gsm8k --benchmark mbpp --benchmark hotpotqa",
-    )
-    prepare.add_argument("out", help="folder to write")
-    prepare.add_argument(
-        "--benchmark",
-        action="append",
-        metavar="NAME",
-        help="gsm8k, math, humaneval, humaneval+, mbpp, mbpp+, hotpotqa, drop or squad_v2; may be repeated "
-        "(default: all but the + versions)",
-    )
-    prepare.add_argument("--from", dest="folder", metavar="FOLDER", help="copies of them, instead of the Hub")
-    prepare.add_argument("--ratio", default="1:1:1", help="math:code:qa in training and validation (default: 1:1:1)")
-    prepare.add_argument("--total", type=int, metavar="N", help="training rows (default: as many as the ratio allows)")
-    prepare.add_argument("--limit", type=int, metavar="N", help="most rows of a split of a benchmark")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
-    prepare.set_defaults(command=_data_prepare)
-    workspace = actions.add_parser(
-        "import-aflow",
-        help="improvement records from a workspace of AFlow's search",
-        description="Read round_N/graph.py and what lies beside it (nothing is imported or run), translate the graphs "
-        "that fit the language, and write improvement records.",
-        epilog="example: aflow-trl data import-aflow workspace/GSM8K --out data/improvements.jsonl",
-    )
-    workspace.add_argument("workspace", help="workspace of one or several data sets")
-    workspace.add_argument("--out", default="improvements.jsonl", help="file to write (default: improvements.jsonl)")
-    workspace.add_argument("--domain", choices=["math", "code", "qa"], help="domain of data sets with unknown names")
-    workspace.set_defaults(command=_data_import)
-
-
-def _data_prepare(options: argparse.Namespace) -> None:
-    from .data import SOURCES, read_ratio
-    from .prepare import prepare, print_card
-
-    card = prepare(
-        options.benchmark or [name for name in SOURCES if not name.endswith("+")],
-        Path(options.out),
-        folder=Path(options.folder) if options.folder else None,
-        ratio=read_ratio(options.ratio),
-        total=options.total,
-        limit=options.limit,
-        seed=options.seed,
-    )
-    print_card(card, Console(highlight=False))
-
-
-def _data_import(options: argparse.Namespace) -> None:
-    from .data import import_workspace, write_improvements
-    from .operators import describe
-
-    words = vocabulary()
-    records, report = import_workspace(Path(options.workspace), words, domain=options.domain)
-    write_improvements(Path(options.out), records, operators=list(words), descriptions=describe(list(words)))
-    print(
-        f"{report.rounds} rounds, {report.records} records in {options.out}; "
-        f"{report.translated} graphs translated ({report.translated / max(1, report.rounds):.0%})"
-    )
-    for reason, count in report.untranslated.most_common():
-        print(f"not translated, {count}: {reason}")
-    for line in report.duplicates:
-        print(f"duplicate: {line}")
-    for line in report.missing:
-        print(f"missing: {line}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -261,34 +193,6 @@ def _export(options: argparse.Namespace) -> None:
         print(f"# graph.py\n{graph}" + (f"\n# prompt.py\n{prompts}" if prompts else ""), end="")
 
 
-def _executor(options: argparse.Namespace, **changes: Any) -> LLMClient:
-    """Client of the executor that the flags of [`_add_executor`] name."""
-    simulated = options.base_url == SIMULATED
-    config = ExecutorConfig(
-        executor_base_url=options.base_url,
-        executor_model=options.executor,
-        executor_api_key_env=options.api_key_env,
-        # The simulated executor is free; what another endpoint costs is not known here.
-        executor_input_usd_per_mtok=0.0 if simulated else None,
-        executor_output_usd_per_mtok=0.0 if simulated else None,
-    )
-    return LLMClient(config, http_client=(lambda: in_process(SimulatedApp())) if simulated else None, **changes)
-
-
-def _add_executor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
-    parser.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
-    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds the key")
-    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
-
-
-def _add_policy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="checkpoint of a run (default: its end)")
-    parser.add_argument(
-        "--policy-prompt", default=None, help="prompt of the policy (default: what it was trained with)"
-    )
-
-
 def _run(options: argparse.Namespace) -> None:
     from .answer import answer, answer_file, print_answer, read_questions, workflows_of
 
@@ -302,7 +206,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         questions = read_questions(Path(options.input))
     fixed = format(parse(options.workflow, vocabulary=words)) if options.workflow else None
-    client = _executor(options)
+    client = executor_of(options)
     engine = Engine(client, vocabulary=words)
     workflows = workflows_of(
         questions,

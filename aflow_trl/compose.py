@@ -52,7 +52,7 @@ class Policy:
         trained: bool = True,
     ) -> None:
         self.path = find_model(model, checkpoint)
-        self.prompt = prompt or _trained_prompt(Path(model))
+        self.prompt = prompt or str(_trained_recipe(Path(model)).get("policy_prompt", "full"))
         check_policy_prompt(self.prompt)
         self.operators = list(vocabulary)
         try:
@@ -139,6 +139,20 @@ def find_model(model: str, checkpoint: int | None) -> str:
     return str(found[max(found)]) if found and not ended else model
 
 
+def is_adapter(model: str, checkpoint: int | None) -> bool:
+    """Whether a policy is an adapter, beside which there is an untrained model."""
+    try:
+        PeftConfig.from_pretrained(find_model(model, checkpoint))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def trained_temperature(model: str) -> float:
+    """Sampling temperature of the run that a folder holds; 1 if it holds none."""
+    return float(_trained_recipe(Path(model)).get("temperature", 1.0))
+
+
 def _load(model: str, trained: bool) -> Any:
     try:
         config = PeftConfig.from_pretrained(model)
@@ -151,10 +165,11 @@ def _load(model: str, trained: bool) -> Any:
     return AutoPeftModelForCausalLM.from_pretrained(model)
 
 
-def _trained_prompt(folder: Path) -> str:
+def _trained_recipe(folder: Path) -> dict[str, Any]:
+    """Recipe of the run that a folder, or the one it lies in, holds."""
     for place in (folder, folder.parent):
         summary = place / "summary.json"
         if summary.is_file():
-            recipe = json.loads(summary.read_text(encoding="utf-8"))["recipe"]
-            return str(recipe.get("policy_prompt", "full"))
-    return "full"
+            recipe: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["recipe"]
+            return recipe
+    return {}

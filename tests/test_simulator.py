@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config
 
 from aflow_trl.data import DOMAINS, read_problem, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, operator_table
@@ -134,9 +134,18 @@ def test_tokenizer_of_the_tiny_policy_round_trips(tmp_path: Path) -> None:
 
     tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> some text"] * 3)
     tokenizer.save_pretrained(tmp_path)
+    # `AutoTokenizer` chooses the class by the type of the model beside it.
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     rng = random.Random(0)
-    texts = ["<workflow>[Custom, Custom] -> ScEnsemble</workflow>", "héllo ✓\n x", "a  b", " lead", "<|end|>"]
+    texts = [
+        "<workflow>[Custom, Custom] -> ScEnsemble</workflow>",
+        "héllo ✓\n x",
+        "a  b",
+        " lead",
+        "<|end|>",
+        "has 12 of 345.\n\n6",
+    ]
     texts += ["".join(rng.choice("abc -><[]\n") for _ in range(30)) for _ in range(20)]
     for text in texts:
         assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]

@@ -1,5 +1,6 @@
 """Scorers that tell the truth: a wrong answer is 0, a broken scorer is an error."""
 
+from .aflow import BENCHMARKS as AFLOW_BENCHMARKS
 from .aflow import score_aflow
 from .code import score_code
 from .dispatch import score_answer
@@ -9,6 +10,7 @@ from .qa import score_qa
 from .types import LEVELS, NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score, quantize
 
 __all__ = [
+    "AFLOW_BENCHMARKS",
     "LEVELS",
     "NO_ANSWER",
     "WEAK_VERDICT",

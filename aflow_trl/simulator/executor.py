@@ -20,6 +20,7 @@ import yaml
 
 from ..data import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem
 from ..operators import extract_answer, vote_key
+from .optimizer import current_workflow, propose
 from .recognize import recognize
 
 Skill = Mapping[str, Any]
@@ -48,6 +49,8 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
     Returns:
         `str`: The reply.
     """
+    if (workflow := current_workflow(prompt)) is not None:
+        return propose(workflow, random.Random(f"{seed} {prompt}"))
     name, fields = recognize(prompt)
     digest = hashlib.blake2b(f"{seed} {prompt}".encode("utf-8", errors="replace"), digest_size=8).digest()
     rng = random.Random(int.from_bytes(digest, "big"))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -102,7 +102,10 @@ def _fingerprint(prompt: str, vocabulary: Vocabulary) -> str:
 def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the texts: any text round-trips."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # `AutoTokenizer` goes by the type of the model: with another pre-tokenizer, a loaded policy would read other
+    # tokens than it was trained on.
+    loaded = Qwen2Tokenizer().backend_tokenizer
+    tokenizer.pre_tokenizer, tokenizer.normalizer = loaded.pre_tokenizer, loaded.normalizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,

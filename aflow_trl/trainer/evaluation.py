@@ -63,7 +63,7 @@ def accuracy(rollouts: Sequence[ScoredRollout]) -> Accuracy:
     )
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion; (0, 1) if nothing was counted."""
     if n == 0:
         return 0.0, 1.0
