@@ -89,8 +89,9 @@ async def evaluate(
     if len(listed) > 1:
         results["oracle over the list"] = oracle(listed)
     reference = best_on({name: results[name] for name in baselines})
+    shown = results | {text: own for text, own in listed.items() if text not in (SINGLE, COT)}
     return {
-        "systems": {name: summarize_system(own, evaluation.rows) for name, own in (results | listed).items()},
+        "systems": {name: summarize_system(own, evaluation.rows) for name, own in shown.items()},
         "best_fixed": chosen,
         "best_baseline": reference,
         "differences": {name: paired_difference(results[name], results[reference]) for name in policies},

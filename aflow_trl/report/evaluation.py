@@ -53,26 +53,34 @@ def markdown_evaluation(report: Mapping[str, Any]) -> str:
 
 
 def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against model calls a problem, with intervals."""
-    figure, axis = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
-    systems = report["systems"]
-    labelled: list[tuple[float, float]] = []
-    for name, own in sorted(systems.items(), key=lambda item: item[1]["calls_per_problem"]):
+    """Accuracy against model calls a problem, with intervals; systems are numbered as in the legend."""
+    figure, axis = plt.subplots(figsize=(11, 5.4), layout="constrained")
+    placed: dict[tuple[float, float], int] = {}
+    handles = []
+    ordered = sorted(report["systems"].items(), key=lambda item: -item[1]["strict"]["mean"])
+    for number, (name, own) in enumerate(ordered, start=1):
         policy = name in report["differences"]
         colour = COLOURS["trained"] if policy else COLOURS["calls"] if "oracle" in name else COLOURS["accuracy"]
         x, strict = own["calls_per_problem"], own["strict"]
         error = [[strict["mean"] - strict["low"]], [strict["high"] - strict["mean"]]]
-        axis.errorbar(x, strict["mean"], yerr=error, fmt="o", color=colour, capsize=3, markersize=8 if policy else 5)
+        size = 8 if policy else 5
+        line = axis.errorbar(
+            x, strict["mean"], yerr=error, fmt="o", color=colour, capsize=3, markersize=size, alpha=0.8
+        )
         label = name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…"
-        # A label that would lie on another one moves below its point.
-        near = any(abs(x - a) < 1.6 and abs(strict["mean"] - b) < 0.035 for a, b in labelled)
-        labelled.append((x, strict["mean"]))
-        offset = (7, -13) if near else (7, 5)
-        axis.annotate(label, (x, strict["mean"]), xytext=offset, textcoords="offset points", fontsize=7, color=colour)
-    axis.set(xlabel="model calls a problem", ylabel="accuracy", title=_title(report))
-    axis.set_xlim(left=0, right=1.35 * max(own["calls_per_problem"] for own in systems.values()))
+        line.set_label(f"{number}  {label}")
+        handles.append(line)
+        # Numbers of points that lie together stand side by side.
+        together = sum(abs(x - a) < 0.25 and abs(strict["mean"] - b) < 0.03 for a, b in placed)
+        placed[x, strict["mean"]] = number
+        spot = (6 + 14 * together, 4)
+        axis.annotate(
+            str(number), (x, strict["mean"]), xytext=spot, textcoords="offset points", fontsize=9, color=colour
+        )
+    axis.set(xlabel="model calls a problem", ylabel="accuracy", title=_title(report), xlim=(0, None))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

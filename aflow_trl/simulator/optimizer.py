@@ -70,7 +70,7 @@ def _edit(root: Node, rng: random.Random) -> Node:
         steps.append(Conditional(Operator("Review"), Operator("Revise"), Done()))
     elif draw < 0.5:
         index = rng.randrange(len(steps))
-        if isinstance(steps[index], Operator):
+        if getattr(steps[index], "name", "") in names:
             steps[index : index + 1] = [Parallel((steps[index],) * _VOTES), Operator("ScEnsemble")]
     elif draw < 0.7:
         steps.insert(rng.randrange(len(steps) + 1), Operator(rng.choice(names)))
