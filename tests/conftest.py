@@ -58,6 +58,10 @@ class ScriptedEndpoint:
     def engine(self, **options: Any) -> Engine:
         return Engine(self.client(), **options)
 
+    def engine_of_short_calls(self) -> Engine:
+        """An engine that gives a failing endpoint up soon."""
+        return Engine(self.client(executor_call_timeout_s=0.3))
+
 
 def chat_response(text: Any, *, finish_reason: str = "stop", **extra: Any) -> web.Response:
     """A well-formed chat completion."""
