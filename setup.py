@@ -35,6 +35,7 @@ setup(
         # trl's vLLM client imports it up to 1.15 without asking for it.
         "requests>=2.31",
         "rich>=13.7",
+        "tensorboard>=2.16",
     ],
     extras_require={
         "vllm": ["vllm>=0.22,<=0.31"],

@@ -81,7 +81,7 @@ def test_estimate_tells_calls_and_usd_before_anything_is_spent() -> None:
 
 def test_estimate_says_that_a_price_is_unknown() -> None:
     local = ("--executor_base_url", "http://localhost:9/v1", "--executor_input_usd_per_mtok", "null")
-    result = cli("estimate", "qwen2.5-7b-a100.yaml", *local, "--train_data", "synthetic", "--eval_data", "synthetic")
+    result = cli("estimate", "a100-80gb.yaml", *local, "--train_data", "synthetic", "--eval_data", "synthetic")
     assert result.returncode == 0 and "unknown" in result.stdout, result.stderr
 
 

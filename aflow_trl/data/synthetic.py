@@ -160,8 +160,8 @@ def sum_rows(seed: int, split: str) -> Iterator[Row]:
     rng = random.Random(f"{seed} {split} sums")
     while True:
         person, thing = rng.choice(_PEOPLE), rng.choice(_THINGS)
-        start, more = rng.randint(1, 9), rng.randint(1, 9)
-        question = f"{person} has {start} {thing}. {person} gets {more} more. How many {thing} does {person} have now?"
+        start, more = rng.randint(1, 6), rng.randint(1, 6)
+        question = f"{person} has {start} and gets {more}. How many {thing}?"
         row = Row(question, (str(start + more),), "math", source="synthetic-sums", difficulty=1)
         if (_bucket(row) == 0) == (split == "test"):
             yield row

@@ -49,6 +49,8 @@ from .session import (
 SAMPLED = "sampled"
 HELD_OUT_SHARE = 0.25
 """Part of the records that the policy is measured on and never trained on."""
+SAMPLED_HELD_OUT_SHARE = 0.75
+"""Workflows sampled beside those to train on, to measure on: they cost little, and few of them say little."""
 LAST_LOGS = 10
 """Logged steps that `last_steps` of the summary is the mean of."""
 KNOWN_ATTEMPTS = 2
@@ -187,7 +189,7 @@ def _sampled_records(
     words = vocabulary(args.operators)
     dice = random.Random(seed)
     domains = [name for name in DOMAINS if any(row.domain == name for row in train_rows)]
-    held_out = max(len(domains), round(HELD_OUT_SHARE * args.num_records))
+    held_out = max(len(domains), round(SAMPLED_HELD_OUT_SHARE * args.num_records))
     drawn: dict[tuple[str, str], None] = {}
     while len(drawn) < args.num_records + held_out:
         drawn[domains[len(drawn) % len(domains)], format(sample(dice, vocabulary=words))] = None
