@@ -17,8 +17,9 @@ $(VENV)/.installed: setup.py
 	touch $@
 
 # Trains the tiny policy against the simulated executor: no key, no GPU, no downloads.
+RECIPE ?= quickstart.yaml
 quickstart: install
-	. $(BIN)/activate && accelerate launch -m aflow_trl.train quickstart.yaml
+	. $(BIN)/activate && accelerate launch -m aflow_trl.train $(RECIPE)
 
 check: install
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import Row, load_rows, split_digest
+from .data import Row, load_rows, selection_split, split_digest
 from .dsl import Vocabulary, format, parse
 from .engine import Engine
 from .errors import DataError, RecipeError
@@ -84,7 +84,7 @@ def run_evaluation(
     words = vocabulary()
     listed = [format(parse(text, vocabulary=words)) for text in workflows or DEFAULT_WORKFLOWS]
     rows = load_rows(data, split="test", count=limit, seed=0)
-    valid_rows = load_rows(valid, split="train" if valid == data else "valid", count=limit, seed=0) if valid else None
+    valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
     if shared := {problem_key(row) for row in rows} & {problem_key(row) for row in valid_rows or ()}:
         raise DataError(
             f"{len(shared)} problems are in both {data} and {valid}. Choose on other problems than tested."

@@ -18,7 +18,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .data import Attempt, Failure, Improvement, Row, improvement_messages, load_rows, write_improvements
+from .data import (
+    Attempt,
+    Failure,
+    Improvement,
+    Row,
+    improvement_messages,
+    load_rows,
+    selection_split,
+    write_improvements,
+)
 from .dsl import extract, format
 from .engine import Engine
 from .errors import AflowError
@@ -283,7 +292,7 @@ def run_search(
     Returns:
         `dict[str, Tried]`: The best round of each domain.
     """
-    rows = load_rows(data, split="valid" if data.endswith(".jsonl") else "test", count=limit, seed=settings.seed)
+    rows = load_rows(data, split=selection_split(data), count=limit, seed=settings.seed)
     rollouts = Rollouts(Engine(client, vocabulary=vocabulary()))
     best: dict[str, Tried] = {}
     records: list[Improvement] = []

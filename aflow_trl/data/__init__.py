@@ -11,7 +11,7 @@ from .improvement import (
     read_improvement,
     write_improvements,
 )
-from .load import SYNTHETIC, build_dataset, load_questions, load_rows
+from .load import SYNTHETIC, build_dataset, load_questions, load_rows, selection_split
 from .mixing import mix, read_ratio, shares, split_digest
 from .prompts import check_policy_prompt, policy_messages, policy_prompts, reasoning_messages
 from .sources import SOURCES, Source, Sourced, UnusableRowError, load_source
@@ -56,6 +56,7 @@ __all__ = [
     "read_ratio",
     "read_row",
     "reasoning_messages",
+    "selection_split",
     "shares",
     "split_digest",
     "sum_rows",

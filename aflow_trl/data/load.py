@@ -66,6 +66,11 @@ def load_rows(
     return rows[:count]
 
 
+def selection_split(source: str) -> str:
+    """Split to choose workflows on: never the one that is reported. Generated problems have no third one."""
+    return "train" if source in GENERATED else "validation"
+
+
 def _wanted(row: Row, domains: Collection[str] | None, max_difficulty: int | None) -> bool:
     known = domains is None or row.domain in domains
     return known and (max_difficulty is None or row.difficulty <= max_difficulty)
