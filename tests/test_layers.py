@@ -53,6 +53,7 @@ ENTRY_POINTS = {
     "answer",
     "evaluate",
     "search",
+    "commands",
     "__init__",
 }
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from aflow_trl.llm import CallCache, ExecutorConfig, Price, Usage
+from aflow_trl.recipe import Recipe
 from aflow_trl.rewards import Account, Ledger, Rollouts
+from aflow_trl.tasks.session import spent_before
 from conftest import ScriptedEndpoint, chat_response, operator_script
 
 ROWS = [
@@ -55,6 +59,17 @@ async def test_replies_on_disk_are_counted_apart_and_cost_nothing(endpoint: Scri
         await rollouts.execute(TEXTS, ROWS, salt="s", phase="test", step=0)
     custom = rollouts.ledger.by_operator["Custom"]
     assert (custom.model_calls, custom.cached_calls, custom.usd) == (0, 2, 0.0)
+
+
+async def test_a_run_that_is_resumed_counts_what_it_had_spent(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.script = operator_script(Custom="42", Review="<verdict>correct</verdict><feedback>fine</feedback>")
+    rollouts = Rollouts(endpoint.engine(), trace_path=tmp_path / "traces.jsonl.gz")
+    await rollouts.execute(TEXTS, ROWS, salt="s", phase="train", step=0)
+    training = SimpleNamespace(resume_from_checkpoint=None, output_dir=str(tmp_path), process_index=0)
+    recipe = cast(Recipe, SimpleNamespace(training=training))
+    assert spent_before(recipe) == 0.0
+    training.resume_from_checkpoint = str(tmp_path / "checkpoint-1")
+    assert spent_before(recipe) == pytest.approx(rollouts.engine.client.spending.usd) and spent_before(recipe) > 0
 
 
 async def test_ledgers_of_processes_add_up(endpoint: ScriptedEndpoint) -> None:

@@ -23,7 +23,7 @@ from ..operators import describe, vocabulary
 from ..recipe import TINY_POLICY, Recipe
 from ..replay import trace_name
 from ..report import write_json
-from ..rewards import Ledger, Rollouts
+from ..rewards import Ledger, Rollouts, read_rollout, read_rows
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, in_process
@@ -51,7 +51,7 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
     The engine with its executors, after one call to each that proves it answers, and the layers of the sandbox, which
     is started once: what is missing is told now, not in the middle of a batch.
     """
-    args, cache, spending = recipe.workflow, _cache(recipe), Spending()
+    args, cache, spending = recipe.workflow, _cache(recipe), Spending(usd=spent_before(recipe))
     app = SimulatedApp(latency_s=args.simulated_latency_s)
     clients: list[LLMClient] = []
 
@@ -91,6 +91,19 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
                 "counted; give executor_input_usd_per_mtok and executor_output_usd_per_mtok"
             )
     return Engine(main, vocabulary=vocabulary(args.operators), share=args.share, models=models), layers
+
+
+def spent_before(recipe: Recipe) -> float | None:
+    """
+    USD that this process had spent when a run that is resumed was ended, as its traces tell: a cap holds for the run,
+    not for a launch. `None` if a price is unknown.
+    """
+    training = recipe.training
+    if not training.resume_from_checkpoint:
+        return 0.0
+    path = Path(training.output_dir) / trace_name(training.process_index)
+    costs = [read_rollout(row).trace.paid_usd for row in read_rows(path)]
+    return None if None in costs else float(sum(cost for cost in costs if cost is not None))
 
 
 def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
