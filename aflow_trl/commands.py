@@ -108,7 +108,8 @@ def _eval(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
 
     def progress(name: str, done: int, total: int) -> None:
-        console.print(f"{name}: {done} of {total}", style="dim", highlight=False, markup=False)
+        if done == total:
+            console.print(f"{name}: {done} problems", style="dim", highlight=False, markup=False)
 
     report = run_evaluation(
         client,

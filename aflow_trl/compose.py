@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftConfig
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .data import Row, check_policy_prompt, policy_messages
@@ -19,6 +19,8 @@ from .operators import Problem, describe
 
 MAX_NEW_TOKENS = 256
 GENERATION_BATCH = 16
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+"""Plain sampling, which is what TRL trains with unless it is told otherwise."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -55,6 +57,7 @@ class Policy:
         self.prompt = prompt or str(_trained_recipe(Path(model)).get("policy_prompt", "full"))
         check_policy_prompt(self.prompt)
         self.operators = list(vocabulary)
+        self.sampling = trained_sampling(model)
         try:
             self.model = _load(self.path, trained)
             self.tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left")
@@ -63,7 +66,12 @@ class Policy:
         self.model.eval()
 
     def compose(
-        self, problems: Sequence[Problem], *, samples: int | None = None, temperature: float = 1.0, seed: int = 0
+        self,
+        problems: Sequence[Problem],
+        *,
+        samples: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> list[list[str]]:
         """
         Completions for each problem, up to the end of the workflow.
@@ -73,8 +81,8 @@ class Policy:
                 Problems to compose for.
             samples (`int`, *optional*):
                 Completions a problem, sampled. If `None`, one, decoded greedily.
-            temperature (`float`, *optional*, defaults to `1.0`):
-                Of the sampling.
+            sampling (`Mapping[str, Any]`, *optional*):
+                Temperature, top-p and top-k. Defaults to those of the policy's training.
             seed (`int`, *optional*, defaults to `0`):
                 Of the sampling.
 
@@ -84,7 +92,7 @@ class Policy:
         torch.manual_seed(seed)
         options: dict[str, Any] = {"do_sample": False}
         if samples is not None:
-            options = {"do_sample": True, "temperature": temperature, "top_k": 0, "num_return_sequences": samples}
+            options = {"do_sample": True, **(sampling or self.sampling), "num_return_sequences": samples}
         completions: list[list[str]] = []
         for start in range(0, len(problems), GENERATION_BATCH):
             texts = self._generate(problems[start : start + GENERATION_BATCH], options)
@@ -148,9 +156,10 @@ def is_adapter(model: str, checkpoint: int | None) -> bool:
     return True
 
 
-def trained_temperature(model: str) -> float:
-    """Sampling temperature of the run that a folder holds; 1 if it holds none."""
-    return float(_trained_recipe(Path(model)).get("temperature", 1.0))
+def trained_sampling(model: str) -> dict[str, Any]:
+    """How the run that a folder holds sampled: temperature, top-p, top-k; plain sampling if it holds none."""
+    recipe = _trained_recipe(Path(model))
+    return {name: recipe.get(name, default) for name, default in SAMPLING.items()}
 
 
 def _load(model: str, trained: bool) -> Any:
@@ -160,9 +169,9 @@ def _load(model: str, trained: bool) -> Any:
         if not trained:
             raise RecipeError(f"{model!r} is no adapter, so there is no untrained policy beside it.") from None
         return AutoModelForCausalLM.from_pretrained(model)
-    if not trained:
-        return AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
-    return AutoPeftModelForCausalLM.from_pretrained(model)
+    base = AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
+    # Not `AutoPeftModelForCausalLM`: it fits the embeddings to the length of the tokenizer, with random rows.
+    return PeftModel.from_pretrained(base, model) if trained else base
 
 
 def _trained_recipe(folder: Path) -> dict[str, Any]:

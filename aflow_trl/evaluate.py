@@ -133,9 +133,9 @@ def _policies(
     rows: Sequence[Row],
     words: Vocabulary,
 ) -> Mapping[str, Callable[[int], Sequence[str]]]:
-    from .compose import Policy, is_adapter, trained_temperature
+    from .compose import Policy, is_adapter, trained_sampling
 
-    heat = trained_temperature(model) if temperature is None else temperature
+    sampling = trained_sampling(model) | ({} if temperature is None else {"temperature": temperature})
     problems = [Problem(row.question, row.domain, row.context) for row in rows]
 
     def completions(trained: bool) -> Callable[[int], list[str]]:
@@ -144,7 +144,7 @@ def _policies(
         def draw(seed: int) -> list[str]:
             if not loaded:
                 loaded.append(Policy(model, words, checkpoint=checkpoint, prompt=prompt, trained=trained))
-            return [own[0] for own in loaded[0].compose(problems, samples=1, temperature=heat, seed=seed)]
+            return [own[0] for own in loaded[0].compose(problems, samples=1, sampling=sampling, seed=seed)]
 
         return draw
 
