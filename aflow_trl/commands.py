@@ -154,7 +154,14 @@ def _search(options: argparse.Namespace) -> None:
         options.seed,
     )
     best = run_search(
-        client, optimizer(edits), settings, data=options.data, limit=options.limit, out=out, on_round=told
+        client,
+        optimizer(edits),
+        settings,
+        data=options.data,
+        limit=options.limit,
+        out=out,
+        optimizer_name=f"{edits.config.executor_model} {edits.config.executor_base_url}",
+        on_round=told,
     )
     for domain, one in best.items():
         print(f"best for {domain}: {one.score:.3f}  {one.workflow}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -54,9 +55,11 @@ class Policy:
         trained: bool = True,
     ) -> None:
         self.path = find_model(model, checkpoint)
-        self.prompt = prompt or str(_trained_recipe(Path(model)).get("policy_prompt", "full"))
+        self.prompt = prompt or str(trained_with(Path(model)).get("policy_prompt", "full"))
         check_policy_prompt(self.prompt)
-        self.operators = list(vocabulary)
+        facts = trained_with(Path(model))
+        self.operators = [name for name in facts.get("operators") or vocabulary if name in vocabulary]
+        self.max_new_tokens = int(facts.get("max_completion_length") or MAX_NEW_TOKENS)
         self.sampling = trained_sampling(model)
         try:
             self.model = _load(self.path, trained)
@@ -116,7 +119,7 @@ class Policy:
         with torch.no_grad():
             output = self.model.generate(
                 **inputs.to(self.model.device),
-                max_new_tokens=MAX_NEW_TOKENS,
+                max_new_tokens=self.max_new_tokens,
                 stop_strings=[CLOSING_TAG],
                 tokenizer=self.tokenizer,
                 **options,
@@ -156,10 +159,20 @@ def is_adapter(model: str, checkpoint: int | None) -> bool:
     return True
 
 
+def weights_digest(model: str, checkpoint: int | None) -> str:
+    """Tells adapters apart that were trained into one folder; a whole model goes by its size and date."""
+    folder = Path(find_model(model, checkpoint))
+    adapter = folder / "adapter_model.safetensors"
+    if adapter.is_file():
+        return hashlib.blake2b(adapter.read_bytes(), digest_size=8).hexdigest()
+    stats = [path.stat() for path in sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []
+    return " ".join(f"{stat.st_size}/{stat.st_mtime_ns}" for stat in stats)
+
+
 def trained_sampling(model: str) -> dict[str, Any]:
     """How the run that a folder holds sampled: temperature, top-p, top-k; plain sampling if it holds none."""
-    recipe = _trained_recipe(Path(model))
-    return {name: recipe.get(name, default) for name, default in SAMPLING.items()}
+    facts = trained_with(Path(model))
+    return {name: facts.get(name, default) for name, default in SAMPLING.items()}
 
 
 def _load(model: str, trained: bool) -> Any:
@@ -174,11 +187,11 @@ def _load(model: str, trained: bool) -> Any:
     return PeftModel.from_pretrained(base, model) if trained else base
 
 
-def _trained_recipe(folder: Path) -> dict[str, Any]:
-    """Recipe of the run that a folder, or the one it lies in, holds."""
+def trained_with(folder: Path) -> dict[str, Any]:
+    """What the `summary.json` of a run, in this folder or the one it lies in, says of how the policy was asked."""
     for place in (folder, folder.parent):
         summary = place / "summary.json"
         if summary.is_file():
-            recipe: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["recipe"]
-            return recipe
+            facts: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8")).get("policy", {})
+            return facts
     return {}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import Row, load_rows, selection_split, split_digest
+from .data import Row, load_rows, normal_form, selection_split, split_digest
 from .dsl import Vocabulary, format, parse
 from .engine import Engine
-from .errors import DataError, RecipeError
-from .evaluation import Evaluation, evaluate, problem_key
+from .errors import DataError
+from .evaluation import Evaluation, claim, evaluate
 from .llm import SIMULATED, LLMClient
 from .operators import Problem, vocabulary
 from .report import markdown_evaluation, plot_evaluation, versions, write_json
@@ -81,21 +80,23 @@ def run_evaluation(
     Raises:
         [`RecipeError`]: Something given is wrong, or the folder holds another evaluation.
     """
+    from .compose import weights_digest
+
     words = vocabulary()
     listed = [format(parse(text, vocabulary=words)) for text in workflows or DEFAULT_WORKFLOWS]
     rows = load_rows(data, split="test", count=limit, seed=0)
     valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
-    if shared := {problem_key(row) for row in rows} & {problem_key(row) for row in valid_rows or ()}:
+    if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:
         raise DataError(
             f"{len(shared)} problems are in both {data} and {valid}. Choose on other problems than tested."
         )
     settings = {
         "data": split_digest(rows),
         "valid": split_digest(valid_rows) if valid_rows else None,
-        "model": model and f"{model} {checkpoint or ''} {prompt or ''} {temperature or ''}",
+        "model": model and f"{model} {weights_digest(model, checkpoint)} {prompt or ''} {temperature or ''}",
         "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
     }
-    _claim(out, settings)
+    claim(out, settings)
     rollouts = Rollouts(Engine(client, vocabulary=words))
     evaluation = Evaluation(rollouts, rows, out / "test", seeds, progress)
     validation = Evaluation(rollouts, valid_rows, out / "valid", seeds, progress) if valid_rows else None
@@ -112,17 +113,6 @@ def run_evaluation(
     (out / "results.md").write_text(markdown_evaluation(report), encoding="utf-8")
     plot_evaluation(report, out / "accuracy_cost.png")
     return report
-
-
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Results in a folder belong to one data set, policy and executor."""
-    path = out / "settings.json"
-    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        changed = ", ".join(name for name in settings if settings[name] != known.get(name))
-        raise RecipeError(
-            f"{out} holds an evaluation with other settings ({changed}). Name another folder with --out."
-        )
-    write_json(path, dict(settings))
 
 
 def _policies(

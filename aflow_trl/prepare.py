@@ -96,6 +96,7 @@ def prepare(
     splits = _without_copies(splits, tallies)
     for split in ("train", "valid"):
         splits[split] = mix(_shuffled(splits[split], seed), ratio, total if split == "train" else None)
+    splits["test"] = _shuffled(splits["test"], seed)  # the first of them are of every benchmark
     for split, rows in splits.items():
         for row in rows:
             tallies[row.source, split].kept += 1

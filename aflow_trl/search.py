@@ -26,11 +26,13 @@ from .data import (
     improvement_messages,
     load_rows,
     selection_split,
+    split_digest,
     write_improvements,
 )
 from .dsl import extract, format
 from .engine import Engine
 from .errors import AflowError
+from .evaluation import claim
 from .llm import LLMClient
 from .operators import describe, vocabulary
 from .rewards import Rollouts
@@ -223,7 +225,7 @@ class Search:
         self.tried.append(one)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(one), ensure_ascii=False) + "\n")
+            file.write(json.dumps(_plain(one)) + "\n")
         on_round(one)
 
     def _stalled(self) -> bool:
@@ -268,6 +270,7 @@ def run_search(
     data: str,
     limit: int,
     out: Path,
+    optimizer_name: str,
     on_round: Callable[[str, Tried], None],
 ) -> dict[str, Tried]:
     """
@@ -285,7 +288,9 @@ def run_search(
         limit (`int`):
             Most of them.
         out (`Path`):
-            Folder to write.
+            Folder to write; what it holds of an earlier search with the same settings is continued.
+        optimizer_name (`str`):
+            Tells optimizers apart.
         on_round (`Callable[[str, Tried], None]`):
             Told of domain and round.
 
@@ -293,6 +298,9 @@ def run_search(
         `dict[str, Tried]`: The best round of each domain.
     """
     rows = load_rows(data, split=selection_split(data), count=limit, seed=settings.seed)
+    fixed = {"passes": settings.passes, "start": settings.start, "seed": settings.seed, "optimizer": optimizer_name}
+    executor = f"{client.config.executor_model} {client.config.executor_base_url}"
+    claim(out, {"data": split_digest(rows), "executor": executor, **fixed})
     rollouts = Rollouts(Engine(client, vocabulary=vocabulary()))
     best: dict[str, Tried] = {}
     records: list[Improvement] = []
@@ -329,12 +337,12 @@ def _read(path: Path) -> list[Tried]:
     tried: list[Tried] = []
     if not path.is_file():
         return tried
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
         try:
             fields = json.loads(line)
         except ValueError:
             break
         tried.append(Tried(**fields | {"failures": tuple(Failure(**own) for own in fields["failures"])}))
     # A line that was cut off would spoil the next one.
-    path.write_text("".join(json.dumps(_plain(one), ensure_ascii=False) + "\n" for one in tried), encoding="utf-8")
+    path.write_text("".join(json.dumps(_plain(one)) + "\n" for one in tried), encoding="utf-8")
     return tried

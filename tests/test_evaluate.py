@@ -142,6 +142,24 @@ async def test_what_an_endpoint_lost_is_unscored_and_tried_again(endpoint: Scrip
     assert summarize_system(found, ROWS)["unscored_share"] == 0.0
 
 
+async def test_one_question_with_two_golds_is_two_problems(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.script = lambda prompt, number: chat_response("The answer is 1.")
+    rows = [Row("Same?", (gold,), "math", source="x", id="same") for gold in ("1", "2")]
+    own = await evaluation(endpoint, tmp_path, rows).run("Custom", lambda seed: ["Custom"] * 2)
+    assert [runs[0].correct for runs in own] == [1.0, 0.0]
+
+
+def test_a_few_problems_prove_nothing() -> None:
+    few = paired_difference([[result(1.0)]] * 3, [[result(0.0)]] * 3)
+    assert (few["mean"], few["low"], few["high"], few["p"]) == (1.0, -1.0, 1.0, 1.0)
+
+
+def test_the_best_is_told_on_what_all_were_scored_on() -> None:
+    lucky = [[result(1.0, 2)], [result(None)], [result(None)]]
+    steady = [[result(1.0)], [result(1.0)], [result(0.0)]]
+    assert best_on({"lucky": lucky, "steady": steady}) == "steady"
+
+
 async def test_the_best_fixed_workflow_is_chosen_on_validation(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     # `Custom` is right on the test problem, `Format` on the one for validation.
     test, valid = Row("Test?", ("1",), "math", source="x", id="t"), Row("Valid?", ("2",), "math", source="x", id="v")

@@ -99,6 +99,15 @@ async def test_all_workflows_of_a_domain_meet_the_same_problems() -> None:
     assert tuple(one.trace.problem.question for one in later[0].new) not in asked
 
 
+async def test_an_evaluation_draws_for_each_workflow_by_itself() -> None:
+    own = improvements(count=3)
+    gains = await own.measure(
+        ["Custom"] * 3, ["math"] * 3, ["Format"] * 3, draws=["a", "b", "a"], salt="s", phase="", step=0
+    )
+    asked = [tuple(one.trace.problem.question for one in gain.new) for gain in gains]
+    assert asked[0] == asked[2] != asked[1]
+
+
 async def test_an_endpoint_that_fails_leaves_the_reward_open(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: web.Response(status=500)
     own = improvements(endpoint.engine_of_short_calls(), count=2)

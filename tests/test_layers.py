@@ -23,7 +23,7 @@ ALLOWED = {
     "rewards": {"scoring", "engine", "operators", "dsl"},
     "trainer": {"rewards", "engine", "data", "dsl"},
     "report": {"trainer", "rewards", "engine"},
-    "evaluation": {"trainer", "rewards", "scoring", "data", "dsl"},
+    "evaluation": {"report", "trainer", "rewards", "scoring", "data", "dsl"},
     "export": {"operators", "dsl", "llm", "sandbox"},
     "tasks": {
         *(

@@ -27,6 +27,8 @@ REPLIES = [
     ("<think>a</think><answer>42.0</answer>", "42", (1, 1, 1, 1)),
     ("<think>a</think><answer>1,042</answer>", "1042", (1, 1, 1, 1)),
     ("<think>a</think><answer></answer>", "42", (0, 0, 0, 1)),
+    ("<think>a < b</think><answer>x < 3</answer>", "42", (0, 0, 1, 1)),
+    (f"<think>a</think><answer>{'7' * 6000}</answer>", "42", (0, 1, 1, 1)),
     ("<answer>42</answer>", "42", (1, 1, 0, 0.5)),
     ("<think>a</think>42", "42", (0, 0, 0, 0.5)),
     ("42", "42", (0, 0, 0, 0)),

@@ -20,6 +20,13 @@ GOOD = "<feedback>fine</feedback><verdict>correct</verdict>"
 COLUMNS: dict[str, Any] = {"question": "What is 6 * 7?", "answer": ["42"], "domain": "math"}
 
 
+async def test_rows_that_ask_the_same_and_want_different_things_are_scored_apart(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = lambda prompt, number: "The answer is 42."
+    rows = [{"question": "What is 6 * 7?", "answer": [gold], "domain": "math"} for gold in ("42", "41", "42")]
+    scored = await Rollouts(endpoint.engine()).execute(["Custom"] * 3, rows, salt="s", phase="", step=0)
+    assert [one.correctness for one in scored] == [1.0, 0.0, 1.0]
+
+
 async def rewards_of(
     endpoint: ScriptedEndpoint, completions: list[str], *, columns: dict[str, Any] | None = None, **options: Any
 ) -> dict[str, list[float | None]]:

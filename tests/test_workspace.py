@@ -20,7 +20,7 @@ from aflow_trl.data import (
 )
 from aflow_trl.dsl import builtin_vocabulary, parse
 from aflow_trl.errors import DataError, DSLError, RecipeError
-from workspace import BODIES, PROMPTS, ROUNDS, graph, write_workspace
+from workspace import BODIES, OTHERWISE, PROMPTS, ROUNDS, graph, write_workspace
 
 WORDS = builtin_vocabulary()
 
@@ -42,6 +42,12 @@ def test_a_graph_is_translated_or_refused_with_the_reason(name: str) -> None:
         with pytest.raises(UntranslatableError) as caught:
             translate(graph(1, body), PROMPTS, WORDS)
         assert str(caught.value).endswith(meaning)
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_graph_that_means_something_else_is_refused(name: str) -> None:
+    with pytest.raises(UntranslatableError):
+        translate(graph(1, OTHERWISE[name]), PROMPTS, WORDS)
 
 
 @pytest.mark.parametrize("text", ["def broken(", "x = 1", "class Workflow:\n    pass"])

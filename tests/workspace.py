@@ -128,7 +128,7 @@ solution = await self.format(problem=problem, solution=solution['response'])
     ),
     "unused": (
         f"{CUSTOM.format(repr(''))}\nreview = await self.review(problem=problem, solution=solution['response'])\n{RETURN}",
-        "a result of an operator is not used",
+        "a result of an operator is not used, or used twice",
     ),
     "while": (f"while True:\n    {CUSTOM.format(repr(''))}\n{RETURN}", "a statement of this kind (While)"),
     "many": (ENSEMBLE.format(9), "a loop of 9 rounds"),
@@ -161,6 +161,64 @@ solution = await self.review(problem=problem, solution=draft['response'])
 return solution['feedback']{COST}""",
         "a review is returned, not a solution",
     ),
+}
+# Graphs that look like workflows of the language and mean something else.
+OTHERWISE: dict[str, str] = {
+    "a list that is worked on": f"""solutions = []
+for _ in range(3):
+    one = await self.custom(input=problem, instruction="")
+    solutions.append(one)
+better = [(await self.revise(problem=problem, solution=one['response'], feedback=''))['solution'] for one in solutions]
+solution = await self.sc_ensemble(solutions=better, problem=problem)
+{RETURN}""",
+    "positional instruction": f"solution = await self.custom(problem, prompt_custom.SOLVE)\n{RETURN}",
+    "a call of the model itself": f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.llm.call_with_format(f"Mend: {{draft['response']}}", None)
+return solution{COST}""",
+    "feedback for a verdict": f"""solution = await self.custom(input=problem, instruction="")
+review = await self.review(problem=problem, solution=solution['response'])
+if review['feedback']:
+    solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
+    return solution['solution']{COST}
+{RETURN}""",
+    "back to before the test": f"""solution = await self.custom(input=problem, instruction="")
+test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
+if test['result']:
+    return test['solution']{COST}
+{RETURN}""",
+    "part of a list": f"""solutions = []
+for _ in range(3):
+    one = await self.custom(input=problem, instruction="")
+    solutions.append(one['response'])
+solution = await self.sc_ensemble(solutions=solutions[:2], problem=problem)
+{RETURN}""",
+    "one of a list": f"""solutions = [await self.custom(input=problem, instruction=""), await self.programmer(problem=problem)]
+solution = solutions[0]
+{RETURN}""",
+    "shared by two of three": f"""draft = await self.custom(input=problem, instruction="")
+extra = await self.custom(input=problem, instruction="")
+first = await self.programmer(problem=problem, analysis=draft['response'])
+second = await self.programmer(problem=problem, analysis=draft['response'])
+third = await self.answer_generate(input=problem)
+solution = await self.sc_ensemble(solutions=[first['output'], second['output'], third['answer']], problem=problem)
+{RETURN}""",
+    "for and else": f"""for _ in range(2):
+    solution = await self.custom(input=problem, instruction="")
+else:
+    solution = await self.programmer(problem=problem, analysis='')
+{RETURN}""",
+    "a review of another": f"""first = await self.custom(input=problem, instruction="")
+second = await self.programmer(problem=problem, analysis=first['response'])
+review = await self.review(problem=problem, solution=second['output'])
+solution = await self.revise(problem=problem, solution=first['response'], feedback=review['feedback'])
+{RETURN}""",
+    "prompt in the input": f"solution = await self.custom(input=prompt_custom.SOLVE + problem, instruction='')\n{RETURN}",
+    "words in the input": f"solution = await self.custom(input=problem + ' Say five.', instruction='')\n{RETURN}",
+    "a hidden dependence": f"""draft = await self.custom(input=problem, instruction="")
+text = "{{a}} {{b}}".format(a=problem, b=draft['response'])
+second = await self.custom(input=text, instruction="")
+solution = await self.sc_ensemble(solutions=[draft['response'], second['response']], problem=problem)
+{RETURN}""",
 }
 PROMPTS = 'SOLVE = """Solve it.\nThen check."""\nOTHER = 3\n'
 

@@ -8,7 +8,7 @@ one after another before it. What has no counterpart in the language ends the tr
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -22,12 +22,15 @@ from ..dsl import (
     Vocabulary,
     Workflow,
     check,
+    children,
     format,
     sequence,
 )
 from ..errors import DSLError
 
 MAX_UNROLLED = 5
+VERDICT_FIELDS = {"Review": "review_result", "Test": "result"}
+"""Where AFlow's operators keep their verdicts."""
 SILENT_METHODS = ("append", "join", "strip", "lower", "format", "get", "replace", "split")
 """Methods of strings and lists that make no model call."""
 
@@ -47,6 +50,10 @@ class Flow:
         own = self.nodes[: len(other.nodes)]
         return len(own) == len(other.nodes) and all(a is b for a, b in zip(own, other.nodes, strict=True))
 
+    def follows(self, other: Flow) -> bool:
+        """Whether this flow is the other one and a single call after it."""
+        return self.extends(other) and len(self.nodes) == len(other.nodes) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Several:
@@ -61,7 +68,7 @@ Value: TypeAlias = Flow | Several | None
 
 @dataclass(slots=True)
 class _Scope:
-    """Variables of a method, and how many operator calls it has made."""
+    """Variables of a method."""
 
     values: dict[str, Value] = field(default_factory=dict)
     returned: Flow | None = None
@@ -98,12 +105,13 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
     methods = {node.name: node for node in classes[0].body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     if "__init__" not in methods or "__call__" not in methods:
         raise UntranslatableError("Workflow has no __init__ and __call__")
-    reader = _Reader(_operators(methods["__init__"]), constants, vocabulary)
+    parameters = {argument.arg for argument in methods["__call__"].args.args}
+    reader = _Reader(_operators(methods["__init__"]), constants, vocabulary, parameters)
     scope = reader.run(methods["__call__"].body, _Scope())
     if scope.returned is None:
         raise UntranslatableError("no operator's result is returned")
-    if reader.calls != _written(scope.returned.nodes):
-        raise UntranslatableError("a result of an operator is not used")
+    if not _once(reader.calls, scope.returned.nodes):
+        raise UntranslatableError("a result of an operator is not used, or used twice")
     if isinstance(scope.returned.nodes[-1], Operator) and scope.returned.nodes[-1].name == "Review":
         raise UntranslatableError("a review is returned, not a solution")
     workflow = Workflow(sequence(*scope.returned.nodes))
@@ -115,9 +123,13 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
 
 
 class _Reader:
-    def __init__(self, operators: Mapping[str, str], constants: Mapping[str, str], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, operators: Mapping[str, str], constants: Mapping[str, str], vocabulary: Vocabulary, parameters: set[str]
+    ) -> None:
         self.operators, self.constants, self.vocabulary = operators, constants, vocabulary
-        self.calls = 0
+        self.parameters = parameters
+        self.calls: list[Operator] = []
+        """Calls that were read, in order."""
 
     def run(self, body: Sequence[ast.stmt], scope: _Scope) -> _Scope:
         for index, statement in enumerate(body):
@@ -146,7 +158,9 @@ class _Reader:
                 pass
             case ast.Expr(value=value):
                 self.value(value, scope)
-            case ast.For(iter=ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(times))]), body=inner):
+            case ast.For(
+                iter=ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(times))]), body=inner, orelse=[]
+            ):
                 if not 1 <= times <= MAX_UNROLLED:
                     raise _no(node, f"a loop of {times} rounds")
                 for _ in range(times):
@@ -163,17 +177,18 @@ class _Reader:
         while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             test, negated = test.operand, not negated
         verdict = self.value(test, scope)
-        if not isinstance(test, ast.Subscript | ast.Name | ast.Attribute) or not isinstance(verdict, Flow):
+        if not isinstance(test, ast.Subscript) or not isinstance(verdict, Flow):
             raise _no(node, "a condition on something else than an operator's verdict")
         condition = verdict.nodes[-1]
-        if not isinstance(condition, Operator) or not self.vocabulary[condition.name].gives_verdict:
-            raise _no(node, "a condition on an operator without a verdict")
+        field = test.slice.value if isinstance(test.slice, ast.Constant) else None
+        if not isinstance(condition, Operator) or field != VERDICT_FIELDS.get(condition.name):
+            raise _no(node, "a condition on something else than an operator's verdict")
         ways = []
         for own in (node.body, node.orelse):
-            calls = self.calls
+            before = len(self.calls)
             way = self.after(self.run([*own, *rest], scope.copy()).returned, verdict, node)
-            if self.calls - calls != _written(way):
-                raise _no(node, "a way with an operator whose result is not used")
+            if not _once(self.calls[before:], way):
+                raise _no(node, "a way with an operator whose result is not used, or used twice")
             ways.append(way)
         positive, negative = reversed(ways) if negated else ways
         scope.returned = Flow((*verdict.nodes[:-1], Conditional(condition, _branch(negative), _branch(positive))))
@@ -183,7 +198,10 @@ class _Reader:
         """Operators that follow the verdict on one way."""
         if end is None:
             raise _no(node, "a way that returns no operator's result")
-        if len(end.nodes) == len(verdict.nodes) - 1 and verdict.extends(end):
+        judge = verdict.nodes[-1]
+        if verdict.follows(end):
+            if not isinstance(judge, Operator) or judge.name != "Review":
+                raise _no(node, "a way back to what was there before the operator that was asked changed it")
             return ()
         if not end.extends(verdict):
             raise _no(node, "a way that does not go on from what was judged")
@@ -202,17 +220,32 @@ class _Reader:
             case ast.Call(func=ast.Attribute(ast.Name(id="self"), name)):
                 return self.call(node, name, scope)
             case ast.Call(func=ast.Attribute(receiver, name)) if name in SILENT_METHODS:
-                return self.join([self.value(one, scope) for one in (receiver, *node.args)], node)
-            case ast.Call(func=ast.Name(id="str")) | ast.Call(func=ast.Attribute(ast.Attribute())):
+                given = [*node.args, *(keyword.value for keyword in node.keywords)]
+                return self.join([self.value(one, scope) for one in (receiver, *given)], node)
+            case ast.Call(func=ast.Name(id="str")):
                 return self.join([self.value(one, scope) for one in node.args], node)
+            case ast.Call(func=ast.Attribute(ast.Attribute(ast.Name(id="self"), "llm"), "get_usage_summary")):
+                return None
             case ast.Name(id=name):
+                if name not in scope.values and name not in self.parameters:
+                    raise _no(node, f"the name {name}")
                 return scope.values.get(name)
-            case ast.Subscript(value=inner) | ast.Attribute(value=inner) | ast.FormattedValue(value=inner):
+            case ast.Subscript(value=inner, slice=ast.Constant()):
+                value = self.value(inner, scope)
+                if isinstance(value, Several):
+                    raise _no(node, "one result out of a list")
+                return value
+            case ast.FormattedValue(value=inner):
                 return self.value(inner, scope)
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return Several(tuple(self.one(one, scope) for one in items)) if items else Several(())
-            case ast.ListComp(elt=item, generators=[ast.comprehension(iter=source, ifs=[])]):
-                return self.comprehension(node, item, source, scope)
+            case (
+                ast.ListComp(elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=source, ifs=[])])
+                | ast.GeneratorExp(
+                    elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=source, ifs=[])]
+                )
+            ):
+                return self.comprehension(node, item, name, source, scope)
             case ast.JoinedStr(values=parts):
                 return self.join([self.value(one, scope) for one in parts], node)
             case ast.BinOp(left, ast.Add(), right):
@@ -222,12 +255,18 @@ class _Reader:
             case _:
                 raise _no(node, f"an expression of this kind ({type(node).__name__})")
 
-    def comprehension(self, node: ast.ListComp, item: ast.expr, source: ast.expr, scope: _Scope) -> Several:
+    def comprehension(
+        self, node: ast.ListComp | ast.GeneratorExp, item: ast.expr, variable: str, source: ast.expr, scope: _Scope
+    ) -> Several:
         match source:
             case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(times))]) if times <= MAX_UNROLLED:
                 return Several(tuple(self.one(item, scope) for _ in range(times)))
             case ast.Name(id=name) if isinstance(known := scope.values.get(name), Several):
-                return known  # `[one["response"] for one in solutions]`
+                # `[one["response"] for one in solutions]`
+                if isinstance(item, ast.Subscript) and isinstance(item.slice, ast.Constant):
+                    item = item.value
+                if isinstance(item, ast.Name) and item.id == variable:
+                    return known
         raise _no(node, "a list made in this way")
 
     def one(self, node: ast.expr, scope: _Scope) -> Flow:
@@ -256,12 +295,21 @@ class _Reader:
             raise _no(node, f"a call of self.{attribute}, which is no operator")
         if name not in self.vocabulary:
             raise _no(node, f"the operator {name}")
-        given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg != "instruction")]
-        before = self.join([self.value(one, scope) for one in given], node)
+        if node.args:
+            raise _no(node, f"{name} with arguments that are not named")
+        values = {str(one.arg): self.value(one.value, scope) for one in node.keywords if one.arg != "instruction"}
+        before = self.join(values.values(), node)
+        if before is None and any(
+            _says_something(one.value) for one in node.keywords if one.arg in ("input", "problem")
+        ):
+            raise _no(node, "an instruction inside the input")
+        judged, solution = values.get("feedback"), values.get("solution")
+        if isinstance(judged, Flow) and isinstance(solution, Flow) and not judged.follows(solution):
+            raise _no(node, "feedback on something else than the solution")
         instruction = self.instruction(node)
         arguments = (("instruction", instruction),) if instruction else ()
         operator = Operator(name, arguments)
-        self.calls += 1
+        self.calls.append(operator)
         if self.vocabulary[name].is_ensemble:
             if not isinstance(before, Several) or not before.flows:
                 raise _no(node, f"{name} on something else than a list of results")
@@ -301,22 +349,28 @@ def _branch(nodes: tuple[Node, ...]) -> Node:
     return sequence(*nodes) if nodes else Done()
 
 
-def _written(nodes: Iterable[Node]) -> int:
-    """Operators in nodes."""
-    count = 0
+def _once(calls: Sequence[Operator], nodes: Iterable[Node]) -> bool:
+    """Whether nodes hold every one of the calls, the very objects, exactly once."""
+    return sorted(map(id, calls)) == sorted(map(id, _operators_in(nodes)))
+
+
+def _operators_in(nodes: Iterable[Node]) -> Iterator[Operator]:
     for node in nodes:
-        match node:
-            case Operator():
-                count += 1
-            case Parallel(branches=branches):
-                count += _written(branches)
-            case Conditional(condition=condition, negative=negative, otherwise=otherwise):
-                count += _written((condition, negative, otherwise))
-            case Done():
-                pass
-            case _:
-                count += _written(getattr(node, "steps", ()))
-    return count
+        if isinstance(node, Operator):
+            yield node
+        else:
+            yield from _operators_in(children(node))
+
+
+def _says_something(node: ast.expr) -> bool:
+    """Whether an expression adds words of its own."""
+    texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    keys = [
+        one.slice.value
+        for one in ast.walk(node)
+        if isinstance(one, ast.Subscript) and isinstance(one.slice, ast.Constant)
+    ]
+    return any(text.strip() and text not in keys for text in texts)
 
 
 def _operators(method: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 from datasets import get_dataset_config_names, load_dataset
 
 from ..errors import RecipeError
-from ..operators import last_boxed
+from ..operators import last_boxed, normalize_text
 from .types import Row
 
 MATH_CONFIGS = (
@@ -35,7 +35,7 @@ class np:
     @staticmethod
     def allclose(left, right, rtol=1e-05, atol=1e-08):
         if isinstance(left, (list, tuple)):
-            return len(left) == len(right) and all(map(np.allclose, left, right))
+            return len(left) == len(right) and all(np.allclose(a, b, rtol, atol) for a, b in zip(left, right))
         return left == right or abs(left - right) <= atol + rtol * abs(right)
 """
 """What the tests of HumanEval+ and MBPP+ use of numpy, which is not in the sandbox."""
@@ -181,7 +181,11 @@ def _hotpotqa(raw: Mapping[str, Any]) -> Sourced:
 
 
 def _drop(raw: Mapping[str, Any]) -> Sourced:
-    return _question(raw["question"], raw["answers_spans"]["spans"], raw["passage"], "drop", raw["query_id"])
+    spans = raw["answers_spans"]["spans"]
+    if len({normalize_text(span) for span in spans}) > 1:
+        # Parts of one answer, or answers of several annotators: the columns do not tell.
+        raise UnusableRowError("several spans")
+    return _question(raw["question"], spans, raw["passage"], "drop", raw["query_id"])
 
 
 def _squad_v2(raw: Mapping[str, Any]) -> Sourced:

@@ -1,6 +1,6 @@
 """Policies and baselines on the same problems."""
 
-from .results import Evaluation, Result, Results, problem_key
+from .results import Evaluation, Result, Results, claim
 from .statistics import best_on, oracle, paired_difference, summarize_system
 from .systems import evaluate, self_consistency, votes_at_equal_cost
 
@@ -9,10 +9,10 @@ __all__ = [
     "Result",
     "Results",
     "best_on",
+    "claim",
     "evaluate",
     "oracle",
     "paired_difference",
-    "problem_key",
     "self_consistency",
     "summarize_system",
     "votes_at_equal_cost",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Row
-from ..errors import FatalEndpointError, ScorerError
+from ..errors import FatalEndpointError, RecipeError, ScorerError
+from ..report import write_json
 from ..rewards import Rollouts, ScoredRollout
 from ..scoring import AFLOW_BENCHMARKS, score_aflow
 
@@ -153,8 +154,23 @@ async def _result(one: ScoredRollout, row: Row) -> Result:
 
 
 def problem_key(row: Row) -> str:
-    """What names a problem on disk."""
-    return row.id or f"{row.context}\n{row.question}"
+    """What names a problem on disk: all of it, for ids may repeat and one question may come with different tests."""
+    text = json.dumps(row.columns(), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """
+    Keep results of different settings apart: what a folder holds belongs to one of them.
+
+    Raises:
+        [`RecipeError`]: The folder holds results of others.
+    """
+    path = out / "settings.json"
+    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        changed = ", ".join(name for name in settings if settings[name] != known.get(name))
+        raise RecipeError(f"{out} holds results with other settings ({changed}). Name another folder with --out.")
+    write_json(path, dict(settings))
 
 
 def _file_name(name: str) -> str:
@@ -164,7 +180,7 @@ def _file_name(name: str) -> str:
 def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _read(path: Path) -> dict[str, Result]:
@@ -172,7 +188,7 @@ def _read(path: Path) -> dict[str, Result]:
     known: dict[str, Result] = {}
     if not path.is_file():
         return known
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             fields = json.loads(line)
         except ValueError:

@@ -13,6 +13,8 @@ from ..trainer import wilson_interval
 from .results import Result, Results
 
 BOOTSTRAP_DRAWS = 10_000
+FEWEST_PAIRS = 10
+"""With fewer problems a bootstrap says more than it knows: the interval is everything there is."""
 
 
 def summarize_system(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
@@ -65,8 +67,9 @@ def paired_difference(left: Results, right: Results, *, seed: int = 0) -> dict[s
     """
     pairs = [(_solved(one), _solved(other)) for one, other in zip(left, right, strict=True)]
     values = torch.tensor([a - b for a, b in pairs if a is not None and b is not None], dtype=torch.float64)
-    if not len(values):
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "p": 1.0, "n": 0}
+    if len(values) < FEWEST_PAIRS:
+        mean = float(values.mean()) if len(values) else float("nan")
+        return {"mean": mean, "low": -1.0, "high": 1.0, "p": 1.0, "n": len(values)}
     generator = torch.Generator().manual_seed(seed)
     means = torch.stack(
         [
@@ -88,8 +91,11 @@ def paired_difference(left: Results, right: Results, *, seed: int = 0) -> dict[s
 def best_on(results: Mapping[str, Results]) -> str:
     """System with the most solved; the cheaper one of equals."""
 
+    # On the problems that all were scored on, or a system would gain by what it lost.
+    common = [all(_solved(runs) is not None for runs in problem) for problem in zip(*results.values(), strict=True)]
+
     def rank(name: str) -> tuple[float, float]:
-        own = results[name]
+        own = [runs for runs, shared in zip(results[name], common, strict=True) if shared] or results[name]
         known = [value for value in map(_solved, own) if value is not None]
         return (fmean(known) if known else 0.0, -fmean(one.calls for runs in own for one in runs))
 

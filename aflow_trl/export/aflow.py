@@ -128,7 +128,7 @@ class _Writer:
         if not isinstance(following, Operator) or not self.vocabulary[following.name].is_ensemble:
             raise RecipeError("`[...]` without an ensemble after it has no counterpart in AFlow.")
         ends = [self.node(branch, place, depth) for branch in node.branches]
-        solutions = f"[{', '.join(end.solution or EMPTY for end in ends)}]"
+        solutions = f"[{', '.join(end.solution for end in ends if end.solution)}]"
         return self.call(following, _Place(), depth, solutions)
 
     def conditional(self, node: Conditional, place: _Place, depth: int) -> _Place:
@@ -143,7 +143,8 @@ class _Writer:
         self.line(depth, "else:")
         negative = self.node(node.negative, judged, depth + 1)
         self.line(depth + 1, f"{merged} = {negative.solution or EMPTY}")
-        return _Place(merged)
+        # Which feedback is left depends on the way that was taken.
+        return _Place(merged, EMPTY if judged.feedback == EMPTY else "")
 
     def operator(self, node: Operator, place: _Place, depth: int) -> _Place:
         if node.name not in CALLS:
@@ -154,6 +155,8 @@ class _Writer:
 
     def call(self, node: Operator, place: _Place, depth: int, solutions: str) -> _Place:
         arguments, field = CALLS[node.name]
+        if "{feedback}" in arguments and not place.feedback:
+            raise RecipeError("feedback from before a condition has no counterpart in an exported AFlow class.")
         self.results += 1
         result = f"result_{self.results}"
         text = dict(node.arguments).get("instruction", "")

@@ -96,6 +96,10 @@ def _domains(report: Mapping[str, Any]) -> list[str]:
     return sorted({domain for own in report["systems"].values() for domain in own["by_domain"]})
 
 
+def _chance(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def _heads(domains: list[str]) -> list[str]:
     return ["system", "accuracy", "95 % interval", *domains, "AFlow's", "calls", "tokens", "USD", "s", "unscored"]
 
@@ -118,7 +122,7 @@ def _cells(own: Mapping[str, Any], domains: list[str]) -> list[str]:
 def _conclusions(report: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{name} minus {report['best_baseline']}: {own['mean']:+.3f} ({own['low']:+.3f} to {own['high']:+.3f}, "
-        f"p {own['p']:.3f}, {own['n']} problems, paired bootstrap)"
+        f"{_chance(own['p'])}, {own['n']} problems, paired bootstrap)"
         for name, own in report["differences"].items()
     ]
     if report["best_fixed"]:

@@ -76,7 +76,15 @@ class Improvements:
         return max(-self.reward_clip, min(self.reward_clip, self.reward_scale * gain))
 
     async def measure(
-        self, texts: Sequence[str], domains: Sequence[str], current: Sequence[str], *, salt: str, phase: str, step: int
+        self,
+        texts: Sequence[str],
+        domains: Sequence[str],
+        current: Sequence[str],
+        *,
+        draws: Sequence[str] | None = None,
+        salt: str,
+        phase: str,
+        step: int,
     ) -> list[Gain]:
         """
         Run every new workflow and the one it came from on the same problems.
@@ -88,6 +96,9 @@ class Improvements:
                 Domain of each.
             current (`Sequence[str]`):
                 Canonical workflow each came from.
+            draws (`Sequence[str]`, *optional*):
+                Equal ones are measured on equal problems. Defaults to the same problems for a whole domain, so that
+                equal calls are made once; an evaluation, whose gains are to be independent, draws for each by itself.
             salt (`str`):
                 Draws the problems, and sets the executor's randomness apart from other batches'.
             phase (`str`):
@@ -98,29 +109,30 @@ class Improvements:
         Returns:
             `list[Gain]`: In order. A workflow that is the current one shares its rollouts: its gain is exactly 0.
         """
-        drawn = {name: self._draw(name, salt) for name in dict.fromkeys(domains)}
+        pools = list(zip(domains, draws or [""] * len(domains), strict=True))
+        drawn = {pool: self._draw(*pool, salt) for pool in dict.fromkeys(pools)}
         engine = self.rollouts.engine
-        keys: list[tuple[str, str]] = []
-        for text, domain, own in zip(texts, domains, current, strict=True):
-            keys += [(domain, own if engine.canonical(text) == own else text), (domain, own)]
+        keys: list[tuple[tuple[str, str], str]] = []
+        for text, pool, own in zip(texts, pools, current, strict=True):
+            keys += [(pool, own if engine.canonical(text) == own else text), (pool, own)]
         jobs = list(dict.fromkeys(keys))
         rollouts = await self.rollouts.execute(
-            [text for domain, text in jobs for _ in drawn[domain]],
-            [row for domain, _ in jobs for row in drawn[domain]],
+            [text for pool, text in jobs for _ in drawn[pool]],
+            [row for pool, _ in jobs for row in drawn[pool]],
             salt=salt,
             phase=phase,
             step=step,
         )
-        ended: dict[tuple[str, str], list[ScoredRollout]] = {}
+        ended: dict[tuple[tuple[str, str], str], list[ScoredRollout]] = {}
         at = 0
         for job in jobs:
             size = len(drawn[job[0]])
             ended[job], at = rollouts[at : at + size], at + size
         return [Gain(ended[new], ended[old]) for new, old in zip(keys[::2], keys[1::2], strict=True)]
 
-    def _draw(self, domain: str, salt: str) -> list[dict[str, Any]]:
+    def _draw(self, domain: str, draw: str, salt: str) -> list[dict[str, Any]]:
         pool = self.problems[domain]
-        return random.Random(f"{salt} {domain}").sample(list(pool), min(self.per_gain, len(pool)))
+        return random.Random(f"{salt} {domain} {draw}").sample(list(pool), min(self.per_gain, len(pool)))
 
     async def gains(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[Gain]:
         """Gains of a training batch, measured at the first call and shared by all reward functions."""

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ..errors import ScorerError
 from ..scoring import score_answer
 from .rollouts import completion_text
 
@@ -17,7 +16,8 @@ logger = logging.getLogger(__name__)
 REASON_WEIGHTS = {"correctness_reward": 2.0, "digit_reward": 0.5, "hard_format_reward": 0.5, "mark_reward": 0.5}
 """Reward functions of `task: reason` with their default weights; each is in [0, 1]."""
 MARKS = ("<think>", "</think>", "<answer>", "</answer>")
-_HARD = re.compile(r"\s*<think>(?:(?!</?(?:think|answer)>).)+</think>\s*<answer>([^<]+)</answer>\s*", re.DOTALL)
+_INSIDE = r"(?:(?!</?(?:think|answer)>).)+"
+_HARD = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 
@@ -98,7 +98,7 @@ async def _score(answer: str, row: dict[str, Any]) -> float | None:
             entry_point=row.get("entry_point"),
             weak_verdict=bool(row.get("weak_verdict")),
         )
-    except ScorerError as error:
-        logger.error("an answer could not be scored: %s", error)
+    except Exception as error:  # whatever breaks in a scorer, the reply is unscored and the batch goes on
+        logger.error("an answer could not be scored: %s: %s", type(error).__name__, error)
         return None
     return score.value

@@ -144,7 +144,7 @@ class Rollouts:
         self, trace: Trace, row: dict[str, Any], scores: dict[tuple[str, str], asyncio.Task[Score]]
     ) -> ScoredRollout:
         def score(answer: str) -> asyncio.Task[Score]:
-            key = (_problem_key(row), answer)
+            key = (_gold_key(row), answer)
             if key not in scores:
                 scores[key] = asyncio.ensure_future(self._grade(answer, row))
             return scores[key]
@@ -232,6 +232,11 @@ def _groups(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _problem_key(row: dict[str, Any]) -> str:
     return f"{row.get('context') or ''}\n{row['question']}"
+
+
+def _gold_key(row: dict[str, Any]) -> str:
+    """What an answer is scored with: two rows may ask the same and want different things."""
+    return repr([row.get(name) for name in COLUMNS if name not in ("id", "difficulty", "public_tests")])
 
 
 def completion_text(completion: Any) -> str:

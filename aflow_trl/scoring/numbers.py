@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+MAX_NUMBER_CHARS = 4_000
+"""What is longer is no number: Python reads no more digits, and no gold has them."""
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 """Tolerance where a decimal takes part; integers and fractions are compared exactly."""
 
@@ -64,6 +66,8 @@ def read_number(text: str) -> Number | None:
 
 
 def _magnitude(text: str) -> tuple[Fraction, int | None] | None:
+    if len(text) > MAX_NUMBER_CHARS:
+        return None
     if match := _FRACTION.match(text) or _RATIO.match(text):
         numerator, denominator = (int(group) for group in match.groups() if group is not None)
         return (Fraction(numerator, denominator), None) if denominator else None

@@ -39,6 +39,7 @@ from .session import (
     load_problems,
     make_rollouts,
     make_trainer,
+    policy_facts,
     prompt_arguments,
     publish,
     say,
@@ -78,6 +79,9 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     engine, _ = connect(recipe)
     rollouts = make_rollouts(recipe, engine)
     train_records, eval_records = given or _sampled_records(recipe, rollouts, train_rows, eval_rows)
+    # A prompt may tell the gold of a failure: no gain is measured on such a problem.
+    shown = {failure.question for one in (*train_records, *eval_records) for failure in one.failures}
+    train_rows, eval_rows = ([row for row in rows if row.question not in shown] for rows in (train_rows, eval_rows))
     _check_problems(train_records, train_rows, "train_data")
     _check_problems(eval_records, eval_rows, "eval_data")
     scales = {"reward_scale": args.reward_scale, "reward_clip": args.reward_clip}
@@ -117,6 +121,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         "records": {"train": len(train_records), "held_out": len(eval_records)},
         "executor": executor_name(recipe),
         **totals(rollouts),
+        "policy": policy_facts(recipe),
         "seed": seed,
         "versions": versions(),
         "recipe": recipe.source,
@@ -268,6 +273,7 @@ def _gathered_gains(
         texts[: len(own)],
         [record.domain for record in records],
         [record.parent_workflow for record in records],
+        draws=[record.id or record.parent_workflow for record in records],
         salt=salt,
         phase=phase,
         step=trainer.state.global_step,

@@ -21,7 +21,7 @@ from ..report import plot_reasoning, print_reasoning, task_card_sections, versio
 from ..rewards import reasoning_rewards
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..trainer import Mean, WorkflowGRPOTrainer, sample_policy, share_of, wilson_interval
-from .session import load_problems, make_trainer, publish, say, train_to_the_end
+from .session import load_problems, make_trainer, policy_facts, publish, say, train_to_the_end
 
 
 def run_reason(recipe: Recipe) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         "trained": trained,
         "left_out": left_out,
         "nonfinite_steps": trainer.guard.skipped,
+        "policy": policy_facts(recipe),
         "seed": recipe.training.seed,
         "versions": versions(),
         "recipe": recipe.source,

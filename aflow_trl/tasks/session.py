@@ -218,6 +218,20 @@ def prompt_arguments(recipe: Recipe) -> dict[str, Any]:
     return {"prompt": recipe.workflow.policy_prompt, "operators": names, "descriptions": describe(names)}
 
 
+def policy_facts(recipe: Recipe) -> dict[str, Any]:
+    """What a policy has to be asked with later, as it was in training: flags count as well as the file."""
+    args, training = recipe.workflow, recipe.training
+    return {
+        "policy_prompt": args.policy_prompt,
+        "operators": list(vocabulary(args.operators)),
+        "operator_modules": args.operator_modules or [],
+        "temperature": training.temperature_at(training.temperature_warmup_steps),
+        "top_p": training.top_p,
+        "top_k": training.top_k,
+        "max_completion_length": training.max_completion_length,
+    }
+
+
 def executor_name(recipe: Recipe) -> str:
     """Name of the executor, for reports."""
     simulated = recipe.executor.executor_base_url == SIMULATED

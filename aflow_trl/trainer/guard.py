@@ -26,6 +26,8 @@ class NumericalGuard(TrainerCallback):
         self.mode = mode
         self.reason: str | None = None
         """Why training was ended; `None` if it was not."""
+        self.scaled = False
+        """Whether a loss scaler is at work."""
         self.skipped = 0
         """Steps that were left out."""
         self._bad: dict[str, Tensor] = {}
@@ -43,7 +45,7 @@ class NumericalGuard(TrainerCallback):
         if self.mode == "off":
             return control
         parameters = [parameter for parameter in kwargs["model"].parameters() if parameter.grad is not None]
-        scaled = args.fp16
+        scaled = self.scaled
         if not scaled and parameters:
             finite = [torch.isfinite(parameter.grad).all() for parameter in parameters if parameter.grad is not None]
             self.look("gradients", torch.where(torch.stack(finite).all(), 0.0, torch.nan))

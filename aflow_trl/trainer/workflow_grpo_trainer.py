@@ -68,6 +68,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self.record_rewards = False
         """Whether rewards and advantages of every step are appended to `rewards.jsonl.gz` in `output_dir`."""
         self.guard = NumericalGuard(args.nonfinite)
+        self.guard.scaled = self.accelerator.scaler is not None
         self.add_callback(self.guard)
         self._primary = self._primary_index(args.primary_reward)
         self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
@@ -91,13 +92,15 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(*args, **kwargs)
-        self.guard.look("loss", loss)
+        if self.model.training:
+            self.guard.look("loss", loss)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         # All that is left of the logits: TRL's fused head never holds them as a whole.
-        self.guard.look("log-probabilities", output[0])
+        if self.model.training:
+            self.guard.look("log-probabilities", output[0])
         return output
 
     def _primary_index(self, name: str | None) -> int:
