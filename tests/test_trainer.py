@@ -302,6 +302,8 @@ OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_generate": ["self", "prompts"],
     "_log_completion_extra": ["self", "column", "values"],
+    "_get_train_sampler": ["self", "dataset"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
 }
 
