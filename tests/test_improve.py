@@ -143,6 +143,12 @@ def test_the_prompt_holds_task_workflow_score_failures_and_experience(prompt: st
     assert "Format" not in text and "0.9" not in text, "what the attempt came to is not shown"
 
 
+def test_braces_in_a_failure_stay_what_they_are() -> None:
+    record = Improvement("math", "Custom", 0.5, (Failure("What is {experience}?", "{score}", "7"),))
+    text = improvement_messages(record, prompt="full", operators=["Custom"], descriptions="")[-1]["content"]
+    assert "What is {experience}?" in text and "'{score}'" in text
+
+
 def test_the_dataset_carries_the_gain_for_analysis_only() -> None:
     (row,) = improvement_dataset([RECORD], prompt="compact", operators=["Custom"], descriptions="")
     assert row["performance_gain"] == pytest.approx(0.65)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..dsl import Vocabulary, format, parse
 from ..errors import DataError, DSLError, RecipeError
-from .prompts import policy_prompts
+from .prompts import policy_prompts, system_prompt
 from .types import DOMAINS
 
 SHOWN_FAILURES = 3
@@ -194,8 +195,7 @@ def improvement_messages(
     Returns:
         `list[dict[str, str]]`: A system and a user message.
     """
-    template = policy_prompts()[prompt]
-    system = template["system"].replace("{operators}", descriptions).replace("{names}", ", ".join(operators))
+    system = system_prompt(prompt, operators=operators, descriptions=descriptions)
     failures = "\n".join(
         f"- {_short(one.question)} It answered {_short(one.answer)!r}; right is {_short(one.gold)!r}."
         for one in record.failures[:SHOWN_FAILURES]
@@ -208,9 +208,8 @@ def improvement_messages(
         "failures": failures or "- none known",
         "experience": attempts or "- none yet",
     }
-    user = template["improve"]
-    for name, value in fields.items():
-        user = user.replace("{" + name + "}", value)
+    # All at once: a failure may hold braces of its own.
+    user = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], policy_prompts()[prompt]["improve"])
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 

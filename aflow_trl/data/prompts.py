@@ -26,6 +26,12 @@ def check_policy_prompt(name: str) -> None:
         raise RecipeError(f"policy_prompt is {name!r}. Use one of {', '.join(policy_prompts())}.")
 
 
+def system_prompt(prompt: str, *, operators: Sequence[str], descriptions: str) -> str:
+    """System message that tells a policy of the language and its operators. Arguments as in [`policy_messages`]."""
+    system = policy_prompts()[prompt]["system"]
+    return system.replace("{operators}", descriptions).replace("{names}", ", ".join(operators))
+
+
 def policy_messages(row: Row, *, prompt: str, operators: Sequence[str], descriptions: str) -> list[dict[str, str]]:
     """
     Chat messages that ask for a workflow. Everything the executor will be shown of the problem is in them.
@@ -44,7 +50,7 @@ def policy_messages(row: Row, *, prompt: str, operators: Sequence[str], descript
         `list[dict[str, str]]`: A system and a user message.
     """
     template = policy_prompts()[prompt]
-    system = template["system"].replace("{operators}", descriptions).replace("{names}", ", ".join(operators))
+    system = system_prompt(prompt, operators=operators, descriptions=descriptions)
     statement = f"{row.context}\n\n{row.question}" if row.context else row.question
     return [
         {"role": "system", "content": system},
