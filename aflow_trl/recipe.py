@@ -24,7 +24,7 @@ from .errors import DSLError, RecipeError
 from .llm import SIMULATED, ExecutorConfig
 from .operators import load_operators, vocabulary
 from .rewards import DEFAULT_WEIGHTS, IMPROVE_WEIGHTS, REASON_WEIGHTS
-from .trainer import WorkflowGRPOConfig
+from .trainer import COLLAPSE_GUARDS, WorkflowGRPOConfig, is_complete, last_checkpoint
 
 TINY_POLICY = "tiny"
 """Value of `model_name_or_path` for the policy that is built on the spot."""
@@ -84,6 +84,15 @@ class WorkflowArguments:
             Share of unscored rollouts in a step beyond which the step counts as lost.
         max_lost_steps (`int`, *optional*, defaults to `3`):
             Lost steps in a row after which the run stops with a checkpoint.
+        collapse_guard (`str`, *optional*, defaults to `"stop"`):
+            What a collapse of the policy leads to: `"stop"`, or `"rollback"` to the last good parameters at half the
+            learning rate (and `nonfinite: stop` becomes `skip`), or `"off"`, which watches nothing.
+        probe_problems (`int`, *optional*, defaults to `16`):
+            Training problems on which the guard tries the policy.
+        probe_steps (`int`, *optional*, defaults to `10`):
+            Steps between two tries.
+        resume (`bool`, *optional*, defaults to `False`):
+            Whether to go on from the latest complete checkpoint in `output_dir`; without one, the run starts anew.
         simulated_latency_s (`float`, *optional*, defaults to `0.0`):
             Seconds a call of the simulated executor takes.
         improvement_records (`str`, *optional*, defaults to `"sampled"`):
@@ -141,6 +150,15 @@ class WorkflowArguments:
         default=0.5, metadata={"help": "Share of unscored rollouts beyond which a step counts as lost."}
     )
     max_lost_steps: int = field(default=3, metadata={"help": "Lost steps in a row after which the run stops."})
+    collapse_guard: str = field(
+        default="stop",
+        metadata={"help": "What a collapse of the policy leads to.", "choices": list(COLLAPSE_GUARDS)},
+    )
+    probe_problems: int = field(default=16, metadata={"help": "Problems on which the guard tries the policy."})
+    probe_steps: int = field(default=10, metadata={"help": "Steps between two tries."})
+    resume: bool = field(
+        default=False, metadata={"help": "Whether to go on from the latest complete checkpoint in output_dir."}
+    )
     simulated_latency_s: float = field(
         default=0.0, metadata={"help": "Seconds a call of the simulated executor takes."}
     )
@@ -165,6 +183,11 @@ class WorkflowArguments:
         for name in ("reward_scale", "reward_clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.collapse_guard not in COLLAPSE_GUARDS:
+            # YAML reads a bare off as false.
+            raise ValueError(
+                f"collapse_guard is {self.collapse_guard!r}. Use one of {', '.join(COLLAPSE_GUARDS)}, in quotes."
+            )
         if self.share not in SHARE_MODES:
             raise ValueError(f"share is {self.share!r}. Use one of {', '.join(SHARE_MODES)}.")
         if unknown := set(self.judge_domains or ()) - {"math", "qa"}:
@@ -172,7 +195,7 @@ class WorkflowArguments:
                 f"judge_domains holds {sorted(unknown)[0]!r}. A model can grade math and qa; code has tests."
             )
         counts = ("num_train_problems", "num_eval_problems", "max_lost_steps", "num_records", "problems_per_gain")
-        for name in (*counts, "max_prompt_length", "max_difficulty"):
+        for name in (*counts, "max_prompt_length", "max_difficulty", "probe_problems", "probe_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -300,6 +323,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
         raise RecipeError(f"{path or 'flags'}: {error}") from None
     recipe = Recipe(workflow, executor, training, model, source)
     check_recipe(recipe)
+    _find_checkpoint(recipe)
     return recipe
 
 
@@ -335,6 +359,20 @@ def check_recipe(recipe: Recipe) -> None:
     simulated = recipe.executor.executor_base_url == SIMULATED
     if not simulated and workflow.simulated_latency_s:
         raise RecipeError("simulated_latency_s is set, but executor_base_url is not 'simulated'. Remove one of them.")
+
+
+def _find_checkpoint(recipe: Recipe) -> None:
+    training = recipe.training
+    if recipe.workflow.resume:
+        if training.resume_from_checkpoint is not None:
+            raise RecipeError("resume and resume_from_checkpoint are both given. Remove one of them.")
+        found = last_checkpoint(Path(training.output_dir))
+        training.resume_from_checkpoint = None if found is None else str(found)
+    elif training.resume_from_checkpoint and not is_complete(Path(training.resume_from_checkpoint)):
+        raise RecipeError(
+            f"{training.resume_from_checkpoint} is no complete checkpoint: it does not exist, or the run was killed "
+            "while it was written. --resume takes the latest complete one in output_dir."
+        )
 
 
 def shipped(kind: str, name: str) -> Path | None:

@@ -305,6 +305,9 @@ OVERRIDDEN = {
     "_get_train_sampler": ["self", "dataset"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
+    "_save_rng_state": ["self", "output_dir"],
+    "_load_rng_state": ["self", "checkpoint"],
 }
 
 

@@ -11,27 +11,38 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from ..data import build_dataset
+from ..data import Row, build_dataset
 from ..errors import FatalEndpointError, RunStoppedError
 from ..operators import describe, vocabulary
 from ..recipe import Recipe
 from ..replay import SETTINGS_FILE, settings_of
 from ..report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
 from ..rewards import Rollouts, ScoredRollout, workflow_rewards
-from ..trainer import Evaluator, accuracy, valid_share, workflow_counts
+from ..trainer import (
+    CollapseGuard,
+    Evaluator,
+    Share,
+    WorkflowGRPOTrainer,
+    accuracy,
+    valid_share,
+    workflow_counts,
+)
 from .session import (
     close,
     connect,
     executor_name,
+    guard_facts,
     load_problems,
     make_rollouts,
     make_trainer,
     policy_facts,
+    probe_size,
     prompt_arguments,
     publish,
     say,
     totals,
     train_to_the_end,
+    watch,
 )
 
 SINGLE_CALL = "Custom"
@@ -69,7 +80,8 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         write_json(Path(recipe.training.output_dir) / SETTINGS_FILE, settings_of(recipe))
     trainer.record_rewards = True
-    train_to_the_end(recipe, trainer, rollouts)
+    guard = _watch(recipe, trainer, rollouts, train_rows)
+    train_to_the_end(recipe, trainer, rollouts, guard)
     say("held-out evaluation of the trained policy")
     try:
         trained = evaluator.policy("trained")
@@ -81,6 +93,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
 
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
+    summary["collapse"] = guard_facts(guard)
     summary["wall_s"] = time.monotonic() - started
     card = model_card_sections(
         summary, describe(list(vocabulary(recipe.workflow.operators))), yaml.safe_dump(recipe.source, sort_keys=False)
@@ -93,6 +106,23 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
 
     publish(recipe, trainer, summary, card, show)
     return summary
+
+
+def _watch(
+    recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rollouts, rows: Sequence[Row]
+) -> CollapseGuard | None:
+    """Guard the training with a probe of the first training problems, which no held-out figure depends on."""
+    own = rows[: probe_size(recipe)]
+    prompts = list(build_dataset(own, **prompt_arguments(recipe))["prompt"])
+    evaluator = Evaluator(trainer, rollouts, own, prompts, seed=recipe.training.seed)
+
+    def judge(texts: list[str]) -> dict[str, Share]:
+        batch = evaluator.run(texts, "probe")
+        right = accuracy(batch)
+        shares = {"valid": Share(valid_share(batch), len(batch))}
+        return shares | ({"accuracy": Share(right.mean, right.n)} if right.n else {})
+
+    return watch(recipe, trainer, prompts, judge)
 
 
 def summarize(

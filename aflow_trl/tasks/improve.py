@@ -25,26 +25,39 @@ from ..data import (
     improvement_messages,
     load_improvements,
 )
-from ..dsl import format, sample
+from ..dsl import extract, format, sample
 from ..errors import DataError, RecipeError
 from ..operators import describe, vocabulary
 from ..recipe import Recipe
 from ..report import plot_gains, print_gains, task_card_sections, versions
 from ..rewards import Gain, Improvements, Rollouts, ScoredRollout, improvement_rewards
-from ..trainer import WorkflowGRPOTrainer, mean_interval, sample_policy, share_of, valid_share, workflow_counts
+from ..trainer import (
+    CollapseGuard,
+    Share,
+    WorkflowGRPOTrainer,
+    mean_interval,
+    sample_policy,
+    share_of,
+    valid_share,
+    workflow_counts,
+)
 from .session import (
     close,
     connect,
     executor_name,
+    gathered_share,
+    guard_facts,
     load_problems,
     make_rollouts,
     make_trainer,
     policy_facts,
+    probe_size,
     prompt_arguments,
     publish,
     say,
     totals,
     train_to_the_end,
+    watch,
 )
 
 SAMPLED = "sampled"
@@ -101,7 +114,8 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
 
     say(f"{len(train_records)} workflows to improve, {len(eval_records)} held out")
     untrained = measure("untrained")
-    train_to_the_end(recipe, trainer, rollouts)
+    guard = _watch(recipe, trainer, rollouts, train_records)
+    train_to_the_end(recipe, trainer, rollouts, guard)
     say("held-out evaluation of the trained policy")
     trained = measure("trained")
     close(engine, trainer)
@@ -125,6 +139,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         "seed": seed,
         "versions": versions(),
         "recipe": recipe.source,
+        "collapse": guard_facts(guard),
         "wall_s": time.monotonic() - started,
     }
     figures = {name: summary["gain"][name] for name in ("untrained", "trained")}
@@ -258,6 +273,20 @@ async def _measured(
             )
         )
     return records
+
+
+def _watch(
+    recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rollouts, records: Sequence[Improvement]
+) -> CollapseGuard | None:
+    own = records[: probe_size(recipe)]
+    prompts = list(improvement_dataset(own, **prompt_arguments(recipe))["prompt"])
+    words, limits = rollouts.engine.vocabulary, rollouts.engine.limits
+
+    def judge(texts: list[str]) -> dict[str, Share]:
+        found = [extract(text, vocabulary=words, limits=limits).workflow for text in texts]
+        return {"valid": gathered_share([workflow is not None for workflow in found])}
+
+    return watch(recipe, trainer, prompts, judge)
 
 
 def _gathered_gains(

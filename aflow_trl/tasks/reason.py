@@ -20,8 +20,19 @@ from ..recipe import Recipe
 from ..report import plot_reasoning, print_reasoning, task_card_sections, versions
 from ..rewards import reasoning_rewards
 from ..sandbox import allow_weak_sandbox, fork_server
-from ..trainer import Mean, WorkflowGRPOTrainer, sample_policy, share_of, wilson_interval
-from .session import load_problems, make_trainer, policy_facts, publish, say, train_to_the_end
+from ..trainer import CollapseGuard, Mean, Share, WorkflowGRPOTrainer, sample_policy, share_of, wilson_interval
+from .session import (
+    gathered_share,
+    guard_facts,
+    load_problems,
+    make_trainer,
+    policy_facts,
+    probe_size,
+    publish,
+    say,
+    train_to_the_end,
+    watch,
+)
 
 
 def run_reason(recipe: Recipe) -> dict[str, Any]:
@@ -62,7 +73,8 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
 
     say(f"held-out evaluation on {len(kept['held_out'])} problems")
     untrained = measure()
-    train_to_the_end(recipe, trainer, None)
+    guard = _watch(recipe, trainer, kept["train"])
+    train_to_the_end(recipe, trainer, None, guard)
     say("held-out evaluation of the trained policy")
     trained = measure()
     summary = {
@@ -75,6 +87,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.training.seed,
         "versions": versions(),
         "recipe": recipe.source,
+        "collapse": guard_facts(guard),
         "wall_s": time.monotonic() - started,
     }
     card = task_card_sections(
@@ -106,21 +119,39 @@ def _length(tokenizer: Any, row: Row, prompt: str) -> int:
     return len(ids["input_ids"])
 
 
+def _watch(recipe: Recipe, trainer: WorkflowGRPOTrainer, rows: Sequence[Row]) -> CollapseGuard | None:
+    own = rows[: probe_size(recipe)]
+    mine = share_of(trainer, own)
+
+    def judge(texts: list[str]) -> dict[str, Share]:
+        rewards = _rewards(trainer, texts, mine, ["correctness_reward"])[0]
+        return {"accuracy": gathered_share([value == 1 for value in rewards if value is not None])}
+
+    return watch(
+        recipe, trainer, [reasoning_messages(row, prompt=recipe.workflow.policy_prompt) for row in own], judge
+    )
+
+
+def _rewards(
+    trainer: WorkflowGRPOTrainer, texts: Sequence[str], rows: Sequence[Row], names: Sequence[str]
+) -> list[list[float | None]]:
+    """Rewards of this process's completions, by reward function."""
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {name: [row.columns()[name] for row in rows] for name in rows[0].columns()} if rows else {}
+
+    async def reward() -> list[list[float | None]]:
+        return [await function([], completions, **columns) for function in reasoning_rewards(list(names))]
+
+    return asyncio.run_coroutine_threadsafe(reward(), trainer.async_loop).result()
+
+
 def _measure(recipe: Recipe, trainer: WorkflowGRPOTrainer, rows: Sequence[Row]) -> dict[str, Any]:
     """Accuracy of the policy and what the other rewards say, on held-out problems."""
     prompts = [reasoning_messages(row, prompt=recipe.workflow.policy_prompt) for row in rows]
     own = share_of(trainer, rows)
     texts = sample_policy(trainer, prompts, seed=recipe.training.seed)[: len(own)]
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: [row.columns()[name] for row in own] for name in own[0].columns()} if own else {}
-
-    async def reward() -> list[list[float | None]]:
-        functions = reasoning_rewards(list(recipe.reward_weights))
-        return [await function([], completions, **columns) for function in functions]
-
-    rewards = asyncio.run_coroutine_threadsafe(reward(), trainer.async_loop).result()
-    gathered = [gather_object(values) for values in rewards]
     names = list(recipe.reward_weights)
+    gathered = [gather_object(values) for values in _rewards(trainer, texts, own, names)]
     scored = [value for value in gathered[names.index("correctness_reward")] if value is not None]
     right = sum(value == 1 for value in scored)
     low, high = wilson_interval(right, len(scored))

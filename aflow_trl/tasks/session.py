@@ -27,7 +27,16 @@ from ..rewards import Ledger, Rollouts, read_rollout, read_rows
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, in_process
-from ..trainer import ConsoleProgress, StopRun, WorkflowGRPOTrainer
+from ..trainer import (
+    CollapseGuard,
+    ConsoleProgress,
+    Probe,
+    Share,
+    StopRun,
+    WorkflowGRPOTrainer,
+    sample_policy,
+    share_of,
+)
 
 
 def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
@@ -109,7 +118,7 @@ def spent_before(recipe: Recipe) -> float | None:
 def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
     """The execution that the reward functions of a run share."""
     args, training = recipe.workflow, recipe.training
-    return Rollouts(
+    rollouts = Rollouts(
         engine,
         seed=training.seed,
         quantize_correctness=args.quantize_correctness,
@@ -118,6 +127,9 @@ def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
         judge_domains=args.judge_domains or (),
         trace_path=Path(training.output_dir) / trace_name(training.process_index),
     )
+    if training.resume_from_checkpoint:
+        rollouts.recall()
+    return rollouts
 
 
 def make_trainer(recipe: Recipe, reward_funcs: Sequence[Callable[..., Any]], dataset: Dataset) -> WorkflowGRPOTrainer:
@@ -139,14 +151,70 @@ def make_trainer(recipe: Recipe, reward_funcs: Sequence[Callable[..., Any]], dat
     return trainer
 
 
-def train_to_the_end(recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rollouts | None) -> None:
+def watch(
+    recipe: Recipe,
+    trainer: WorkflowGRPOTrainer,
+    prompts: Sequence[Any],
+    judge: Callable[[list[str]], dict[str, Share]],
+) -> CollapseGuard | None:
+    """
+    Guard a training against collapse, as the recipe asks.
+
+    Args:
+        recipe ([`~aflow_trl.recipe.Recipe`]):
+            Recipe of the run.
+        trainer ([`~aflow_trl.trainer.WorkflowGRPOTrainer`]):
+            Trainer to watch.
+        prompts (`Sequence`):
+            Prompts of the probe.
+        judge (`Callable[[list[str]], dict[str, Share]]`):
+            What completions of this process's share of the prompts are worth, over all processes.
+
+    Returns:
+        [`~aflow_trl.trainer.CollapseGuard`]: The guard, `None` if it is off.
+    """
+    if recipe.workflow.collapse_guard == "off":
+        return None
+    if recipe.workflow.collapse_guard == "rollback" and trainer.guard.mode == "stop":
+        # What a bad step has done is undone, so there is no need to end the run over it.
+        trainer.guard.mode = "skip"
+
+    def probe() -> Probe:
+        own = share_of(trainer, prompts)
+        texts = sample_policy(trainer, prompts, seed=recipe.training.seed)[: len(own)]
+        return Probe(own, texts, judge(texts))
+
+    guard = CollapseGuard(trainer, probe, recipe.workflow.collapse_guard, recipe.workflow.probe_steps)
+    trainer.add_callback(guard)
+    return guard
+
+
+def guard_facts(guard: CollapseGuard | None) -> dict[str, Any]:
+    """What the guard found, for the summary."""
+    return {"rollbacks": guard.rollbacks, "events": guard.events} if guard is not None else {}
+
+
+def probe_size(recipe: Recipe) -> int:
+    """Problems of the probe: at least one a process."""
+    return max(recipe.workflow.probe_problems, int(recipe.training.world_size))
+
+
+def gathered_share(flags: Sequence[bool]) -> Share:
+    """Share of what is true on all processes."""
+    everyone = gather_object(list(flags))
+    return Share(sum(everyone) / max(1, len(everyone)), len(everyone))
+
+
+def train_to_the_end(
+    recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rollouts | None, guard: CollapseGuard | None
+) -> None:
     """
     Train and save what was trained.
 
     Raises:
         [`RunStoppedError`]: The run had to be ended; its message says how to go on from the checkpoint.
     """
-    watchers: list[Any] = [trainer.guard]
+    watchers: list[Any] = [trainer.guard, *([guard] if guard is not None else [])]
     if rollouts is not None:
         stop = StopRun(rollouts, recipe.workflow.max_unscored_share, recipe.workflow.max_lost_steps)
         trainer.add_callback(stop)
@@ -157,10 +225,8 @@ def train_to_the_end(recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rol
     for watcher in watchers:
         if watcher.reason is not None:
             checkpoint = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            raise RunStoppedError(
-                f"{watcher.reason}. Step {step} is saved: mend the cause and start the same command again with "
-                f"--resume_from_checkpoint {checkpoint}."
-            )
+            saved = f" Step {step} is saved in {checkpoint}: mend the cause and start the same command again with "
+            raise RunStoppedError(f"{watcher.reason}.{saved + '--resume.' if checkpoint.is_dir() else ''}")
     trainer.save_model(output_dir)
 
 

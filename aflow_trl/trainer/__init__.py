@@ -15,23 +15,31 @@ from .evaluation import (
     wilson_interval,
     workflow_counts,
 )
+from .resume import is_complete, last_checkpoint
+from .watchdog import COLLAPSE_GUARDS, CollapseGuard, Probe, Share
 from .workflow_grpo_trainer import REWARDS_FILE, WorkflowGRPOTrainer
 
 __all__ = [
+    "COLLAPSE_GUARDS",
     "ESTIMATORS",
     "FEATURE_COLUMNS",
     "REWARDS_FILE",
     "TRL_ESTIMATORS",
     "Accuracy",
+    "CollapseGuard",
     "ConsoleProgress",
     "EstimatorSettings",
     "Evaluator",
     "Mean",
+    "Probe",
+    "Share",
     "StopRun",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
     "accuracy",
     "estimate_advantages",
+    "is_complete",
+    "last_checkpoint",
     "mean_interval",
     "sample_policy",
     "share_of",

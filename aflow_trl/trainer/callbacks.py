@@ -33,6 +33,14 @@ class StopRun(TrainerCallback):
         self._lost_steps = 0
         self._seen = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"lost_steps": self._lost_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._lost_steps = state["lost_steps"]
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:

@@ -26,6 +26,7 @@ class EstimatorSettings:
     """Index of the primary reward."""
     num_generations: int
     advantage_clip: float | None = None
+    advantage_baseline: str = "group"
 
 
 def estimate_advantages(
@@ -69,6 +70,7 @@ def estimate_advantages(
         (rewards[:, others] * share).nansum(dim=1),
         settings.num_generations,
         scale=settings.advantage_scale,
+        baseline=settings.advantage_baseline,
         alpha=settings.tie_break_alpha,
         tol=settings.tie_tolerance,
         progress=features.get("progress"),

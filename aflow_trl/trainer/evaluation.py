@@ -123,13 +123,14 @@ class Evaluator:
 
     def policy(self, phase: str) -> list[ScoredRollout]:
         """Scored rollouts of the current policy, one a problem, sampled as in training; `phase` names their traces."""
-        return self._run(sample_policy(self.trainer, self.prompts, seed=self.seed), phase)
+        return self.run(sample_policy(self.trainer, self.prompts, seed=self.seed), phase)
 
     def workflow(self, text: str) -> list[ScoredRollout]:
         """Scored rollouts of one fixed workflow."""
-        return self._run([text] * len(share_of(self.trainer, self.rows)), text)
+        return self.run([text] * len(share_of(self.trainer, self.rows)), text)
 
-    def _run(self, texts: Sequence[str], phase: str) -> list[ScoredRollout]:
+    def run(self, texts: Sequence[str], phase: str) -> list[ScoredRollout]:
+        """Scored rollouts of all processes, one a problem, from the completions of this process's share."""
         own = share_of(self.trainer, list(enumerate(self.rows)))
         # All phases meet the same executor randomness, which training never meets.
         work = self.rollouts.execute(

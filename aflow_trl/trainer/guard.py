@@ -32,6 +32,14 @@ class NumericalGuard(TrainerCallback):
         """Steps that were left out."""
         self._bad: dict[str, Tensor] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.skipped = state["skipped"]
+
     def look(self, place: str, values: Tensor) -> None:
         """Remember whether something is not finite. The device is not waited for."""
         if self.mode != "off":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 from trl import GRPOTrainer
 
 from ..rewards import TraceFile
@@ -18,7 +20,10 @@ from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
 from .estimate import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
 from .guard import NumericalGuard
 from .metrics import advantage_metrics
+from .resume import LAYOUT, load_state, save_state
 from .sampler import StratifiedSampler, strata_of
+
+logger = logging.getLogger(__name__)
 
 REWARDS_FILE = "rewards.jsonl.gz"
 
@@ -67,6 +72,10 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         """Markdown appended to the model card."""
         self.record_rewards = False
         """Whether rewards and advantages of every step are appended to `rewards.jsonl.gz` in `output_dir`."""
+        self.batch_shares: dict[str, tuple[float, int]] = {}
+        """Share of valid workflows and of right answers among the latest completions, and their number."""
+        self.gradient_norm = 0.0
+        """Norm of the latest gradient, before it was clipped."""
         self.guard = NumericalGuard(args.nonfinite)
         self.guard.scaled = self.accelerator.scaler is not None
         self.add_callback(self.guard)
@@ -102,6 +111,11 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if self.model.training:
             self.guard.look("log-probabilities", output[0])
         return output
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.gradient_norm = float(norm)
+        return norm
 
     def _primary_index(self, name: str | None) -> int:
         if name is None:
@@ -140,6 +154,11 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self._replace_advantages(output, advantages)
         if mode == "train" and self.record_rewards and self.accelerator.is_main_process:
             self._record(advantages)
+        if mode == "train":
+            count = self._gathered_rewards.shape[0]
+            known = {"valid": "workflows/valid", "accuracy": "accuracy/all"}
+            logged = {name: self._metrics[mode][key][-1] for name, key in known.items() if key in self._metrics[mode]}
+            self.batch_shares = {name: (value, count) for name, value in logged.items()}
         self._metrics[mode]["nonfinite_steps"].append(float(self.guard.skipped))
         primary = self._gathered_rewards[:, self._primary]
         for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
@@ -157,6 +176,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             self._primary,
             num_generations,
             args.advantage_clip,
+            args.advantage_baseline,
         )
         weights = self.reward_weights.to(rewards.device)
         seed = args.seed + self.state.global_step
@@ -208,6 +228,55 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         text = self._tokenizer.decode(ids[:end])
         # "in", not "ends with": the last token may reach beyond the stop string.
         return ids[:end] if any(stop in text for stop in self.args.stop_strings) else ids
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        save_state(Path(output_dir), self.accelerator.process_index, self._rollout_state())
+        # The main process deletes older checkpoints next; until all have written, those are the only whole ones.
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint), self.accelerator.process_index, self.accelerator.device)
+        if state is None:
+            logger.warning("%s was not written by this trainer: the run goes on, but not exactly", checkpoint)
+            return
+        self._restore_rollout_state(state, checkpoint)
+
+    def _rollout_state(self) -> dict[str, Any]:
+        """What decides the steps after a checkpoint, beside parameters, optimiser and random numbers."""
+        in_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        return {
+            "layout": {name: getattr(self.args, name) for name in LAYOUT},
+            "micro_step": self._step,
+            "buffer": self._buffered_inputs if in_cycle else None,
+            "temperature": self.temperature,
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "callbacks": {type(own).__name__: own.state_dict() for own in self._stateful_callbacks()},
+        }
+
+    def _restore_rollout_state(self, state: dict[str, Any], checkpoint: str) -> None:
+        own = {name: getattr(self.args, name) for name in LAYOUT}
+        if changed := [name for name, value in own.items() if state["layout"].get(name) != value]:
+            name = changed[0]
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {state['layout'].get(name)}, this run has {own[name]}. "
+                "Resume with the same value, or start a new run from the adapter in it."
+            )
+        self._step, self._buffered_inputs = state["micro_step"], state["buffer"]
+        if self.args.temperature_initial is not None:
+            self._set_temperature(state["temperature"])
+        self._metrics["train"].clear()
+        for name, values in state["metrics"].items():
+            self._metrics["train"][name].extend(values)
+        for callback in self._stateful_callbacks():
+            if (kept := state["callbacks"].get(type(callback).__name__)) is not None:
+                callback.load_state_dict(kept)
+
+    def _stateful_callbacks(self) -> list[Any]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Stateful)]
 
     def _set_temperature(self, value: float) -> None:
         """Use a temperature in generation and in the loss."""

@@ -1,0 +1,182 @@
+"""A run that was ended at any moment goes on as if it had not been: parameters are bit-equal in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers.trainer import TRAINER_STATE_NAME
+
+from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.errors import RecipeError
+from aflow_trl.recipe import load_recipe
+from aflow_trl.rewards import read_rollout, read_rows
+from aflow_trl.trainer import last_checkpoint
+from aflow_trl.trainer.resume import state_path
+from test_trainer import build, parameters
+
+ROOT = Path(__file__).parent.parent
+LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=True)}
+# 16 prompts, two a generation: an epoch is 8 generations.
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("between generations", 3, {}),
+    ("with an adapter", 3, LORA),
+    ("at the end of an epoch", 8, {"max_steps": 10}),
+    ("in the second epoch", 11, {"max_steps": 13}),
+    ("in the middle of two iterations", 3, {"num_iterations": 2, "max_steps": 6}),
+    ("in the middle of a generation of four steps", 2, {"steps_per_generation": 4, "max_steps": 6}),
+    ("in the middle, with accumulation", 1, {"steps_per_generation": 4, "gradient_accumulation_steps": 2}),
+    ("in the middle, in the second epoch", 19, {"num_iterations": 2, "max_steps": 21}),
+    (
+        "in the middle of a temperature schedule and of a generation",
+        3,
+        {"num_iterations": 2, "max_steps": 6, "temperature_initial": 1.4, "temperature_warmup_steps": 6},
+    ),
+]
+
+
+def trainer(model: Path, folder: Path, **overrides: Any) -> Any:
+    return build(WorkflowGRPOTrainer, WorkflowGRPOConfig, model, folder, **{"max_steps": 5, **overrides})
+
+
+@pytest.mark.parametrize(("at", "options"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
+def test_resumed_run_ends_bit_equal(at: int, options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    whole = trainer(tiny_model, tmp_path, save_strategy="steps", save_steps=at, **options)
+    start = parameters(whole).clone()
+    whole.train()
+    again = trainer(tiny_model, tmp_path, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+    assert torch.equal(parameters(again), parameters(whole))
+    assert not torch.equal(parameters(whole), start)
+    ours, theirs = (
+        [
+            {k: v for k, v in entry.items() if k in ("step", "reward", "entropy", "grad_norm", "temperature")}
+            for entry in own.state.log_history[:-1]
+        ]
+        for own in (again, whole)
+    )
+    assert ours == theirs
+
+
+def test_without_the_buffer_a_run_cut_in_a_generation_goes_on_differently(tiny_model: Path, tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    options = {"num_iterations": 2, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    whole = trainer(tiny_model, tmp_path, **options)
+    whole.train()
+    state_path(tmp_path / "checkpoint-3", 0).unlink()
+    again = trainer(tiny_model, tmp_path, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert not torch.equal(parameters(again), parameters(whole))
+
+
+def test_resume_with_other_groups_is_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    trainer(tiny_model, tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    other = trainer(tiny_model, tmp_path, num_generations=2)
+    with pytest.raises(ValueError, match="num_generations 4, this run has 2"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def checkpoint(folder: Path, step: int, state: str = "{}", part: bool = True) -> Path:
+    own = folder / f"checkpoint-{step}"
+    own.mkdir()
+    (own / TRAINER_STATE_NAME).write_text(state)
+    if part:
+        state_path(own, 0).write_bytes(b"")
+    return own
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 20)
+    checkpoint(tmp_path, 100, state='{"global_step": 1')
+    checkpoint(tmp_path, 110, part=False)
+    (tmp_path / "checkpoint-120").mkdir()
+    assert last_checkpoint(tmp_path) == whole
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_resume_takes_the_latest_complete_checkpoint(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 20)
+    recipe = load_recipe(["quickstart.yaml", "--resume", "--output_dir", str(tmp_path)])
+    assert recipe.training.resume_from_checkpoint == str(whole)
+    assert load_recipe(["quickstart.yaml", "--resume", "--output_dir", "none"]).training.resume_from_checkpoint is None
+
+
+@pytest.mark.parametrize("flags", [["--resume"], []], ids=["both ways at once", "not complete"])
+def test_a_checkpoint_that_cannot_be_meant_is_refused(flags: list[str], tmp_path: Path) -> None:
+    cut = checkpoint(tmp_path, 100, state="")
+    with pytest.raises(RecipeError, match=r"both given|no complete checkpoint"):
+        load_recipe(["quickstart.yaml", *flags, "--resume_from_checkpoint", str(cut)])
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    recipe = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text()) | {
+        "output_dir": str(folder),
+        "max_steps": 10,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        # Four prompts a step of two iterations, 12 problems: step 6 ends the first epoch, odd steps cut a generation.
+        "num_iterations": 2,
+        "num_train_problems": 12,
+        "num_eval_problems": 3,
+        "baseline_workflows": [],
+        "temperature_initial": 1.0,
+        "temperature_warmup_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return [sys.executable, "-m", "aflow_trl.train", str(path), *flags]
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(folder), check=True, capture_output=True, timeout=250)
+    return folder
+
+
+def kill_at(folder: Path, step: int, delay_s: float) -> None:
+    """Start a run and kill it some time after a checkpoint has begun to appear: perhaps while the next is written."""
+    process = subprocess.Popen(
+        command(folder, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not (folder / f"checkpoint-{step}").is_dir() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_bit_equal(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for step, delay_s in ((2, 0.0), (3, 0.03), (5, 0.6), (8, 0.1)):
+        kill_at(folder, step, delay_s)
+        assert not (folder / "summary.json").exists()
+    subprocess.run(command(folder, "--resume"), check=True, capture_output=True, timeout=250)
+    expected, found = adapter(uninterrupted), adapter(folder)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    # What was paid for before a kill is in the accounts, also the steps that were done twice.
+    summary = json.loads((folder / "summary.json").read_text())
+    paid = sum(read_rollout(row).trace.paid_calls for row in read_rows(folder / "traces.jsonl.gz"))
+    assert summary["model_calls"] == paid > json.loads((uninterrupted / "summary.json").read_text())["model_calls"]
