@@ -135,6 +135,17 @@ def build_parser() -> argparse.ArgumentParser:
     estimate.add_argument("--reply-tokens", type=int, default=200, help="tokens of a reply (default: 200)")
     estimate.set_defaults(command=_estimate, takes_overrides=True)
 
+    warm = commands.add_parser(
+        "warmstart",
+        help="search good workflows by execution and teach them to the policy of a recipe",
+        description="The warm start of a recipe alone: sample workflows, successive halving by live execution, "
+        "fine-tuning on the winners. A training of the same recipe with warm_start goes on from it. Further --key "
+        "value pairs override the recipe, as in training.",
+        epilog="example: aflow-trl warmstart quickstart.yaml --warm_start '{\"max_calls\": 10000}'",
+    )
+    warm.add_argument("recipe", help="recipe, as for train")
+    warm.set_defaults(command=_warm_start, takes_overrides=True)
+
     replay = commands.add_parser(
         "replay",
         help="rewards and advantages of a run again, from its traces, without a model call",
@@ -284,6 +295,18 @@ def _estimate(options: argparse.Namespace) -> None:
         "learns to spend more takes more.",
         style="dim",
     )
+
+
+def _warm_start(options: argparse.Namespace) -> None:
+    from .recipe import load_recipe
+    from .report import print_winners
+    from .tasks.warmstart import run_warm_start
+
+    recipe = load_recipe([options.recipe, *options.overrides])
+    if recipe.workflow.warm_start_settings is None:
+        recipe = load_recipe([options.recipe, *options.overrides, "--warm_start", "true"])
+    facts = run_warm_start(recipe)
+    print_winners(facts, Console(width=max(Console().width, 110)))
 
 
 def _replay(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from .llm import SIMULATED, ExecutorConfig
 from .operators import load_operators, vocabulary
 from .rewards import DEFAULT_WEIGHTS, IMPROVE_WEIGHTS, REASON_WEIGHTS
 from .trainer import COLLAPSE_GUARDS, WorkflowGRPOConfig, is_complete, last_checkpoint
+from .warmstart import WarmStartSettings
 
 TINY_POLICY = "tiny"
 """Value of `model_name_or_path` for the policy that is built on the spot."""
@@ -84,6 +85,9 @@ class WorkflowArguments:
             Share of unscored rollouts in a step beyond which the step counts as lost.
         max_lost_steps (`int`, *optional*, defaults to `3`):
             Lost steps in a row after which the run stops with a checkpoint.
+        warm_start (`bool`, `dict` or `str`, *optional*):
+            Search for good workflows by execution and teach them to the policy before it learns from rewards: `true`,
+            or what differs from the defaults of [`~aflow_trl.warmstart.WarmStartSettings`] (JSON on a command line).
         collapse_guard (`str`, *optional*, defaults to `"stop"`):
             What a collapse of the policy leads to: `"stop"`, or `"rollback"` to the last good parameters at half the
             learning rate (and `nonfinite: stop` becomes `skip`), or `"off"`, which watches nothing.
@@ -150,6 +154,12 @@ class WorkflowArguments:
         default=0.5, metadata={"help": "Share of unscored rollouts beyond which a step counts as lost."}
     )
     max_lost_steps: int = field(default=3, metadata={"help": "Lost steps in a row after which the run stops."})
+    warm_start: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Search for good workflows first and teach them: true, or settings (JSON on a command line)."
+        },
+    )
     collapse_guard: str = field(
         default="stop",
         metadata={"help": "What a collapse of the policy leads to.", "choices": list(COLLAPSE_GUARDS)},
@@ -174,6 +184,7 @@ class WorkflowArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
+        self.warm_start_settings = _warm_start(self.warm_start)
         if isinstance(self.models, str):
             self.models = json.loads(self.models)
         if self.task not in TASKS:
@@ -198,6 +209,27 @@ class WorkflowArguments:
         for name in (*counts, "max_prompt_length", "max_difficulty", "probe_problems", "probe_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def _warm_start(given: Any) -> WarmStartSettings | None:
+    """Settings of the warm start from what the recipe or a flag says."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            raise ValueError(f"warm_start is {given!r}. Give true, or a JSON object of settings.") from None
+    if given is None or given is False:
+        return None
+    if given is True:
+        given = {}
+    known = [item.name for item in fields(WarmStartSettings)]
+    if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
+        found = repr(unknown[0]) if isinstance(given, dict) else f"a {type(given).__name__}"
+        raise ValueError(f"warm_start: {found} is no setting. Use some of {', '.join(known)}.")
+    try:
+        return WarmStartSettings(**given | {"workflows": tuple(given.get("workflows", ()))})
+    except TypeError as error:
+        raise ValueError(f"warm_start: {error}") from None
 
 
 def operator_executors(
@@ -340,6 +372,14 @@ def check_recipe(recipe: Recipe) -> None:
             parse(text, vocabulary=words)
         except DSLError as error:
             raise RecipeError(f"baseline_workflows: {error}") from None
+    if workflow.warm_start_settings is not None:
+        if workflow.task != "compose":
+            raise RecipeError(f"warm_start is for task: compose; this recipe has task: {workflow.task}. Remove it.")
+        for text in workflow.warm_start_settings.workflows:
+            try:
+                parse(text, vocabulary=words)
+            except DSLError as error:
+                raise RecipeError(f"warm_start, workflows: {error}") from None
     names = recipe.reward_names
     for name in names:
         if name not in recipe.reward_weights:

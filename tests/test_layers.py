@@ -23,6 +23,7 @@ ALLOWED = {
     "rewards": {"scoring", "engine", "operators", "dsl"},
     "trainer": {"rewards", "engine", "data", "dsl"},
     "report": {"trainer", "rewards", "engine"},
+    "warmstart": {"data", "dsl", "rewards"},
     "evaluation": {"report", "trainer", "rewards", "scoring", "data", "dsl"},
     "export": {"operators", "dsl", "llm", "sandbox"},
     "tasks": {
@@ -39,7 +40,7 @@ ALLOWED = {
             "llm",
             "sandbox",
         ),
-        *("recipe", "replay"),
+        *("recipe", "replay", "warmstart"),
     },
 }
 ENTRY_POINTS = {

@@ -4,6 +4,7 @@ from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
 from .draw import mermaid
 from .extract import CLOSING_TAG, REPAIRS, extract
+from .forms import forms
 from .parser import parse
 from .printer import format
 from .sample import sample
@@ -52,6 +53,7 @@ __all__ = [
     "critical_calls",
     "extract",
     "format",
+    "forms",
     "mermaid",
     "operator_table",
     "parse",

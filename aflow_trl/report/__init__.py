@@ -2,7 +2,7 @@
 
 from .evaluation import markdown_evaluation, plot_evaluation, print_evaluation
 from .plots import plot_learning_curve
-from .summary import model_card_sections, print_summary, versions, write_json
+from .summary import model_card_sections, print_summary, print_winners, versions, write_json
 from .tasks import plot_gains, plot_reasoning, print_gains, print_reasoning, task_card_sections
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "print_gains",
     "print_reasoning",
     "print_summary",
+    "print_winners",
     "task_card_sections",
     "versions",
     "write_json",

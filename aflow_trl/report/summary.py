@@ -36,11 +36,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Accuracy table and the workflows each domain ended with."""
+    if "warm_start" in summary:
+        print_winners(summary["warm_start"], console)
     accuracy = summary["accuracy"]
     table = Table(title=f"Held-out accuracy ({summary['executor']})", title_justify="left")
     for heading in ("policy or workflow", "accuracy", "95 % interval", "calls", "USD", *summary["domains"]):
         table.add_column(heading, justify="left" if heading == "policy or workflow" else "right", overflow="fold")
-    rows = {"untrained policy": accuracy["untrained"]} | summary["fixed"] | {"trained policy": accuracy["trained"]}
+    warm = {"after the warm start": accuracy["warm_start"]} if "warm_start" in accuracy else {}
+    rows = {
+        "untrained policy": accuracy["untrained"],
+        **summary["fixed"],
+        **warm,
+        "trained policy": accuracy["trained"],
+    }
     for name, row in rows.items():
         style = "bold green" if name == "trained policy" else "bold" if name == summary["best_fixed_workflow"] else ""
         table.add_row(name, *_cells(row, summary["domains"]), style=style)
@@ -61,6 +69,21 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"{usd} USD · {summary['wall_s']:.0f} s",
         highlight=False,
     )
+
+
+def print_winners(facts: dict[str, Any], console: Console) -> None:
+    """Table of the workflows that a warm start found for each group of problems."""
+    table = Table(title="Warm start: workflows found by execution", title_justify="left")
+    for heading in ("problems", "accuracy", "on", "calls", "taught", "workflow"):
+        table.add_column(heading, justify="left" if heading in ("problems", "workflow") else "right", overflow="fold")
+    for group, winners in facts["winners"].items():
+        for place, one in enumerate(winners):
+            cells = (f"{one['accuracy']:.3f}", str(one["scored"]), f"{one['calls_per_problem']:.1f}")
+            table.add_row(group if place == 0 else "", *cells, f"{one['weight']:.0%}", one["workflow"])
+        table.add_section()
+    console.print(table)
+    tried = max(facts["tried"].values())
+    console.print(f"{tried} workflows tried, {facts['model_calls']} model calls", highlight=False)
 
 
 def _cells(row: dict[str, Any], domains: list[str]) -> list[str]:

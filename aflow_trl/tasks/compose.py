@@ -44,6 +44,7 @@ from .session import (
     train_to_the_end,
     watch,
 )
+from .warmstart import warm_start
 
 SINGLE_CALL = "Custom"
 """The workflow that stands for asking the executor once."""
@@ -68,6 +69,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     engine, layers = connect(recipe)
     rollouts = make_rollouts(recipe, engine)
     arguments = prompt_arguments(recipe)
+    start = warm_start(recipe, rollouts, train_rows) if recipe.workflow.warm_start_settings is not None else None
     trainer = make_trainer(
         recipe, workflow_rewards(rollouts, recipe.reward_names), build_dataset(train_rows, **arguments)
     )
@@ -77,6 +79,11 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     say(f"held-out evaluation on {len(eval_rows)} problems")
     untrained = evaluator.policy("untrained")
     fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
+    warm = None
+    if start is not None:
+        trainer.load_policy(start.model)
+        say("held-out evaluation of the policy after the warm start")
+        warm = evaluator.policy("warm start")
     if trainer.is_world_process_zero():
         write_json(Path(recipe.training.output_dir) / SETTINGS_FILE, settings_of(recipe))
     trainer.record_rewards = True
@@ -92,6 +99,9 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     close(engine, trainer)
 
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
+    if start is not None and warm is not None:
+        summary["warm_start"] = start.facts
+        summary["accuracy"]["warm_start"] = accuracy(warm).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["collapse"] = guard_facts(guard)
     summary["wall_s"] = time.monotonic() - started

@@ -139,7 +139,7 @@ def make_trainer(recipe: Recipe, reward_funcs: Sequence[Callable[..., Any]], dat
     if training.reward_weights is None:
         training.reward_weights = [recipe.reward_weights[name] for name in names]
     trainer = WorkflowGRPOTrainer(
-        model=_load_arguments(recipe),
+        model=load_arguments(recipe),
         reward_funcs=list(reward_funcs),
         args=training,
         train_dataset=dataset,
@@ -232,8 +232,13 @@ def train_to_the_end(
 
 def close(engine: Engine, trainer: WorkflowGRPOTrainer) -> None:
     """Close the executors' connections, on the event loop that opened them."""
+    asyncio.run_coroutine_threadsafe(close_clients(engine), trainer.async_loop).result()
+
+
+async def close_clients(engine: Engine) -> None:
+    """Close the executors' connections, on the event loop that runs."""
     for client in engine.clients.values():
-        asyncio.run_coroutine_threadsafe(client.aclose(), trainer.async_loop).result()
+        await client.aclose()
 
 
 def publish(
@@ -318,7 +323,7 @@ def _cache(recipe: Recipe) -> CallCache | None:
     return CallCache(path or Path(recipe.training.output_dir) / "calls.sqlite")
 
 
-def _load_arguments(recipe: Recipe) -> str:
+def load_arguments(recipe: Recipe) -> str:
     """Put the loading options where TRL reads them; returns what it loads."""
     training, model = recipe.training, recipe.model
     options = {

@@ -290,6 +290,18 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             self._temperature_cell.cell_contents = value
         self._metrics["train"]["temperature"].append(value)
 
+    def load_policy(self, folder: Path) -> None:
+        """
+        Take over the weights of an adapter, or of a whole model where nothing was adapted, before training.
+
+        Args:
+            folder (`Path`):
+                Folder that a trainer of the same model and `peft_config` saved.
+        """
+        self._load_from_checkpoint(str(folder))
+        # A vLLM engine that has generated before has the old weights.
+        self._last_loaded_step = -1
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.model_card_sections and self.is_world_process_zero():

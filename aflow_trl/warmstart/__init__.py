@@ -1,0 +1,6 @@
+"""The warm start: which workflows are good is found by execution, before the policy learns from rewards."""
+
+from .halving import Contest, Job, Measure, Run, successive_halving
+from .types import Arm, Group, WarmStartSettings
+
+__all__ = ["Arm", "Contest", "Group", "Job", "Measure", "Run", "WarmStartSettings", "successive_halving"]
