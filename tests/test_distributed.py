@@ -47,6 +47,47 @@ def test_advantages_of_two_processes_are_those_of_one(estimator: str, tiny_model
         torch.testing.assert_close(whole, expected, atol=0, rtol=0)
 
 
+SAME = (
+    *(
+        "reward",
+        "reward_std",
+        "rewards/",
+        "workflows/",
+        "accuracy/",
+        "operators/",
+        "invalid/",
+        "groups/",
+        "advantage/",
+    ),
+    *("completions/", "executor/calls_per_workflow", "frac_reward_zero_std"),
+)
+"""Metrics that do not depend on the number of processes; what each pays for does, and so do times."""
+
+
+@pytest.mark.parametrize("estimator", ["wa_grpo", "grpo"])
+def test_two_processes_learn_what_one_does_on_the_same_batch(estimator: str, tiny_model: Path, tmp_path: Path) -> None:
+    results = []
+    for config in ("cpu", "cpu_2"):
+        folder = tmp_path / config
+        folder.mkdir()
+        done = launch(
+            *("accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_configs" / f"{config}.yaml")),
+            *(str(Path(__file__).with_name("same_batch_script.py")), str(tiny_model), str(folder), estimator),
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(torch.load(folder / "result.pt"))
+    one, two = results
+    assert one["advantages"] == two["advantages"] and any(any(step) for step in one["advantages"])
+    for ours, theirs in zip(one["logs"], two["logs"], strict=True):
+        named = {key for key in ours.keys() | theirs.keys() if key.startswith(SAME)}
+        assert {"accuracy/all", "workflows/entropy", "invalid/unknown_operator"} <= named
+        assert {key: ours.get(key) for key in named} == pytest.approx(
+            {key: theirs.get(key) for key in named}, rel=1e-6
+        )
+    # Gradients are summed in another order.
+    torch.testing.assert_close(two["parameters"], one["parameters"], atol=1e-5, rtol=0)
+
+
 def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
     recipe = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text()) | {
         "output_dir": str(tmp_path / "run"),

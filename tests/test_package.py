@@ -87,9 +87,22 @@ def test_every_recipe_passes_every_check_that_needs_no_machine(name: str) -> Non
 @pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_accelerate_config_loads(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     config = load_config_from_file(str(path))
-    assert config.num_processes >= 1
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "aflow_trl.train", "recipe.yaml"])
+    # As `accelerate launch` does before it starts the processes: what it takes from the file is what the file says.
+    launched = _validate_launch_command(arguments)[0]
+    kind = config.distributed_type.value
+    assert launched.num_processes == config.num_processes >= 1
+    assert launched.mixed_precision == config.mixed_precision
+    assert launched.use_deepspeed == (kind == "DEEPSPEED")
+    assert launched.use_fsdp == (kind == "FSDP")
+    assert launched.multi_gpu == (kind == "MULTI_GPU")
+    if launched.use_fsdp:
+        assert launched.fsdp_version == 2
+    if launched.use_deepspeed:
+        assert str(launched.zero_stage) == path.stem[-1]
 
 
 def test_console_script_is_declared() -> None:

@@ -7,6 +7,7 @@ from .extract import CLOSING_TAG, REPAIRS, extract
 from .forms import forms
 from .parser import parse
 from .printer import format
+from .regex import MAX_REGEX_DEPTH, workflow_regex
 from .sample import sample
 from .types import (
     Analysis,
@@ -30,6 +31,7 @@ from .walk import children, walk
 __all__ = [
     "CLOSING_TAG",
     "DEFAULT_LIMITS",
+    "MAX_REGEX_DEPTH",
     "REPAIRS",
     "Analysis",
     "Conditional",
@@ -60,4 +62,5 @@ __all__ = [
     "sample",
     "sequence",
     "walk",
+    "workflow_regex",
 ]

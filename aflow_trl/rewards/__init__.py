@@ -12,7 +12,7 @@ from .functions import (
 )
 from .improvement import IMPROVE_WEIGHTS, Gain, Improvements, improvement_rewards
 from .ledger import Account, Ledger
-from .metrics import batch_columns, batch_metrics, entropy
+from .metrics import METRIC_COLUMNS, batch_columns, batch_metrics, entropy, workflow_metrics
 from .reasoning import REASON_WEIGHTS, reasoning_rewards, stated_answer
 from .rollouts import Rollouts, completion_text
 from .tracefile import TraceFile, read_rows
@@ -21,6 +21,7 @@ from .types import ScoredRollout, read_rollout
 __all__ = [
     "DEFAULT_WEIGHTS",
     "IMPROVE_WEIGHTS",
+    "METRIC_COLUMNS",
     "REASON_WEIGHTS",
     "Account",
     "Gain",
@@ -44,5 +45,6 @@ __all__ = [
     "reward_value",
     "simplicity_reward",
     "stated_answer",
+    "workflow_metrics",
     "workflow_rewards",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..engine import Outcome
 from ..scoring import WEAK_VERDICT
 from .types import ScoredRollout
 
+METRIC_COLUMNS = ("workflow", "outcome", "invalid_label", "score", "model_calls", "task", "repaired", "operators")
+"""Columns that [`workflow_metrics`] reads."""
 TASKS = ("math", "code", "qa")
 """Domains by the number that stands for them in the column `task`."""
 
@@ -30,7 +32,48 @@ def batch_columns(rollouts: Sequence[ScoredRollout]) -> dict[str, list[Any]]:
         "executed": [r.executed for r in rollouts],
         "operator_variety": [len(set(r.trace.operators)) for r in rollouts],
         "task": [TASKS.index(r.domain) for r in rollouts],
+        "repaired": [bool(r.trace.workflow and r.trace.repairs) for r in rollouts],
+        "operators": [sorted(set(r.trace.operators)) for r in rollouts],
     }
+
+
+def workflow_metrics(columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """
+    What the completions of a batch look like.
+
+    Args:
+        columns (`Mapping[str, Sequence]`):
+            Columns as [`batch_columns`] gives them, of one process or gathered from all: the same metrics then as if
+            one process had had the whole batch.
+
+    Returns:
+        `dict[str, float]`: Metrics by name; one that is unknown is left out.
+    """
+    count = len(columns["outcome"])
+    outcomes, workflows = Counter(columns["outcome"]), Counter(filter(None, columns["workflow"]))
+    metrics = {
+        "workflows/valid": 1 - outcomes[Outcome.INVALID.value] / count,
+        "workflows/repaired": sum(columns["repaired"]) / count,
+        "workflows/invalid": outcomes[Outcome.INVALID.value] / count,
+        "workflows/over_budget": outcomes[Outcome.OVER_BUDGET.value] / count,
+        "workflows/unscored": outcomes[Outcome.UNAVAILABLE.value] / count,
+        "workflows/unique": len(workflows) / max(1, sum(workflows.values())),
+        "workflows/entropy": entropy(workflows),
+        "executor/calls_per_workflow": sum(columns["model_calls"]) / count,
+    }
+    labels = Counter(filter(None, columns["invalid_label"]))
+    metrics |= {f"invalid/{label}": number / count for label, number in labels.items()}
+    used = Counter(name for own in columns["operators"] for name in own)
+    metrics |= {f"operators/{name}": number / count for name, number in used.items()}
+    pairs = zip(columns["task"], columns["score"], strict=True)
+    scored = [(task, score == 1.0) for task, score in pairs if score is not None]
+    if scored:
+        metrics["accuracy/all"] = sum(right for _, right in scored) / len(scored)
+    for index, domain in enumerate(TASKS):
+        own = [right for task, right in scored if task == index]
+        if own:
+            metrics[f"accuracy/{domain}"] = sum(own) / len(own)
+    return metrics
 
 
 def batch_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str, float]:
@@ -46,25 +89,8 @@ def batch_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str,
     Returns:
         `dict[str, float]`: Metrics by name; one that is unknown is left out.
     """
-    count = len(rollouts)
-    outcomes = Counter(r.trace.outcome for r in rollouts)
-    repaired = sum(bool(r.trace.repairs) for r in rollouts if r.trace.workflow)
-    workflows = Counter(r.trace.workflow for r in rollouts if r.trace.workflow)
-    metrics = {
-        "workflows/valid": 1 - outcomes[Outcome.INVALID] / count,
-        "workflows/repaired": repaired / count,
-        "workflows/invalid": outcomes[Outcome.INVALID] / count,
-        "workflows/over_budget": outcomes[Outcome.OVER_BUDGET] / count,
-        "workflows/unscored": outcomes[Outcome.UNAVAILABLE] / count,
-        "workflows/weak_verdict": sum(_is_weak(r) for r in rollouts) / count,
-        "workflows/unique": len(workflows) / max(1, sum(workflows.values())),
-        "workflows/entropy": entropy(workflows),
-    }
-    labels = Counter(r.trace.label for r in rollouts if r.trace.outcome is Outcome.INVALID)
-    metrics |= {f"invalid/{label}": number / count for label, number in labels.items()}
-    used = Counter(name for r in rollouts for name in set(r.trace.operators))
-    metrics |= {f"operators/{name}": number / count for name, number in used.items()}
-    return metrics | _accuracy(rollouts) | _execution(rollouts, wall_s)
+    weak = {"workflows/weak_verdict": sum(_is_weak(r) for r in rollouts) / len(rollouts)}
+    return workflow_metrics(batch_columns(rollouts)) | weak | _execution(rollouts, wall_s)
 
 
 def _is_weak(rollout: ScoredRollout) -> bool:
@@ -75,15 +101,6 @@ def entropy(counts: Counter[Any]) -> float:
     """Entropy of an empirical distribution, in nats."""
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
-
-
-def _accuracy(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
-    scored = [r for r in rollouts if r.correctness is not None]
-    metrics = {"accuracy/all": sum(r.correct for r in scored) / len(scored)} if scored else {}
-    for domain in sorted({r.domain for r in scored}):
-        own = [r.correct for r in scored if r.domain == domain]
-        metrics[f"accuracy/{domain}"] = sum(own) / len(own)
-    return metrics
 
 
 def _count(rollouts: Sequence[ScoredRollout], name: str) -> float:
@@ -97,7 +114,6 @@ def _execution(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str, fl
     costs = [r.trace.paid_usd for r in rollouts]
     metrics = {
         "executor/calls": float(paid),
-        "executor/calls_per_workflow": used / len(rollouts),
         "executor/tokens": float(sum(r.trace.tokens for r in rollouts)),
         "executor/shared": 1 - paid / used if used else 0.0,
         "executor/parse_errors": float(sum(r.trace.parse_errors for r in rollouts)),

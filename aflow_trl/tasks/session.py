@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import get_peft_config, get_quantization_config
 
 from ..data import Row, load_rows
+from ..dsl import workflow_regex
 from ..engine import Engine
 from ..errors import DataError, RecipeError, RunStoppedError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
@@ -138,6 +139,9 @@ def make_trainer(recipe: Recipe, reward_funcs: Sequence[Callable[..., Any]], dat
     training = recipe.training
     if training.reward_weights is None:
         training.reward_weights = [recipe.reward_weights[name] for name in names]
+    if recipe.workflow.constrained_depth is not None:
+        words = vocabulary(recipe.workflow.operators)
+        training.vllm_structured_outputs_regex = workflow_regex(recipe.workflow.constrained_depth, vocabulary=words)
     trainer = WorkflowGRPOTrainer(
         model=load_arguments(recipe),
         reward_funcs=list(reward_funcs),
@@ -214,7 +218,7 @@ def train_to_the_end(
     Raises:
         [`RunStoppedError`]: The run had to be ended; its message says how to go on from the checkpoint.
     """
-    watchers: list[Any] = [trainer.guard, *([guard] if guard is not None else [])]
+    watchers: list[Any] = [trainer.guard, trainer.sync_guard, *([guard] if guard is not None else [])]
     if rollouts is not None:
         stop = StopRun(rollouts, recipe.workflow.max_unscored_share, recipe.workflow.max_lost_steps)
         trainer.add_callback(stop)

@@ -49,6 +49,11 @@ class WorkflowGRPOConfig(GRPOConfig):
             with a checkpoint of the last good parameters, `"skip"` leaves the step out and counts it, `"off"` does
             nothing.
 
+        max_sampling_logp_difference (`float`, *optional*, defaults to `0.1`):
+            Largest mean difference, in nats a token, between the log-probabilities that vLLM and the trainer give to
+            the rollouts. Beyond it a warning is given; after three generations in a row the run ends with a
+            checkpoint.
+
         > Parameters that control the batches
 
         balance_domains (`bool`, *optional*, defaults to `False`):
@@ -98,6 +103,10 @@ class WorkflowGRPOConfig(GRPOConfig):
         default="stop",
         metadata={"help": "What NaN or infinity in a step leads to: stop, skip or off.", "choices": list(NONFINITE)},
     )
+    max_sampling_logp_difference: float = field(
+        default=0.1,
+        metadata={"help": "Largest mean difference of vLLM's log-probabilities from the trainer's, in nats a token."},
+    )
     balance_domains: bool = field(
         default=False, metadata={"help": "Whether every domain has the same share of each batch."}
     )
@@ -128,6 +137,10 @@ class WorkflowGRPOConfig(GRPOConfig):
             )
         if self.tie_break_alpha < 0 or self.tie_tolerance < 0:
             raise ValueError("tie_break_alpha and tie_tolerance must be 0 or more.")
+        if not self.max_sampling_logp_difference > 0:
+            raise ValueError(
+                f"max_sampling_logp_difference must be positive, got {self.max_sampling_logp_difference}."
+            )
         if self.nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must be one of {', '.join(NONFINITE)}, got {self.nonfinite!r}.")
         if self.advantage_clip is not None and self.advantage_clip <= 0:

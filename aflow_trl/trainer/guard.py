@@ -1,13 +1,68 @@
-"""Numbers that are none: what NaN or infinity in a training step leads to."""
+"""What ends a run in good order: numbers that are none, rollouts of another policy than the one that is trained."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+STALE_GENERATIONS = 3
+"""Generations in a row whose log-probabilities are too far off, after which a run ends: one may be an odd batch."""
+
+
+class SyncGuard(TrainerCallback):
+    """
+    Sees to it that what vLLM generates comes from the parameters that are trained.
+
+    vLLM holds weights of its own, which TRL brings up to date before every generation. If that fails without an error,
+    training goes on with the rollouts of an old policy. What gives it away: the log-probabilities that vLLM reports
+    are not the trainer's.
+
+    Args:
+        limit (`float`):
+            Largest mean absolute difference, in nats a token.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.reason: str | None = None
+        """Why training was ended; `None` if it was not."""
+        self._stale = 0
+        self._latest = 0.0
+
+    def look(self, difference: float) -> bool:
+        """Whether the difference of a generation is beyond the limit."""
+        stale = not difference <= self.limit
+        self._stale, self._latest = (self._stale + 1 if stale else 0), difference
+        if stale:
+            logger.warning(
+                "log-probabilities of the rollouts differ from the trainer's by %.3f nats a token on average, above "
+                "max_sampling_logp_difference %g: do they come from the current parameters?",
+                difference,
+                self.limit,
+            )
+        return stale
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """End the run if it was so several times in a row; all processes have seen the same mean."""
+        if self._stale >= STALE_GENERATIONS:
+            self.reason = (
+                f"the rollouts of the last {self._stale} generations do not come from the current parameters: their "
+                f"log-probabilities differ by {self._latest:.3f} nats a token on average from the trainer's "
+                f"(max_sampling_logp_difference {self.limit:g}). The weights do not reach vLLM, or it computes in "
+                "another precision: see that dtype and quantization are the same on both sides"
+            )
+            control.should_save = control.should_training_stop = True
+        return control
 
 
 class NumericalGuard(TrainerCallback):

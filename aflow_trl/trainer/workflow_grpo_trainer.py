@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 from trl import GRPOTrainer
 
-from ..rewards import TraceFile
+from ..rewards import METRIC_COLUMNS, TraceFile, workflow_metrics
 from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
 from .estimate import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
-from .guard import NumericalGuard
+from .guard import NumericalGuard, SyncGuard
 from .metrics import advantage_metrics
 from .resume import LAYOUT, load_state, save_state
 from .sampler import StratifiedSampler, strata_of
@@ -79,6 +79,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self.guard = NumericalGuard(args.nonfinite)
         self.guard.scaled = self.accelerator.scaler is not None
         self.add_callback(self.guard)
+        self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
+        self.add_callback(self.sync_guard)
         self._primary = self._primary_index(args.primary_reward)
         self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
         if args.stop_strings and not self.use_vllm:
@@ -131,7 +133,15 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self._gathered_rewards = rewards
         self._gathered_features = {name: self._gather_column(name) for name in FEATURE_COLUMNS}
         self._gathered_workflows = gather_object(list(self._pending_extra_logs.get("workflow", [])))
+        self._whole_batch = self._whole_batch_metrics()
         return rewards
+
+    def _whole_batch_metrics(self) -> dict[str, float]:
+        """Metrics of the completions of all processes; TRL would average those of each."""
+        own = self._pending_extra_logs
+        if not all(name in own for name in METRIC_COLUMNS):
+            return {}
+        return workflow_metrics({name: gather_object(list(own[name])) for name in METRIC_COLUMNS})
 
     def _gather_column(self, name: str) -> Tensor | None:
         values = self._pending_extra_logs.get(name)
@@ -146,6 +156,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if mode == "train" and self.args.temperature_initial is not None:
             self._set_temperature(self.args.temperature_at(self.state.global_step))
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        for name, value in self._whole_batch.items():
+            if self._metrics[mode].get(name):
+                self._metrics[mode][name][-1] = value
         size = self.num_generations if mode == "train" else self.num_generations_eval
         if self.args.advantage_estimator in TRL_ESTIMATORS or size < 2:
             advantages = clip(self.accelerator.gather(output["advantages"]), self.args.advantage_clip)
@@ -159,6 +172,10 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             known = {"valid": "workflows/valid", "accuracy": "accuracy/all"}
             logged = {name: self._metrics[mode][key][-1] for name, key in known.items() if key in self._metrics[mode]}
             self.batch_shares = {name: (value, count) for name, value in logged.items()}
+            # Under a regular expression vLLM reports log-probabilities of the masked distribution: not comparable.
+            difference = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
+            if difference and self.args.vllm_structured_outputs_regex is None:
+                self._metrics[mode]["sampling/stale"].append(float(self.sync_guard.look(difference[-1])))
         self._metrics[mode]["nonfinite_steps"].append(float(self.guard.skipped))
         primary = self._gathered_rewards[:, self._primary]
         for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
