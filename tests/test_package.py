@@ -90,7 +90,9 @@ def test_every_accelerate_config_loads(path: Path) -> None:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     config = load_config_from_file(str(path))
-    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "aflow_trl.train", "recipe.yaml"])
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(path), "-m", "aflow_trl.train", "recipe.yaml"]
+    )
     # As `accelerate launch` does before it starts the processes: what it takes from the file is what the file says.
     launched = _validate_launch_command(arguments)[0]
     kind = config.distributed_type.value

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .learning import print_learning
+
 PACKAGES = ("aflow_trl", "trl", "transformers", "peft", "accelerate", "torch", "vllm", "openai", "math-verify")
 TOP_WORKFLOWS = 3
 
@@ -62,6 +64,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         for name, count in list(counts.items())[:TOP_WORKFLOWS]:
             workflows.add_row(domain, f"{count / total:.0%}", name)
     console.print(workflows)
+    print_learning(summary["learning"], console)
     valid = summary["valid_share"]
     usd = "unknown" if summary["usd"] is None else f"{summary['usd']:.2f}"
     console.print(

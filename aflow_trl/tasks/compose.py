@@ -16,7 +16,15 @@ from ..errors import FatalEndpointError, RunStoppedError
 from ..operators import describe, vocabulary
 from ..recipe import Recipe
 from ..replay import SETTINGS_FILE, settings_of
-from ..report import model_card_sections, plot_learning_curve, print_summary, versions, write_json
+from ..report import (
+    learning_report,
+    model_card_sections,
+    plot_frontier,
+    plot_learning_curve,
+    print_summary,
+    versions,
+    write_json,
+)
 from ..rewards import Rollouts, ScoredRollout, workflow_rewards
 from ..trainer import (
     CollapseGuard,
@@ -44,7 +52,7 @@ from .session import (
     train_to_the_end,
     watch,
 )
-from .warmstart import warm_start
+from .warmstart import warm_start, winner_name, winners_for
 
 SINGLE_CALL = "Custom"
 """The workflow that stands for asking the executor once."""
@@ -96,12 +104,19 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
         raise RunStoppedError(
             f"{error}. The trained adapter is in {recipe.training.output_dir}; only its evaluation is missing."
         ) from None
+    stages, others = {"untrained": untrained}, dict(fixed)
+    if start is not None and warm is not None:
+        stages["warm start"] = warm
+        others |= {name: evaluator.run(own, name) for name, own in winners_for(recipe, start, eval_rows).items()}
+    stages["trained"] = trained
     close(engine, trainer)
 
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
+    summary["learning"] = learning_report(stages, others)
     if start is not None and warm is not None:
         summary["warm_start"] = start.facts
         summary["accuracy"]["warm_start"] = accuracy(warm).to_json()
+        summary["accuracy"]["best_per_group"] = accuracy(others[winner_name(0)]).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["collapse"] = guard_facts(guard)
     summary["wall_s"] = time.monotonic() - started
@@ -111,6 +126,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
 
     def show(output_dir: Path) -> None:
         plot_learning_curve(trainer.state.log_history, summary, output_dir / "learning_curve.png")
+        plot_frontier(summary["learning"], output_dir / "frontier.png", summary["executor"])
         print_summary(summary, Console(width=max(Console().width, 110)))
         say(f"adapter, model card, summary.json, learning_curve.png and the traces are in {output_dir}")
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -144,6 +144,43 @@ def group_rows(rows: Sequence[Row], hard_from: int | None) -> dict[Group, list[R
         groups[Group(domain, "easy")] = [row for row in own if row not in hard]
         groups[Group(domain, "hard")] = hard
     return groups
+
+
+def winner_name(place: int) -> str:
+    """Name of the choice of each group's winner in this place."""
+    return f"winner {place + 1} of each group"
+
+
+def winners_for(recipe: Recipe, start: WarmStart, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """
+    What the search alone would run: the first winner of each problem's group, the second, and so on.
+
+    Args:
+        recipe ([`~aflow_trl.recipe.Recipe`]):
+            Recipe of the run.
+        start ([`WarmStart`]):
+            The warm start.
+        rows (`Sequence[Row]`):
+            Problems of all processes.
+
+    Returns:
+        `dict[str, list[str]]`: By name, a workflow for each problem of this process's share.
+    """
+    training = recipe.training
+    own = rows[training.process_index :: training.world_size]
+    found = [start.winners[_group_of(row, start.winners, training.hard_from)] for row in own]
+    places = range(max(len(winners) for winners in start.winners.values()))
+    return {
+        winner_name(place): [winners[min(place, len(winners) - 1)].workflow for winners in found] for place in places
+    }
+
+
+def _group_of(row: Row, known: Collection[Group], hard_from: int) -> Group:
+    split = Group(row.domain, "hard" if row.difficulty >= hard_from else "easy")
+    group = split if split in known else Group(row.domain)
+    if group not in known:
+        raise RecipeError(f"train_data holds no {row.domain} problem, so no workflow was searched for eval_data's.")
+    return group
 
 
 def _claim(recipe: Recipe, settings: WarmStartSettings, rows: Sequence[Row], folder: Path) -> None:
