@@ -71,6 +71,11 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
         _phase("evaluation", len(eval_rows) * (2 + fixed), eval_rows, 1, recipe, reply_tokens),
         _phase("training", round(steps * generated), train_rows, training.num_generations, recipe, reply_tokens),
     ]
+    if (settings := args.warm_start_settings) is not None:
+        phases.insert(0, _search_phase(settings.max_calls, train_rows, recipe, reply_tokens))
+        # The winner of every place is run on the held-out problems, and so is the policy once more.
+        more = len(eval_rows) * (1 + settings.winners)
+        phases[1] = _phase("evaluation", phases[1].completions + more, eval_rows, 1, recipe, reply_tokens)
     return [*phases, _sum(phases)]
 
 
@@ -93,6 +98,14 @@ def _phase(name: str, completions: int, rows: Sequence[Row], group: int, recipe:
         _usd(price, expected, prompt, reply_tokens),
         _usd(price, worst, longest, most),
     )
+
+
+def _search_phase(max_calls: int, rows: Sequence[Row], recipe: Recipe, reply_tokens: int) -> Phase:
+    """The search of a warm start, which spends its whole budget."""
+    own = _phase("warm start", 1, rows, recipe.training.num_generations, recipe, reply_tokens)
+    usd = None if own.expected_usd is None else own.expected_usd * max_calls / max(1e-9, own.expected_calls)
+    calls = float(max_calls)
+    return Phase("warm start", 0, calls, calls, calls, usd, usd, usd)
 
 
 def _usd(price: Price, calls: float, prompt_tokens: float, reply_tokens: float) -> float | None:

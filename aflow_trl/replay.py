@@ -59,6 +59,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "num_generations": training.num_generations,
         "advantage_estimator": training.advantage_estimator,
         "advantage_scale": training.advantage_scale,
+        "advantage_baseline": training.advantage_baseline,
         "tie_break_alpha": training.tie_break_alpha,
         "tie_tolerance": training.tie_tolerance,
         "advantage_clip": training.advantage_clip,
@@ -152,6 +153,7 @@ def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: dict[s
         for name in (
             "advantage_estimator",
             "advantage_scale",
+            "advantage_baseline",
             "tie_break_alpha",
             "tie_tolerance",
             "primary",

@@ -6,19 +6,29 @@ Study of the advantage: every estimator at every group size, on the simulated ex
 
 Each training is a process of its own on one core and leaves one JSON file, so that a study can be stopped and
 started again. All trainings of a seed start from the same policy and, at one group size, meet the same problems.
+Intervals are 95 % (Student) over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "grpo": {"advantage_estimator": "grpo"},
@@ -31,6 +41,13 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "alpha0": {"advantage_estimator": "wa_grpo", "tie_break_alpha": 0.0},
 }
 STEPS, EVALUATE_EVERY, BATCH, HELD_OUT = 50, 10, 48, 120
+EQUAL_ACCURACY = 0.7
+"""Held-out accuracy at which the calls that training took are compared."""
+BOUND_CALLS = 8_000
+BOUNDS = ("best fixed", "best fixed per domain")
+SUBJECTS = ("wa_grpo", "shrunk")
+STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % quantiles of Student's distribution, by degrees of freedom from 1."""
 
 
 def train(name: str, size: int, seed: int, out: Path) -> None:
@@ -110,6 +127,54 @@ def train(name: str, size: int, seed: int, out: Path) -> None:
     scratch.replace(folder / "result.json")
 
 
+def bounds(seed: int, out: Path) -> None:
+    """
+    What fixed workflows reach: the best for all problems, and the best of each domain, found among the usual forms by
+    successive halving on training problems and measured on the held-out ones.
+    """
+    from aflow_trl.dsl import analyze, format, forms
+    from aflow_trl.recipe import load_recipe
+    from aflow_trl.rewards import Rollouts
+    from aflow_trl.tasks.session import close_clients, connect, load_problems
+    from aflow_trl.warmstart import Contest, Group, Job, Run, successive_halving
+
+    flags = ["--seed", str(seed), "--num_eval_problems", str(HELD_OUT), "--output_dir", str(out / "bounds")]
+    eval_rows, train_rows = load_problems(load_recipe(["quickstart.yaml", *flags]))
+    engine, _ = connect(load_recipe(["quickstart.yaml", *flags]))
+    rollouts = Rollouts(engine, seed=seed)
+    candidates = {format(one): analyze(one).worst_case_calls for one in forms()}
+    domains = sorted({row.domain for row in train_rows})
+    rows = {Group(domain): [row for row in train_rows if row.domain == domain] for domain in domains}
+    rows[Group("all")] = train_rows
+    contests = [Contest(group, len(own), candidates, BOUND_CALLS, 1, seed) for group, own in rows.items()]
+
+    async def run(texts: Sequence[str], problems: Sequence[Any], salt: str) -> list[Any]:
+        columns = [row.columns() for row in problems]
+        return await rollouts.execute(texts, columns, salt=salt, phase="bounds", step=0)
+
+    async def measure(jobs: Sequence[Job]) -> list[Run]:
+        done = await run([job.workflow for job in jobs], [rows[job.group][job.row] for job in jobs], f"{seed} search")
+        return [Run(one.correctness, one.trace.model_calls, one.trace.paid_calls) for one in done]
+
+    async def work() -> dict[str, Any]:
+        await successive_halving(contests, measure)
+        best = {contest.group.domain: contest.best[0].workflow for contest in contests}
+        found: dict[str, Any] = {"workflows": best}
+        for name, texts in (
+            ("best fixed", [best["all"]] * len(eval_rows)),
+            ("best fixed per domain", [best[row.domain] for row in eval_rows]),
+        ):
+            done = await run(texts, eval_rows, f"{seed} evaluation")
+            found[name] = statistics.fmean(one.correct for one in done)
+            found[f"{name}, calls"] = statistics.fmean(one.trace.model_calls for one in done)
+        await close_clients(engine)
+        return found
+
+    result = asyncio.run(work())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"bounds-seed{seed}.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
 def run_missing(cells: Sequence[tuple[str, int, int]], out: Path, workers: int) -> None:
     """Train what has no result yet, `workers` at a time."""
 
@@ -127,6 +192,160 @@ def run_missing(cells: Sequence[tuple[str, int, int]], out: Path, workers: int) 
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, cells))
+    for seed in sorted({seed for *_, seed in cells}):
+        if not (out / f"bounds-seed{seed}.json").is_file():
+            bounds(seed, out)
+
+
+def area(curve: Sequence[Mapping[str, Any]]) -> float:
+    """Mean held-out accuracy over training, by the trapezoid rule."""
+    points = [(point["step"], point["accuracy"]) for point in curve]
+    pairs = list(itertools.pairwise(points))
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / (points[-1][0] - points[0][0])
+
+
+def collapses(result: Mapping[str, Any]) -> bool:
+    """Whether valid share or accuracy fell to half of its best, as means over five training batches or held out."""
+    for batch, held_out in (("workflows/valid", "valid"), ("accuracy/all", "accuracy")):
+        values = [entry[batch] for entry in result["logs"] if batch in entry]
+        means = [statistics.fmean(values[start : start + 5]) for start in range(len(values) - 4)]
+        for series in (means, [point[held_out] for point in result["curve"]]):
+            if any(value < max(series[: place + 1]) / 2 for place, value in enumerate(series)):
+                return True
+    return False
+
+
+def calls_until(curve: Sequence[Mapping[str, Any]], accuracy: float) -> float | None:
+    """Model calls of training until a held-out accuracy is reached, interpolated; `None` if it is not."""
+    for before, after in itertools.pairwise(curve):
+        if after["accuracy"] >= accuracy:
+            share = (accuracy - before["accuracy"]) / max(1e-9, after["accuracy"] - before["accuracy"])
+            spent = before["training_calls"] + share * (after["training_calls"] - before["training_calls"])
+            return float(max(spent, before["training_calls"]))
+    return None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.inf
+    return mean, STUDENT_95[min(len(values) - 1, len(STUDENT_95)) - 1] * statistics.stdev(values) / math.sqrt(
+        len(values)
+    )
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Mean ± interval."""
+    mean, half = interval(values)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if math.isfinite(half) else f"{mean:.{digits}f}"
+
+
+def row_of(results: Sequence[Mapping[str, Any]]) -> str:
+    """Cells of one estimator at one group size."""
+    last = [result["curve"][-1] for result in results]
+    distinct = [statistics.fmean(len(own) for own in point["workflows"].values()) for point in last]
+    until = [calls_until(result["curve"], EQUAL_ACCURACY) for result in results]
+    known = [value for value in until if value is not None]
+    groups = {
+        kind: statistics.fmean(
+            entry[f"groups/{kind}"] / entry["groups/total"] for result in results for entry in result["logs"]
+        )
+        for kind in ("decisive", "tie_broken", "dead")
+    }
+    cells = [
+        shown([area(result["curve"]) for result in results]),
+        shown([point["accuracy"] for point in last]),
+        f"{statistics.fmean(point['calls'] for point in last):.1f}",
+        f"{statistics.fmean(known):,.0f} ({len(known)}/{len(until)})" if known else f"– (0/{len(until)})",
+        f"{min(point['valid'] for result in results for point in result['curve']):.2f}",
+        " / ".join(f"{share:.2f}" for share in groups.values()),
+        f"{sum(map(collapses, results))}/{len(results)}",
+        f"{statistics.fmean(distinct):.0f}",
+    ]
+    return " | ".join(cells)
+
+
+def report(out: Path) -> None:
+    """`study.md` and `study.png` of all results there are."""
+    cells: dict[tuple[int, str], dict[int, Any]] = {}
+    for path in sorted(out.glob("*/result.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        cells.setdefault((result["k"], result["estimator"]), {})[result["seed"]] = result
+    sizes = sorted({size for size, _ in cells})
+    names = [name for name in ESTIMATORS if any((size, name) in cells for size in sizes)]
+    known = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("bounds-seed*.json"))]
+    limits = {name: statistics.fmean(one[name] for one in known) for name in BOUNDS} if known else {}
+    first = [result["curve"][0]["accuracy"] for own in cells.values() for result in own.values()]
+    limits["untrained"] = statistics.fmean(first)
+    lines = [
+        f"Held-out accuracy of {HELD_OUT} problems; {STEPS} steps of {BATCH} completions.",
+        "",
+        *(f"- {name}: {value:.3f}" for name, value in limits.items()),
+        "",
+        "| K | estimator | area under the curve | final accuracy | calls a problem | training calls to "
+        f"{EQUAL_ACCURACY} (reached) | least valid share | groups decisive / tie-broken / dead | collapses | "
+        "distinct workflows a domain |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in sizes:
+        for name in names:
+            if (size, name) in cells:
+                lines.append(f"| {size} | {name} | {row_of(list(cells[size, name].values()))} |")
+    for subject in SUBJECTS:
+        lines += ["", f"`{subject}` minus the others, area under the curve, the same seeds:", ""]
+        lines += ["| K | " + " | ".join(name for name in names if name != subject) + " |", "|---" * len(names) + "|"]
+        for size in sizes:
+            if (size, subject) not in cells:
+                continue
+            ours = cells[size, subject]
+            row = []
+            for name in names:
+                if name == subject:
+                    continue
+                theirs = cells.get((size, name), {})
+                both = sorted(ours.keys() & theirs.keys())
+                gaps = [area(ours[seed]["curve"]) - area(theirs[seed]["curve"]) for seed in both]
+                row.append(shown(gaps) if gaps else "")
+            lines.append(f"| {size} | " + " | ".join(row) + " |")
+    (out / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plot(cells, sizes, names, limits, out / "study.png")
+    print("\n".join(lines))
+
+
+def plot(
+    cells: Mapping[tuple[int, str], Mapping[int, Any]],
+    sizes: Sequence[int],
+    names: Sequence[str],
+    limits: Mapping[str, float],
+    path: Path,
+) -> None:
+    """Held-out accuracy by step at every group size: mean over seeds, band from the lowest to the highest."""
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4 * len(sizes), 4.2), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab10")
+    for axis, size in zip(axes if len(sizes) > 1 else [axes], sizes, strict=True):
+        for index, name in enumerate(names):
+            curves = [[point["accuracy"] for point in own["curve"]] for own in cells.get((size, name), {}).values()]
+            if not curves:
+                continue
+            steps = [point["step"] for point in next(iter(cells[size, name].values()))["curve"]]
+            columns = list(zip(*curves, strict=True))
+            axis.plot(steps, [statistics.fmean(own) for own in columns], color=colours(index), label=name, linewidth=2)
+            axis.fill_between(
+                steps, [min(own) for own in columns], [max(own) for own in columns], color=colours(index), alpha=0.12
+            )
+        for name, style in zip(BOUNDS, ("--", "-."), strict=True):
+            if name in limits:
+                axis.axhline(limits[name], color="#777777", linestyle=style, linewidth=1, label=name)
+        axis.set(title=f"K = {size}", xlabel="optimiser step", ylim=(0.3, 1.0))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    first = axes[0] if len(sizes) > 1 else axes
+    first.set_ylabel("held-out accuracy")
+    handles, labels = first.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -147,6 +366,7 @@ def main() -> None:
     cells = [(name, size, seed) for seed in args.seeds for size in args.sizes for name in args.estimators]
     if not args.report:
         run_missing(cells, args.out, args.workers)
+    report(args.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,3 +181,25 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_equal(uninterrupted: Path
     summary = json.loads((folder / "summary.json").read_text())
     paid = sum(read_rollout(row).trace.paid_calls for row in read_rows(folder / "traces.jsonl.gz"))
     assert summary["model_calls"] == paid > json.loads((uninterrupted / "summary.json").read_text())["model_calls"]
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_equal_in_the_middle_of_a_generation(tmp_path: Path) -> None:
+    def launch(folder: Path, *flags: str) -> None:
+        arguments = [*command(folder, *flags)[2:], "--save_steps", "3", "--max_steps", "5"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+        config = str(ROOT / "accelerate_configs" / "cpu_2.yaml")
+        done = subprocess.run(
+            [*launcher, "--config_file", config, "-m", *arguments], capture_output=True, text=True, timeout=250
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    launch(tmp_path / "whole")
+    (tmp_path / "cut").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "cut" / "checkpoint-3")
+    assert state_path(tmp_path / "cut" / "checkpoint-3", 1).is_file()
+    launch(tmp_path / "cut", "--resume")
+    expected, found = adapter(tmp_path / "whole"), adapter(tmp_path / "cut")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    start = adapter(tmp_path / "cut" / "checkpoint-3")
+    assert not all(torch.equal(start[name], found[name]) for name in start)

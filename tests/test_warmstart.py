@@ -91,7 +91,10 @@ def test_what_the_infrastructure_lost_counts_for_nobody() -> None:
     class Flaky(Bandit):
         async def measure(self, jobs: Sequence[Job]) -> list[Run]:
             runs = await super().measure(jobs)
-            return [Run(None, 0, 1) if job.workflow == "good" and job.row % 2 else run for job, run in zip(jobs, runs, strict=True)]
+            return [
+                Run(None, 0, 1) if job.workflow == "good" and job.row % 2 else run
+                for job, run in zip(jobs, runs, strict=True)
+            ]
 
     contest = search(Flaky({"good": 1.0, "bad": 0.6}, {"good": 1, "bad": 1}), budget=400, winners=2)
     assert contest.best[0].workflow == "good" and contest.best[0].accuracy == 1.0
@@ -116,7 +119,9 @@ def test_forms_are_valid_distinct_and_within_the_limits() -> None:
 def test_groups_are_domains_split_by_difficulty_where_there_is_enough_of_both() -> None:
     rows = load_rows("synthetic", split="train", count=300, seed=0)
     groups = group_rows(rows, 3)
-    assert {str(group) for group in groups} == {f"{d} {level}" for d in ("math", "code", "qa") for level in ("easy", "hard")}
+    assert {str(group) for group in groups} == {
+        f"{d} {level}" for d in ("math", "code", "qa") for level in ("easy", "hard")
+    }
     assert sum(map(len, groups.values())) == 300
     assert all((row.difficulty >= 3) == (group.level == "hard") for group, own in groups.items() for row in own)
     assert set(group_rows(rows, None)) == {Group("math"), Group("code"), Group("qa")}

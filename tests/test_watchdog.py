@@ -174,6 +174,24 @@ def test_batches_whose_shares_fall_are_a_collapse(tiny_model: Path, tmp_path: Pa
     assert guard.reason is not None and "valid fell to" in guard.reason and trainer.state.global_step <= 8
 
 
+def test_steps_without_a_gradient_are_no_measure_for_those_after(tiny_model: Path, tmp_path: Path) -> None:
+    def reward(completions: list[Any], trainer_state: Any, **_: Any) -> list[float]:
+        told = trainer_state.global_step >= 12
+        return [float(index % 2) if told else 0.0 for index in range(len(completions))]
+
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", steps=(), max_steps=14, reward_funcs=[reward])
+    trainer.train()
+    assert guard.reason is None and trainer.gradient_norm > 0
+
+
+def test_a_gradient_far_beyond_the_usual_is_a_collapse(tiny_model: Path, tmp_path: Path) -> None:
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", steps=(), max_steps=14, max_grad_norm=1e-3)
+    original = trainer._compute_loss
+    trainer._compute_loss = lambda *a, **k: original(*a, **k) * (1e6 if trainer.state.global_step == 12 else 1.0)
+    trainer.train()
+    assert guard.reason is not None and "step 13: the gradient norm is" in guard.reason
+
+
 def test_rollback_is_the_same_after_a_resume(tiny_model: Path, tmp_path: Path) -> None:
     """Resumed between the last good step and the destructive one, the guard goes back to the same state."""
     options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 7}

@@ -170,14 +170,14 @@ def _variance_ratio(groups: Tensor, tasks: Tensor) -> Tensor:
     mean = torch.nanmean(groups, dim=1)
     within = torch.nansum((groups - mean.unsqueeze(1)) ** 2)
     freedom = (count - 1).clamp(min=0).sum()
-    between, groups_beyond = torch.zeros((), dtype=torch.double), 0
+    between, groups_beyond = groups.new_zeros(()), 0
     for task in tasks.unique():
         means = mean[(tasks == task) & usable]
         if len(means) > 1:
             between = between + ((means - means.mean()) ** 2).sum()
             groups_beyond += len(means) - 1
     if groups_beyond == 0 or freedom == 0:
-        return torch.zeros((), dtype=torch.double)
+        return groups.new_zeros(())
     inside = within / freedom
     across = between / groups_beyond - inside / count[usable].double().mean()
     return (inside / across.clamp(min=inside / MAX_KAPPA)).nan_to_num(nan=0.0)

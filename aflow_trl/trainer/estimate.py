@@ -63,6 +63,10 @@ def estimate_advantages(
         total[torch.isnan(rewards).all(dim=1)] = torch.nan
         classic = _classic_features(features, workflows, settings.num_generations, rewards)
         return clip(wa_grpo_classic(total, classic, settings.num_generations, seed=seed), settings.advantage_clip)
+    tasks = features.get("task")
+    if tasks is None and settings.advantage_baseline == "shrunk":
+        # Rewards that know no tasks: all prompts are of one.
+        tasks = torch.zeros_like(rewards[:, 0])
     others = [index for index in range(rewards.shape[1]) if index != settings.primary]
     share = weights[others] / weights[others].sum().clamp(min=torch.finfo(weights.dtype).tiny)
     advantages = wa_grpo(
@@ -74,7 +78,7 @@ def estimate_advantages(
         alpha=settings.tie_break_alpha,
         tol=settings.tie_tolerance,
         progress=features.get("progress"),
-        tasks=features.get("task"),
+        tasks=tasks,
     )
     return clip(advantages, settings.advantage_clip)
 

@@ -27,6 +27,7 @@ MAX_KL = 2.0
 GRADIENT_FACTOR = 100.0
 """Times the median of the earlier gradient norms."""
 GRADIENT_STEPS = 50
+MIN_GRADIENT_STEPS = 10
 KL_COMPLETIONS = 8
 """Completions of the last good policy whose probability is looked at in every step, a process."""
 LR_FACTOR = 0.5
@@ -159,9 +160,12 @@ class CollapseGuard(TrainerCallback):
         self._log("watch/kl", kl)
         if not kl <= MAX_KL:
             return f"the policy is {kl:.2f} nats a token from the last good one (most: {MAX_KL:g})"
-        median = statistics.median(self._gradients) if len(self._gradients) >= WINDOW_STEPS else math.inf
+        known = len(self._gradients) >= MIN_GRADIENT_STEPS
+        median = statistics.median(self._gradients) if known else math.inf
         norm = self.trainer.gradient_norm
-        if math.isfinite(norm):  # what is not is dropped before it reaches the parameters, see NumericalGuard
+        # What is not finite is dropped before it reaches the parameters (NumericalGuard); without a gradient there was
+        # nothing to learn, which is no measure for the steps after it.
+        if math.isfinite(norm) and norm > 0:
             if norm > GRADIENT_FACTOR * median:
                 return f"the gradient norm is {norm:.3g}, the median of the steps before {median:.3g}"
             self._gradients.append(norm)
