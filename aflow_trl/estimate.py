@@ -71,6 +71,9 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
         _phase("evaluation", len(eval_rows) * (2 + fixed), eval_rows, 1, recipe, reply_tokens),
         _phase("training", round(steps * generated), train_rows, training.num_generations, recipe, reply_tokens),
     ]
+    if args.collapse_guard != "off":
+        probes = args.probe_problems * (1 + int(steps) // args.probe_steps)
+        phases.append(_phase("probes", probes, train_rows, 1, recipe, reply_tokens))
     if (settings := args.warm_start_settings) is not None:
         phases.insert(0, _search_phase(settings.max_calls, train_rows, recipe, reply_tokens))
         # The winner of every place is run on the held-out problems, and so is the policy once more.

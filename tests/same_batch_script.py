@@ -95,7 +95,8 @@ def main(model: str, output: Path, estimator: str) -> None:
     if trainer.accelerator.is_main_process:
         parameters = torch.cat([own.detach().flatten() for own in trainer.model.parameters()])
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
-        torch.save({"advantages": advantages, "logs": logs, "parameters": parameters}, output / "result.pt")
+        facts = {"processes": trainer.accelerator.num_processes, "logs": logs}
+        torch.save(facts | {"advantages": advantages, "parameters": parameters}, output / "result.pt")
 
 
 if __name__ == "__main__":

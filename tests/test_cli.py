@@ -63,7 +63,8 @@ def test_estimate_tells_calls_and_usd_before_anything_is_spent() -> None:
         "--executor_max_tokens",
         "500",
     )
-    result = cli("estimate", "quickstart.yaml", "--max_steps", "10", "--num_eval_problems", "30", *prices)
+    plain = ("--max_steps", "10", "--num_eval_problems", "30", "--warm_start", "false", "--collapse_guard", "off")
+    result = cli("estimate", "quickstart.yaml", *plain, *prices)
     assert result.returncode == 0, result.stderr
     rows = {
         cells[0]: cells[1:] for line in result.stdout.splitlines() if len(cells := re.findall(r"[\w.,]+", line)) == 8
@@ -77,6 +78,21 @@ def test_estimate_tells_calls_and_usd_before_anything_is_spent() -> None:
         assert 0 < low <= expected < worst and 0 < low_usd <= expected_usd < worst_usd
     assert training[3] == 640 * 40 and training[6] > training[3] * 500 * 2 / 1e6
     assert whole[2] == pytest.approx(evaluation[2] + training[2], abs=2)
+
+
+def test_estimate_counts_the_search_and_the_probes() -> None:
+    search = '{"max_calls": 5000, "winners": 2}'
+    flags = ("--max_steps", "20", "--num_eval_problems", "30", "--probe_problems", "8", "--warm_start", search)
+    result = cli("estimate", "quickstart.yaml", *flags)
+    assert result.returncode == 0, result.stderr
+    rows = {
+        name: int(cells[0].replace(",", ""))
+        for line in result.stdout.splitlines()
+        if len(cells := re.findall(r"[\d.,]+", line)) >= 4 and (name := re.match(r"\W*([a-z ]+?)\s{2}", line))
+        for name in [name.group(1)]
+    }
+    assert rows["evaluation"] == 30 * (2 + 8 + 1 + 2) and rows["probes"] == 8 * 3
+    assert "5,000" in result.stdout and "warm start" in result.stdout
 
 
 def test_estimate_says_that_a_price_is_unknown() -> None:
@@ -286,11 +302,11 @@ def test_run_stops_with_a_checkpoint_when_the_key_is_revoked_and_goes_on_from_it
     result = run("aflow_trl.train", recipe)
     assert result.returncode == 3, result.stderr[-2000:]
     (adapter,) = (tmp_path / "run").glob("checkpoint-*/adapter_model.safetensors")
-    assert "key revoked" in result.stdout and f"--resume_from_checkpoint {adapter.parent}" in result.stdout
+    assert "key revoked" in result.stdout and f"saved in {adapter.parent}" in result.stdout
     done = int(adapter.parent.name.split("-")[1])
     assert done < 8
     revoked.clear()
-    resumed = run("aflow_trl.train", recipe, "--resume_from_checkpoint", str(adapter.parent))
+    resumed = run("aflow_trl.train", recipe, "--resume")
     loop.call_soon_threadsafe(loop.stop)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     steps = re.findall(r"^step +(\d+)/8", resumed.stdout, re.MULTILINE)

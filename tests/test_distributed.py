@@ -76,6 +76,7 @@ def test_two_processes_learn_what_one_does_on_the_same_batch(estimator: str, tin
         )
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(torch.load(folder / "result.pt"))
+        assert results[-1]["processes"] == (2 if config == "cpu_2" else 1)
     one, two = results
     assert one["advantages"] == two["advantages"] and any(any(step) for step in one["advantages"])
     for ours, theirs in zip(one["logs"], two["logs"], strict=True):

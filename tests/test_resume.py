@@ -131,6 +131,7 @@ def command(folder: Path, *flags: str) -> list[str]:
         "num_train_problems": 12,
         "num_eval_problems": 3,
         "baseline_workflows": [],
+        "use_cpu": True,
         "temperature_initial": 1.0,
         "temperature_warmup_steps": 8,
         "save_strategy": "steps",

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.errors import FatalEndpointError
 from aflow_trl.trainer import CollapseGuard, Probe, Share, sample_policy
 from aflow_trl.trainer.watchdog import LR_FACTOR, MAX_ROLLBACKS
 from test_trainer import PROMPTS, build, parameters
@@ -172,6 +173,17 @@ def test_batches_whose_shares_fall_are_a_collapse(tiny_model: Path, tmp_path: Pa
     )
     trainer.train()
     assert guard.reason is not None and "valid fell to" in guard.reason and trainer.state.global_step <= 8
+
+
+def test_a_lost_executor_is_left_to_the_callback_that_saves(tiny_model: Path, tmp_path: Path) -> None:
+    def shares(step: int) -> dict[str, Share]:
+        if step == 2:
+            raise FatalEndpointError("key revoked")
+        return {"valid": Share(1.0, 50)}
+
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "rollback", steps=(), shares=shares)
+    trainer.train()
+    assert trainer.state.global_step == 6 and guard.reason is None and guard.rollbacks == 0
 
 
 def test_steps_without_a_gradient_are_no_measure_for_those_after(tiny_model: Path, tmp_path: Path) -> None:

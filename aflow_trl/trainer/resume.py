@@ -37,7 +37,9 @@ def load_state(checkpoint: Path, process_index: int, device: torch.device) -> di
     path = state_path(checkpoint, process_index)
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    # "cpu:0", as a process of several has it, is no place that torch can load to.
+    place = "cpu" if device.type == "cpu" else device
+    state: dict[str, Any] = torch.load(path, map_location=place, weights_only=True)
     return state
 
 

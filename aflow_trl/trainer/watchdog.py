@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..errors import FatalEndpointError
 from .evaluation import wilson_interval
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
@@ -127,12 +128,12 @@ class CollapseGuard(TrainerCallback):
         }
         self._gradients.extend(state["gradients"])
 
-    def on_train_begin(
+    def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The policy that training starts from is good until one is better; a resumed run brings its own."""
-        if state.global_step == 0:
-            self._keep(self.probe(), 0)
+        if not self._good:
+            self._keep(self.probe(), state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -141,7 +142,11 @@ class CollapseGuard(TrainerCallback):
         step = state.global_step
         complaint = self._look()
         if complaint is None and step % self.probe_steps == 0:
-            probe = self.probe()
+            try:
+                probe = self.probe()
+            except FatalEndpointError:
+                # The executor is lost: StopRun ends the run with a checkpoint after this very step.
+                return control
             shares = {f"probe {name}": share for name, share in probe.shares.items()}
             complaint = self._compare(shares)
             for name, share in probe.shares.items():

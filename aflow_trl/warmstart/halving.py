@@ -16,7 +16,7 @@ from .types import Arm, Group
 
 CHUNK_ROWS = 4
 """Problems between two looks at the budget."""
-WEIGHT_SCALE = 0.05
+WEIGHT_SCALE = 0.02
 """Difference in accuracy over which the weight of a winner falls by e."""
 
 

@@ -26,9 +26,9 @@ class WarmStartSettings:
             Workflows of each group that the policy is taught.
         by_difficulty (`bool`, *optional*, defaults to `True`):
             Whether hard problems (`hard_from`) of a domain are a group of their own, where rows have a difficulty.
-        sft_steps (`int`, *optional*, defaults to `60`):
+        sft_steps (`int`, *optional*, defaults to `100`):
             Optimiser steps of the fine-tuning.
-        sft_batch_size (`int`, *optional*, defaults to `16`):
+        sft_batch_size (`int`, *optional*, defaults to `8`):
             Examples a step and process.
         sft_learning_rate (`float`, *optional*, defaults to `1e-4`):
             Its learning rate.
@@ -41,8 +41,8 @@ class WarmStartSettings:
     max_calls: int = 30_000
     winners: int = 3
     by_difficulty: bool = True
-    sft_steps: int = 60
-    sft_batch_size: int = 16
+    sft_steps: int = 100
+    sft_batch_size: int = 8
     sft_learning_rate: float = 1e-4
 
     def __post_init__(self) -> None:
