@@ -35,9 +35,10 @@ class WorkflowGRPOConfig(GRPOConfig):
         advantage_scale (`str`, *optional*, defaults to `"batch"`):
             What `"wa_grpo"` divides differences of the primary reward by: `"none"`, or the standard deviation over the
             `"batch"`, the `"group"` or all groups of one `"task"` in the batch (of one domain).
-        advantage_baseline (`str`, *optional*, defaults to `"group"`):
+        advantage_baseline (`str`, *optional*, defaults to `"shrunk"`):
             What `"wa_grpo"` compares primary rewards with: the mean of the `"group"`, or that mean `"shrunk"` towards
-            the mean of the other groups of the same task (domain) in the batch.
+            the mean of the other groups of the same task (domain) in the batch, which has less noise where groups are
+            small. Rewards that log no column `task` are all of one.
         tie_break_alpha (`float`, *optional*, defaults to `0.1`):
             Largest advantage a tie-break may give. 0 turns it off.
         tie_tolerance (`float`, *optional*, defaults to `1e-4`):
@@ -89,7 +90,7 @@ class WorkflowGRPOConfig(GRPOConfig):
         metadata={"help": f"What wa_grpo divides differences of the primary reward by: {', '.join(SCALES)}."},
     )
     advantage_baseline: str = field(
-        default="group",
+        default="shrunk",
         metadata={"help": f"What wa_grpo compares primary rewards with: {', '.join(BASELINES)}."},
     )
     tie_break_alpha: float = field(
