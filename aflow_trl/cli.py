@@ -287,7 +287,7 @@ def _estimate(options: argparse.Namespace) -> None:
         calls = (phase.completions, phase.low_calls, phase.expected_calls, phase.worst_calls)
         shown = ("unknown" if value is None else f"{value:,.2f}" for value in usd)
         table.add_row(phase.name, *(f"{value:,.0f}" for value in calls), *shown)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(Console().width, 100))
     console.print(table)
     console.print(
         f"Expected: workflows of the grammar and the baselines, replies of {options.reply_tokens} tokens; low: with "

@@ -68,6 +68,11 @@ def train(name: str, size: int, seed: int, out: Path) -> None:
         "per_device_train_batch_size": BATCH,
         "num_eval_problems": HELD_OUT,
         "logging_steps": 1,
+        # RL alone, from the untrained policy.
+        "warm_start": "false",
+        "collapse_guard": "off",
+        "learning_rate": 2e-3,
+        "warmup_steps": 5,
         "output_dir": folder,
     }
     recipe = load_recipe(

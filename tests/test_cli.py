@@ -85,12 +85,8 @@ def test_estimate_counts_the_search_and_the_probes() -> None:
     flags = ("--max_steps", "20", "--num_eval_problems", "30", "--probe_problems", "8", "--warm_start", search)
     result = cli("estimate", "quickstart.yaml", *flags)
     assert result.returncode == 0, result.stderr
-    rows = {
-        name: int(cells[0].replace(",", ""))
-        for line in result.stdout.splitlines()
-        if len(cells := re.findall(r"[\d.,]+", line)) >= 4 and (name := re.match(r"\W*([a-z ]+?)\s{2}", line))
-        for name in [name.group(1)]
-    }
+    found = re.findall(r"^│ ([a-z ]+?) +│ +([\d,]+)", result.stdout, re.MULTILINE)
+    rows = {name: int(number.replace(",", "")) for name, number in found}
     assert rows["evaluation"] == 30 * (2 + 8 + 1 + 2) and rows["probes"] == 8 * 3
     assert "5,000" in result.stdout and "warm start" in result.stdout
 
@@ -214,6 +210,7 @@ SHORT = {
     "num_train_problems": 60,
     "baseline_workflows": ["Programmer"],
     "logging_steps": 1,
+    "warm_start": None,
 }
 
 

@@ -98,6 +98,7 @@ def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
         "num_eval_problems": 15,
         "num_train_problems": 60,
         "baseline_workflows": [],
+        "warm_start": None,
         "use_cpu": True,
         "call_cache": str(tmp_path / "calls.sqlite"),
     }

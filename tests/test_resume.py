@@ -131,6 +131,8 @@ def command(folder: Path, *flags: str) -> list[str]:
         "num_train_problems": 12,
         "num_eval_problems": 3,
         "baseline_workflows": [],
+        "warm_start": None,
+        "learning_rate": 2.0e-3,
         "use_cpu": True,
         "temperature_initial": 1.0,
         "temperature_warmup_steps": 8,
