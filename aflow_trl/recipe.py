@@ -29,8 +29,6 @@ from .warmstart import WarmStartSettings
 
 TINY_POLICY = "tiny"
 """Value of `model_name_or_path` for the policy that is built on the spot."""
-
-
 TASKS = ("compose", "improve", "reason")
 
 
@@ -357,7 +355,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     set_verbosity_error()
     try:
         workflow, executor, training, model = parser.parse_args_and_config([*config, *flags])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:  # the last: DeepSpeed is asked for and not installed
         raise RecipeError(f"{path or 'flags'}: {error}") from None
     recipe = Recipe(workflow, executor, training, model, source)
     check_recipe(recipe)
@@ -378,6 +376,17 @@ def check_recipe(recipe: Recipe) -> None:
             parse(text, vocabulary=words)
         except DSLError as error:
             raise RecipeError(f"baseline_workflows: {error}") from None
+    if _is_sharded(training):
+        if workflow.collapse_guard == "rollback":
+            raise RecipeError(
+                "collapse_guard: rollback keeps whole parameters, which FSDP and DeepSpeed shard. Use collapse_guard: "
+                "stop, or DDP."
+            )
+        if workflow.warm_start_settings is not None:
+            raise RecipeError(
+                "warm_start samples from and teaches a whole model, which FSDP and DeepSpeed shard. Use DDP, or start "
+                "this run from a model that was taught on one GPU."
+            )
     if workflow.constrained_depth is not None:
         if not 1 <= workflow.constrained_depth <= MAX_REGEX_DEPTH:
             raise RecipeError(
@@ -417,9 +426,19 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("simulated_latency_s is set, but executor_base_url is not 'simulated'. Remove one of them.")
 
 
+def _is_sharded(training: WorkflowGRPOConfig) -> bool:
+    """Whether parameters are sharded over processes, as the recipe or `accelerate launch` says."""
+    launched = any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    return launched or bool(training.deepspeed or training.fsdp)
+
+
 def _find_checkpoint(recipe: Recipe) -> None:
     training = recipe.training
     if recipe.workflow.resume:
+        if training.save_only_model:
+            raise RecipeError(
+                "resume needs the optimiser's state, which save_only_model leaves out. Remove one of them."
+            )
         if training.resume_from_checkpoint is not None:
             raise RecipeError("resume and resume_from_checkpoint are both given. Remove one of them.")
         found = last_checkpoint(Path(training.output_dir))

@@ -149,7 +149,8 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
 def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: dict[str, Any], step: int) -> Tensor:
     columns = batch_columns(rollouts)
     own: dict[str, Any] = {
-        name: settings.get(name)
+        # Before there was a choice, the baseline was the group's mean.
+        name: settings.get(name, "group" if name == "advantage_baseline" else None)
         for name in (
             "advantage_estimator",
             "advantage_scale",

@@ -66,7 +66,8 @@ async def test_a_run_that_is_resumed_counts_what_it_had_spent(endpoint: Scripted
     rollouts = Rollouts(endpoint.engine(), trace_path=tmp_path / "traces.jsonl.gz")
     await rollouts.execute(TEXTS, ROWS, salt="s", phase="train", step=0)
     training = SimpleNamespace(resume_from_checkpoint=None, output_dir=str(tmp_path), process_index=0)
-    recipe = cast(Recipe, SimpleNamespace(training=training))
+    workflow = SimpleNamespace(resume=False, warm_start_settings=None)
+    recipe = cast(Recipe, SimpleNamespace(training=training, workflow=workflow))
     assert spent_before(recipe) == 0.0
     training.resume_from_checkpoint = str(tmp_path / "checkpoint-1")
     assert spent_before(recipe) == pytest.approx(rollouts.engine.client.spending.usd) and spent_before(recipe) > 0

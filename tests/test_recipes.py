@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from aflow_trl.cli import ON_ANY_MACHINE
+from aflow_trl.errors import RecipeError
 from aflow_trl.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -41,3 +42,37 @@ def test_improve_has_eight_prompts_a_step_in_groups_of_four(steps: int) -> None:
     training = load_recipe([f"improve-{steps}.yaml", *ON_ANY_MACHINE]).training
     assert training.max_steps == steps and training.num_generations == 4
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8 * 4
+
+
+SHARDED = [("collapse_guard", "rollback"), ("warm_start", "true")]
+
+
+@pytest.mark.parametrize(("key", "value"), SHARDED, ids=[row[0] for row in SHARDED])
+def test_what_needs_whole_parameters_is_refused_where_they_are_sharded(
+    key: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    flags = {"warm_start": "false", "collapse_guard": "stop"} | {key: value}
+    with pytest.raises(RecipeError, match=key):
+        load_recipe(["quickstart.yaml", *(text for pair in flags.items() for text in (f"--{pair[0]}", pair[1]))])
+
+
+def test_resume_needs_whole_checkpoints() -> None:
+    with pytest.raises(RecipeError, match="save_only_model"):
+        load_recipe(["quickstart.yaml", "--resume", "--save_only_model", "true"])
+
+
+CONSTRAINED = [(["2"], "needs use_vllm"), (["4"], "Use 1 to 3")]
+
+
+@pytest.mark.parametrize(("value", "message"), CONSTRAINED)
+def test_constrained_decoding_is_checked_before_anything_starts(value: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(["quickstart.yaml", "--constrained_depth", *value])
+
+
+def test_a_guard_that_yaml_read_as_false_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model_name_or_path: tiny\ncollapse_guard: off\n")
+    with pytest.raises(RecipeError, match="in quotes"):
+        load_recipe([str(path)])

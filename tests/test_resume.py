@@ -22,8 +22,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.errors import RecipeError
 from aflow_trl.recipe import load_recipe
-from aflow_trl.rewards import read_rollout, read_rows
-from aflow_trl.trainer import last_checkpoint
+from aflow_trl.rewards import Rollouts, read_rollout, read_rows
+from aflow_trl.trainer import StopRun, last_checkpoint
 from aflow_trl.trainer.resume import state_path
 from test_trainer import build, parameters
 
@@ -88,19 +88,33 @@ def test_resume_with_other_groups_is_refused_by_name(tiny_model: Path, tmp_path:
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
-def checkpoint(folder: Path, step: int, state: str = "{}", part: bool = True) -> Path:
+def checkpoint(folder: Path, step: int, state: str = "{}") -> Path:
     own = folder / f"checkpoint-{step}"
     own.mkdir()
     (own / TRAINER_STATE_NAME).write_text(state)
-    if part:
-        state_path(own, 0).write_bytes(b"")
     return own
+
+
+def test_a_learning_rate_that_was_changed_is_the_one_that_is_used(tiny_model: Path, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    trainer(tiny_model, tmp_path, max_steps=2, learning_rate=1e-2, **options).train()
+    again = trainer(tiny_model, tmp_path, max_steps=4, learning_rate=1e-3, lr_scheduler_type="constant")
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    rates = [entry["learning_rate"] for entry in again.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
+
+
+def test_lost_steps_that_ended_a_run_do_not_end_it_again(tiny_model: Path, tmp_path: Path) -> None:
+    stop = StopRun(Rollouts(None), max_lost_steps=3)  # type: ignore[arg-type]
+    stop.load_state_dict({"lost_steps": 3})
+    assert stop.state_dict() == {"lost_steps": 0}
+    stop.load_state_dict({"lost_steps": 2})
+    assert stop.state_dict() == {"lost_steps": 2}
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path, 20)
     checkpoint(tmp_path, 100, state='{"global_step": 1')
-    checkpoint(tmp_path, 110, part=False)
     (tmp_path / "checkpoint-120").mkdir()
     assert last_checkpoint(tmp_path) == whole
     assert last_checkpoint(tmp_path / "none") is None

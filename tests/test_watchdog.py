@@ -175,6 +175,48 @@ def test_batches_whose_shares_fall_are_a_collapse(tiny_model: Path, tmp_path: Pa
     assert guard.reason is not None and "valid fell to" in guard.reason and trainer.state.global_step <= 8
 
 
+def test_after_a_rollback_vllm_gets_the_restored_weights(tiny_model: Path, tmp_path: Path) -> None:
+    trainer, guard, _ = guarded(
+        tiny_model, tmp_path, "rollback", steps=(), shares=lambda step: {"valid": Share(0.1 if step == 4 else 0.9, 50)}
+    )
+    trainer._last_loaded_step = 4  # as TRL leaves it when the probe has generated with vLLM
+    marks = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            marks.append(trainer._last_loaded_step)
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert guard.rollbacks == 1 and marks[3] == -1
+
+
+def test_a_checkpoint_of_a_run_that_only_stops_can_go_on_with_rollback(tiny_model: Path, tmp_path: Path) -> None:
+    first, _, _ = guarded(tiny_model, tmp_path, "stop", steps=(), max_steps=3, save_strategy="steps", save_steps=3)
+    first.train()
+    again, guard, seen = guarded(tiny_model, tmp_path, "rollback", steps=(4,), max_steps=6)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert guard.rollbacks == 1 and torch.isfinite(seen.seen[-1]).all() and again.state.global_step == 6
+
+
+def test_a_batch_that_is_trained_on_twice_counts_once(tiny_model: Path, tmp_path: Path) -> None:
+    def reward(completions: list[Any], log_metric: Any, trainer_state: Any, **_: Any) -> list[float]:
+        log_metric("workflows/valid", 0.0 if trainer_state.global_step == 12 else 0.9)
+        return [float(index % 2) for index in range(len(completions))]
+
+    options = {"num_iterations": 3, "max_steps": 18, "per_device_train_batch_size": 16, "reward_funcs": [reward]}
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", steps=(), **options)
+    trainer.train()
+    assert guard.reason is None and trainer.state.global_step == 18
+
+
+def test_empty_completions_are_no_reason_to_fail(tiny_model: Path, tmp_path: Path) -> None:
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "rollback", steps=(), max_steps=4)
+    guard.probe = lambda: Probe(PROBE, [""] * len(PROBE), {})
+    trainer.train()
+    assert trainer.state.global_step == 4 and guard.rollbacks == 0
+
+
 def test_a_lost_executor_is_left_to_the_callback_that_saves(tiny_model: Path, tmp_path: Path) -> None:
     def shares(step: int) -> dict[str, Share]:
         if step == 2:

@@ -169,6 +169,7 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
             size = 150 if marker == "*" else 45
             axis.scatter(own["calls"], own["accuracy"], marker=marker, s=size, color=colour, zorder=3, label=name)
         axis.set(title=domain if domain != ALL else "all problems", xlabel="model calls a problem")
+        axis.margins(x=0.12)
         axis.set_xlim(left=0)
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)

@@ -14,8 +14,8 @@ from ..operators import Problem
 from ..scoring import LLMJudge, Score, quantize, score_answer
 from .ledger import Ledger
 from .metrics import batch_columns, batch_metrics
-from .tracefile import TraceFile, read_rows
-from .types import ScoredRollout, read_rollout
+from .tracefile import TraceFile
+from .types import ScoredRollout
 
 logger = logging.getLogger(__name__)
 
@@ -182,22 +182,15 @@ class Rollouts:
             weak_verdict=bool(row.get("weak_verdict")),
         )
 
-    def recall(self) -> None:
-        """
-        Count what earlier launches of the run did, from its traces: also the steps that a kill undid were paid for.
-        """
-        if self.trace_path is not None:
-            for row in read_rows(self.trace_path):
-                self._count([read_rollout(row)])
-
-    def _count(self, rollouts: Sequence[ScoredRollout]) -> None:
+    def count(self, rollouts: Sequence[ScoredRollout]) -> None:
+        """Add rollouts to the accounts: those just made, or those of an earlier launch."""
         self.ledger.record(rollouts)
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
 
     def _account(self, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
-        self._count(rollouts)
+        self.count(rollouts)
         if self.trace_path is not None:
             place = {"phase": phase, "step": step, "batch": self.batches}
             TraceFile(self.trace_path).append([place | rollout.to_json() for rollout in rollouts])

@@ -87,11 +87,12 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     say(f"held-out evaluation on {len(eval_rows)} problems")
     untrained = evaluator.policy("untrained")
     fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
-    warm = None
+    warm, chosen = None, {}
     if start is not None:
         trainer.load_policy(start.model)
         say("held-out evaluation of the policy after the warm start")
         warm = evaluator.policy("warm start")
+        chosen = {name: evaluator.run(own, name) for name, own in winners_for(recipe, start, eval_rows).items()}
     if trainer.is_world_process_zero():
         write_json(Path(recipe.training.output_dir) / SETTINGS_FILE, settings_of(recipe))
     trainer.record_rewards = True
@@ -104,19 +105,15 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
         raise RunStoppedError(
             f"{error}. The trained adapter is in {recipe.training.output_dir}; only its evaluation is missing."
         ) from None
-    stages, others = {"untrained": untrained}, dict(fixed)
-    if start is not None and warm is not None:
-        stages["warm start"] = warm
-        others |= {name: evaluator.run(own, name) for name, own in winners_for(recipe, start, eval_rows).items()}
-    stages["trained"] = trained
+    stages = {"untrained": untrained, **({"warm start": warm} if warm is not None else {}), "trained": trained}
     close(engine, trainer)
 
     summary = summarize(recipe, rollouts, untrained, fixed, trained)
-    summary["learning"] = learning_report(stages, others)
+    summary["learning"] = learning_report(stages, fixed | chosen)
     if start is not None and warm is not None:
         summary["warm_start"] = start.facts
         summary["accuracy"]["warm_start"] = accuracy(warm).to_json()
-        summary["accuracy"]["best_per_group"] = accuracy(others[winner_name(0)]).to_json()
+        summary["accuracy"]["best_per_group"] = accuracy(chosen[winner_name(0)]).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["collapse"] = guard_facts(guard)
     summary["wall_s"] = time.monotonic() - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..operators import describe, vocabulary
 from ..recipe import TINY_POLICY, Recipe
 from ..replay import trace_name
 from ..report import write_json
-from ..rewards import Ledger, Rollouts, read_rollout, read_rows
+from ..rewards import Ledger, Rollouts, ScoredRollout, read_rollout, read_rows
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, in_process
@@ -38,6 +38,9 @@ from ..trainer import (
     sample_policy,
     share_of,
 )
+
+WARM_START = "warm start"
+"""Phase of the search of a warm start, in traces."""
 
 
 def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
@@ -105,15 +108,24 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
 
 def spent_before(recipe: Recipe) -> float | None:
     """
-    USD that this process had spent when a run that is resumed was ended, as its traces tell: a cap holds for the run,
-    not for a launch. `None` if a price is unknown.
+    USD that earlier launches of the run had spent in this process, as its traces tell: a cap holds for the run, not
+    for a launch. `None` if a price is unknown.
+    """
+    costs = [rollout.trace.paid_usd for rollout in earlier_rollouts(recipe)]
+    return None if None in costs else float(sum(cost for cost in costs if cost is not None))
+
+
+def earlier_rollouts(recipe: Recipe) -> Iterator[ScoredRollout]:
+    """
+    What this process did in earlier launches of the run: everything if it is resumed, the search of a warm start that
+    is taken over in any case. Steps that a kill undid were paid for, too.
     """
     training = recipe.training
-    if not training.resume_from_checkpoint:
-        return 0.0
-    path = Path(training.output_dir) / trace_name(training.process_index)
-    costs = [read_rollout(row).trace.paid_usd for row in read_rows(path)]
-    return None if None in costs else float(sum(cost for cost in costs if cost is not None))
+    resumed = bool(recipe.workflow.resume or training.resume_from_checkpoint)
+    searched = recipe.workflow.warm_start_settings is not None
+    for row in read_rows(Path(training.output_dir) / trace_name(training.process_index)):
+        if resumed or (searched and row["phase"] == WARM_START):
+            yield read_rollout(row)
 
 
 def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
@@ -128,8 +140,8 @@ def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
         judge_domains=args.judge_domains or (),
         trace_path=Path(training.output_dir) / trace_name(training.process_index),
     )
-    if training.resume_from_checkpoint:
-        rollouts.recall()
+    for rollout in earlier_rollouts(recipe):
+        rollouts.count([rollout])
     return rollouts
 
 

@@ -23,13 +23,14 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from ..data import Row, policy_messages, split_digest
 from ..dsl import CLOSING_TAG, analyze, extract, format, forms, parse, sample
-from ..errors import RecipeError
+from ..errors import RecipeError, RunStoppedError
 from ..operators import vocabulary
 from ..recipe import Recipe
 from ..report import write_json
 from ..rewards import Rollouts
 from ..warmstart import Arm, Contest, Group, Job, Run, WarmStartSettings, successive_halving
 from .session import (
+    WARM_START,
     close_clients,
     connect,
     load_arguments,
@@ -42,6 +43,8 @@ from .session import (
 FOLDER = "warm_start"
 """In `output_dir`: `winners.json`, `search.jsonl` and what was trained."""
 SFT_EXAMPLES = 4_096
+TOKENIZER_OPTIONS = ("revision", "trust_remote_code")
+"""Options of the model that its tokenizer is loaded with, too."""
 MIN_LEVEL_ROWS = 20
 """A domain is split by difficulty where each part has at least so many problems."""
 
@@ -100,8 +103,14 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
     taught = folder / "policy"
     model = None
     if not (folder / "winners.json").is_file():
-        model, tokenizer = _load(recipe)
-        candidates = _candidates(recipe, settings, model, tokenizer, rows)
+        if not (folder / "candidates.json").is_file():
+            model, tokenizer = _load(recipe)
+            found = _candidates(recipe, settings, model, tokenizer, rows)
+            if recipe.training.process_index == 0:
+                write_json(folder / "candidates.json", found)
+            wait_for_everyone()
+        # What a policy samples depends on the batch size and the machine: a search goes on with what it began with.
+        candidates = json.loads((folder / "candidates.json").read_text(encoding="utf-8"))
         say(f"warm start: {len(candidates)} workflows on {len(groups)} groups of problems")
         _search(recipe, settings, rollouts, groups, candidates, folder)
     facts = json.loads((folder / "winners.json").read_text(encoding="utf-8"))
@@ -193,8 +202,12 @@ def _claim(recipe: Recipe, settings: WarmStartSettings, rows: Sequence[Row], fol
         "policy_prompt": recipe.workflow.policy_prompt,
         "operators": list(vocabulary(recipe.workflow.operators)),
         "executor": f"{executor.executor_model} {executor.executor_base_url}",
+        "models": recipe.workflow.models,
         "seed": recipe.training.seed,
         "hard_from": recipe.training.hard_from,
+        "revision": recipe.model.model_revision,
+        "adapter": str(get_peft_config(recipe.model)),
+        "quantization": [recipe.model.load_in_4bit, recipe.model.load_in_8bit],
     }
     path = folder / "settings.json"
     if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != own:
@@ -214,7 +227,12 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(name, **options)
     if "quantization_config" not in options:
         model = model.to(recipe.training.device)
-    return model, AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        name, **{key: options[key] for key in TOKENIZER_OPTIONS if key in options}
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
 
 
 def _candidates(
@@ -297,7 +315,7 @@ def _search(
             [job.workflow for job in mine],
             [shuffled[job.group][job.row].columns() for job in mine],
             salt=f"{training.seed} warm start",
-            phase="warm start",
+            phase=WARM_START,
             step=0,
         )
         runs = {
@@ -309,6 +327,13 @@ def _search(
             if fatal is not None:
                 raise fatal
         ordered = [everyone[job] for job in jobs]
+        lost = sum(run.correctness is None for run in ordered)
+        if lost > recipe.workflow.max_unscored_share * len(ordered):
+            raise RunStoppedError(
+                f"{lost} of {len(ordered)} runs of the search could not be scored: the endpoint, the sandbox or a "
+                "scorer keeps failing, see the traces. What was measured before is kept: mend the cause and start the "
+                "same command again."
+            )
         journal.append(jobs, ordered)
         return ordered
 

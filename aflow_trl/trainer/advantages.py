@@ -80,7 +80,8 @@ def wa_grpo(
             Number of the task each completion belongs to; needed for `scale="task"`.
 
     Returns:
-        `torch.Tensor` of shape `(B*G,)`: Advantages, in float32, with mean zero over every group.
+        `torch.Tensor` of shape `(B*G,)`: Advantages, in float32; with the baseline `"group"`, of mean zero over every
+        group.
 
     Raises:
         `ValueError`: A reward is infinite, a shape does not fit, or `scale` is unknown.

@@ -31,6 +31,7 @@ class StopRun(TrainerCallback):
         self.reason: str | None = None
         """Why training was ended; `None` if it was not."""
         self._lost_steps = 0
+        self._lost = False
         self._seen = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -39,7 +40,8 @@ class StopRun(TrainerCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._lost_steps = state["lost_steps"]
+        # A run that was ended for it starts counting anew.
+        self._lost_steps = state["lost_steps"] % self.max_lost_steps
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -51,9 +53,10 @@ class StopRun(TrainerCallback):
         if self.rollouts.batches > self._seen:
             self._seen = self.rollouts.batches
             self._lost_steps = self._lost_steps + 1 if unscored > self.max_unscored_share * total else 0
+            self._lost = self._lost_steps >= self.max_lost_steps
         if fatal is not None:
             self.reason = str(fatal)
-        elif self._lost_steps >= self.max_lost_steps:
+        elif self._lost:
             self.reason = (
                 f"{unscored} of {total} rollouts could not be scored, and more than {self.max_unscored_share:.0%} in "
                 f"each of the last {self._lost_steps} steps (max_unscored_share, max_lost_steps): the endpoint, the "

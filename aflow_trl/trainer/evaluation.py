@@ -70,7 +70,9 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     p = successes / n
     centre = p + Z_95**2 / (2 * n)
     spread = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2))
-    return max(0.0, (centre - spread) / (1 + Z_95**2 / n)), min(1.0, (centre + spread) / (1 + Z_95**2 / n))
+    low, high = (centre - spread) / (1 + Z_95**2 / n), (centre + spread) / (1 + Z_95**2 / n)
+    # Rounding may put an end on the wrong side of 0, 1 or the share itself.
+    return min(p, max(0.0, low)), max(p, min(1.0, high))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,27 +32,25 @@ def save_state(checkpoint: Path, process_index: int, state: dict[str, Any]) -> N
     scratch.replace(path)
 
 
-def load_state(checkpoint: Path, process_index: int, device: torch.device) -> dict[str, Any] | None:
-    """A process's part of a checkpoint; `None` if there is none. Plain data and tensors only, nothing is unpickled."""
+def load_state(checkpoint: Path, process_index: int) -> dict[str, Any] | None:
+    """A process's part of a checkpoint, on the CPU; `None` if there is none. Only plain data and tensors are read."""
     path = state_path(checkpoint, process_index)
     if not path.is_file():
         return None
-    # "cpu:0", as a process of several has it, is no place that torch can load to.
-    place = "cpu" if device.type == "cpu" else device
-    state: dict[str, Any] = torch.load(path, map_location=place, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def is_complete(checkpoint: Path) -> bool:
     """
     Whether a checkpoint was written to its end. Its last part is the trainer's state, after the parts of all
-    processes; a kill in between leaves it missing or cut off.
+    processes; a kill in between leaves it missing or cut off. One that another trainer wrote has no such parts.
     """
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return state_path(checkpoint, 0).is_file()
+    return True
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -127,6 +127,8 @@ class CollapseGuard(TrainerCallback):
             name: deque((Share(*one) for one in own), WINDOW_STEPS) for name, own in state["recent"].items()
         }
         self._gradients.extend(state["gradients"])
+        if self.mode == "rollback" and "parameters" not in self._good:
+            self._good = {}  # written under "stop": a new one is taken before the first step
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -175,7 +177,9 @@ class CollapseGuard(TrainerCallback):
                 return f"the gradient norm is {norm:.3g}, the median of the steps before {median:.3g}"
             self._gradients.append(norm)
         means = {}
-        for name, share in self.trainer.batch_shares.items():
+        # Handed over once: further steps on the same completions say nothing new of them.
+        shares, self.trainer.batch_shares = self.trainer.batch_shares, {}
+        for name, share in shares.items():
             recent = self._recent.setdefault(name, deque(maxlen=WINDOW_STEPS))
             recent.append(Share(*share))
             if len(recent) == WINDOW_STEPS:
@@ -236,13 +240,13 @@ class CollapseGuard(TrainerCallback):
             trainer.optimizer.state.clear()
         else:
             trainer.optimizer.load_state_dict(self._good["optimizer"])
-        # The schedule goes on from where it is, at a lower rate.
         for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * LR_FACTOR
-        if hasattr(trainer.lr_scheduler, "base_lrs"):
-            trainer.lr_scheduler.base_lrs = [rate * LR_FACTOR for rate in trainer.lr_scheduler.base_lrs]
-        # Completions of the collapsed policy are not trained on.
+            group["lr"] = rate
+        trainer.scale_learning_rate(LR_FACTOR)
+        # Completions of the collapsed policy are not trained on, and vLLM, which the probe has brought up to date with
+        # it, gets the restored weights.
         trainer._buffered_inputs = None
+        trainer._last_loaded_step = -1
         self._recent.clear()
         self.rollbacks += 1
 
@@ -266,6 +270,8 @@ class CollapseGuard(TrainerCallback):
     def _logps(self, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probabilities of the completions' tokens, shape (KL_COMPLETIONS, T)."""
         model, length = self.trainer.model, inputs["completion_mask"].shape[1]
+        if length == 0:  # every completion is empty
+            return inputs["completion_mask"].double()
         was_training = model.training
         model.eval()
         with torch.no_grad():

@@ -81,6 +81,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self.add_callback(self.guard)
         self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
         self.add_callback(self.sync_guard)
+        # What vLLM reports of a distribution that was cut down (to a language, or to its top) cannot be compared.
+        cut = args.vllm_structured_outputs_regex is not None or args.top_p < 1.0 or bool(args.top_k or args.min_p)
+        self._whole_distribution = not cut
         self._primary = self._primary_index(args.primary_reward)
         self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
         if args.stop_strings and not self.use_vllm:
@@ -171,10 +174,11 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             count = self._gathered_rewards.shape[0]
             known = {"valid": "workflows/valid", "accuracy": "accuracy/all"}
             logged = {name: self._metrics[mode][key][-1] for name, key in known.items() if key in self._metrics[mode]}
-            self.batch_shares = {name: (value, count) for name, value in logged.items()}
-            # Under a regular expression vLLM reports log-probabilities of the masked distribution: not comparable.
+            scored = round(count * (1 - self._whole_batch.get("workflows/unscored", 0.0)))
+            sizes = {"valid": count, "accuracy": scored}
+            self.batch_shares = {name: (value, sizes[name]) for name, value in logged.items()}
             difference = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
-            if difference and self.args.vllm_structured_outputs_regex is None:
+            if difference and self._whole_distribution:
                 self._metrics[mode]["sampling/stale"].append(float(self.sync_guard.look(difference[-1])))
         self._metrics[mode]["nonfinite_steps"].append(float(self.guard.skipped))
         primary = self._gathered_rewards[:, self._primary]
@@ -256,7 +260,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        state = load_state(Path(checkpoint), self.accelerator.process_index, self.accelerator.device)
+        state = load_state(Path(checkpoint), self.accelerator.process_index)
         if state is None:
             logger.warning("%s was not written by this trainer: the run goes on, but not exactly", checkpoint)
             return
@@ -266,6 +270,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         """What decides the steps after a checkpoint, beside parameters, optimiser and random numbers."""
         in_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
         return {
+            "learning_rate": self.args.learning_rate,
             "layout": {name: getattr(self.args, name) for name in LAYOUT},
             "micro_step": self._step,
             "buffer": self._buffered_inputs if in_cycle else None,
@@ -282,7 +287,11 @@ class WorkflowGRPOTrainer(GRPOTrainer):
                 f"{checkpoint} was trained with {name} {state['layout'].get(name)}, this run has {own[name]}. "
                 "Resume with the same value, or start a new run from the adapter in it."
             )
-        self._step, self._buffered_inputs = state["micro_step"], state["buffer"]
+        self._step = state["micro_step"]
+        self._buffered_inputs = _to_device(state["buffer"], self.accelerator.device)
+        # Optimiser and schedule come from the checkpoint; a rate that was changed since is meant.
+        if (ratio := self.args.learning_rate / state["learning_rate"]) != 1:
+            self.scale_learning_rate(ratio)
         if self.args.temperature_initial is not None:
             self._set_temperature(state["temperature"])
         self._metrics["train"].clear()
@@ -291,6 +300,14 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         for callback in self._stateful_callbacks():
             if (kept := state["callbacks"].get(type(callback).__name__)) is not None:
                 callback.load_state_dict(kept)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate from here on; the schedule goes on from where it is."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+        for name in ("base_lrs", "_last_lr"):
+            if hasattr(self.lr_scheduler, name):
+                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
 
     def _stateful_callbacks(self) -> list[Any]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Stateful)]
@@ -324,6 +341,15 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if self.model_card_sections and self.is_world_process_zero():
             with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as card:
                 card.write(f"\n{self.model_card_sections}\n")
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    """Everything in a buffer of completions on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to_device(own, device) for key, own in value.items()}
+    return [_to_device(own, device) for own in value] if isinstance(value, list) else value
 
 
 def _temperature_cell(model: Any) -> Any:

@@ -21,7 +21,7 @@ class WarmStartSettings:
         workflows (`tuple[str, ...]`, *optional*):
             Workflows to try besides.
         max_calls (`int`, *optional*, defaults to `30000`):
-            Most model calls of the search, over all groups of problems.
+            Most model calls of the search, over all groups of problems; those of an LLM judge come on top.
         winners (`int`, *optional*, defaults to `3`):
             Workflows of each group that the policy is taught.
         by_difficulty (`bool`, *optional*, defaults to `True`):
