@@ -25,7 +25,7 @@ from .llm import SIMULATED, ExecutorConfig
 from .operators import load_operators, vocabulary
 from .rewards import DEFAULT_WEIGHTS, IMPROVE_WEIGHTS, REASON_WEIGHTS
 from .trainer import COLLAPSE_GUARDS, WorkflowGRPOConfig, is_complete, last_checkpoint
-from .warmstart import WarmStartSettings
+from .warmstart import read_settings
 
 TINY_POLICY = "tiny"
 """Value of `model_name_or_path` for the policy that is built on the spot."""
@@ -188,7 +188,7 @@ class WorkflowArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_unscored_share <= 1:
             raise ValueError(f"max_unscored_share must be between 0 and 1, got {self.max_unscored_share}.")
-        self.warm_start_settings = _warm_start(self.warm_start)
+        self.warm_start_settings = read_settings(self.warm_start)
         if isinstance(self.models, str):
             self.models = json.loads(self.models)
         if self.task not in TASKS:
@@ -213,27 +213,6 @@ class WorkflowArguments:
         for name in (*counts, "max_prompt_length", "max_difficulty", "probe_problems", "probe_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-
-def _warm_start(given: Any) -> WarmStartSettings | None:
-    """Settings of the warm start from what the recipe or a flag says."""
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            raise ValueError(f"warm_start is {given!r}. Give true, or a JSON object of settings.") from None
-    if given is None or given is False:
-        return None
-    if given is True:
-        given = {}
-    known = [item.name for item in fields(WarmStartSettings)]
-    if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
-        found = repr(unknown[0]) if isinstance(given, dict) else f"a {type(given).__name__}"
-        raise ValueError(f"warm_start: {found} is no setting. Use some of {', '.join(known)}.")
-    try:
-        return WarmStartSettings(**given | {"workflows": tuple(given.get("workflows", ()))})
-    except TypeError as error:
-        raise ValueError(f"warm_start: {error}") from None
 
 
 def operator_executors(

@@ -1,6 +1,16 @@
 """The warm start: which workflows are good is found by execution, before the policy learns from rewards."""
 
 from .halving import Contest, Job, Measure, Run, successive_halving
-from .types import Arm, Group, WarmStartSettings
+from .types import Arm, Group, WarmStartSettings, read_settings
 
-__all__ = ["Arm", "Contest", "Group", "Job", "Measure", "Run", "WarmStartSettings", "successive_halving"]
+__all__ = [
+    "Arm",
+    "Contest",
+    "Group",
+    "Job",
+    "Measure",
+    "Run",
+    "WarmStartSettings",
+    "read_settings",
+    "successive_halving",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -55,6 +56,36 @@ class WarmStartSettings:
             raise ValueError(
                 "warm_start has nothing to try: give policy_samples, grammar_samples, forms or workflows."
             )
+
+
+def read_settings(given: Any) -> WarmStartSettings | None:
+    """
+    Settings from what a recipe or a flag says.
+
+    Args:
+        given (`bool`, `dict` or `str`):
+            `True` for the defaults, what differs from them, or either as JSON; `None` or `False` for no warm start.
+
+    Raises:
+        `ValueError`: It is none of these, or holds an unknown or a wrong setting.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            raise ValueError(f"warm_start is {given!r}. Give true, or a JSON object of settings.") from None
+    if given is None or given is False:
+        return None
+    if given is True:
+        given = {}
+    known = [item.name for item in fields(WarmStartSettings)]
+    if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
+        found = repr(unknown[0]) if isinstance(given, dict) else f"a {type(given).__name__}"
+        raise ValueError(f"warm_start: {found} is no setting. Use some of {', '.join(known)}.")
+    try:
+        return WarmStartSettings(**given | {"workflows": tuple(given.get("workflows", ()))})
+    except TypeError as error:
+        raise ValueError(f"warm_start: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
