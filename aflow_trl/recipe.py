@@ -285,7 +285,7 @@ class Recipe:
 REWARDS = {"compose": DEFAULT_WEIGHTS, "improve": IMPROVE_WEIGHTS, "reason": REASON_WEIGHTS}
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "compose": {},
-    "improve": {"num_generations": 4, "advantage_scale": "task", "advantage_baseline": "group"},
+    "improve": {"num_generations": 4, "advantage_scale": "task"},
     "reason": {
         "advantage_estimator": "grpo",
         "learning_rate": 1e-6,

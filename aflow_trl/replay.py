@@ -59,7 +59,6 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "num_generations": training.num_generations,
         "advantage_estimator": training.advantage_estimator,
         "advantage_scale": training.advantage_scale,
-        "advantage_baseline": training.advantage_baseline,
         "tie_break_alpha": training.tie_break_alpha,
         "tie_tolerance": training.tie_tolerance,
         "advantage_clip": training.advantage_clip,
@@ -149,12 +148,10 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
 def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: dict[str, Any], step: int) -> Tensor:
     columns = batch_columns(rollouts)
     own: dict[str, Any] = {
-        # Before there was a choice, the baseline was the group's mean.
-        name: settings.get(name, "group" if name == "advantage_baseline" else None)
+        name: settings.get(name)
         for name in (
             "advantage_estimator",
             "advantage_scale",
-            "advantage_baseline",
             "tie_break_alpha",
             "tie_tolerance",
             "primary",

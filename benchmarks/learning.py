@@ -36,8 +36,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "batch": {"advantage_estimator": "batch"},
     "wa_grpo": {"advantage_estimator": "wa_grpo"},
     "wa_grpo_classic": {"advantage_estimator": "wa_grpo_classic"},
-    # What wa_grpo was before its baseline was shrunk.
-    "wa_grpo_group": {"advantage_estimator": "wa_grpo", "advantage_baseline": "group"},
+    # A candidate: no tie-break.
+    "alpha0": {"advantage_estimator": "wa_grpo", "tie_break_alpha": 0.0},
 }
 STEPS, EVALUATE_EVERY, BATCH, HELD_OUT = 50, 10, 48, 120
 EQUAL_ACCURACY = 0.7
@@ -276,7 +276,9 @@ def report(out: Path) -> None:
         result = json.loads(path.read_text(encoding="utf-8"))
         cells.setdefault((result["k"], result["estimator"]), {})[result["seed"]] = result
     sizes = sorted({size for size, _ in cells})
-    names = [name for name in ESTIMATORS if any((size, name) in cells for size in sizes)]
+    found = {name for _, name in cells}
+    # What is no longer among the estimators may still be among the results.
+    names = [*(name for name in ESTIMATORS if name in found), *sorted(found - set(ESTIMATORS))]
     known = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("bounds-seed*.json"))]
     limits = {name: statistics.fmean(one[name] for one in known) for name in BOUNDS} if known else {}
     first = [result["curve"][0]["accuracy"] for own in cells.values() for result in own.values()]

@@ -14,7 +14,6 @@ from aflow_trl.trainer.advantages import (
     CLASSIC_WEIGHTS,
     DEFAULT_TOLERANCE,
     SCALE_FLOOR,
-    shrunk_advantages,
     tied_groups,
     wa_grpo,
     wa_grpo_classic,
@@ -142,88 +141,6 @@ def test_among_wrong_members_being_cheap_never_counts() -> None:
 def test_a_class_that_ties_in_merit_too_is_exactly_zero() -> None:
     advantages = wa_grpo(torch.ones(5), torch.full((5,), 0.3), 5)
     assert (advantages == 0).all()
-
-
-tasks_of = st.integers(1, 3)
-
-
-def numbered(primary: torch.Tensor, size: int, tasks: int) -> torch.Tensor:
-    """A task for each group, in turn."""
-    return (torch.arange(len(primary)) // size % tasks).float()
-
-
-@given(batches(unscored=True), SCALES, st.floats(0, 100), tasks_of)
-def test_shrunk_right_stays_above_cheap_whatever_alpha(batch, scale: str, alpha: float, tasks: int) -> None:
-    primary, secondary, progress, size = batch
-    own = {"baseline": "shrunk", "tasks": numbered(primary, size, tasks)}
-    advantages = wa_grpo(primary, secondary, size, scale=scale, alpha=alpha, progress=progress, **own)
-    assert torch.isfinite(advantages).all() and (advantages[torch.isnan(primary)] == 0).all()
-    for c, a in zip(primary.view(-1, size), advantages.view(-1, size), strict=True):
-        above = (c.unsqueeze(1) - c.unsqueeze(0)) > DEFAULT_TOLERANCE
-        assert (a.unsqueeze(1) > a.unsqueeze(0))[above].all()
-        equal = c.unsqueeze(1) == c.unsqueeze(0)
-        if alpha == 0:
-            torch.testing.assert_close((a.unsqueeze(1) - a.unsqueeze(0))[equal], torch.zeros(int(equal.sum())))
-
-
-@given(batches(), tasks_of, st.floats(-2, 2))
-def test_shrunk_does_not_depend_on_the_level_of_rewards(batch, tasks: int, shift: float) -> None:
-    primary, _, _, size = batch
-    own, groups = numbered(primary, size, tasks), primary.double().view(-1, size)
-    # Differences between near ties are all rounding: then the ratio of variances is, too.
-    assume(groups.std() > 0.05)
-    torch.testing.assert_close(
-        shrunk_advantages(groups + shift, own), shrunk_advantages(groups, own), atol=1e-4, rtol=1e-4
-    )
-
-
-def test_shrunk_with_one_group_a_task_leaves_one_out() -> None:
-    groups = torch.tensor([[1.0, 0.0, 0.0, 0.5], [1.0, 1.0, 0.0, 0.0]])
-    expected = (groups - groups.mean(dim=1, keepdim=True)) * 4 / 3
-    torch.testing.assert_close(shrunk_advantages(groups, torch.tensor([0.0] * 4 + [1.0] * 4)), expected)
-
-
-def test_shrunk_trusts_the_group_where_prompts_differ_and_the_task_where_they_do_not() -> None:
-    apart = torch.tensor([[1.0, 0.9], [0.1, 0.0], [0.9, 1.0], [0.0, 0.1]])
-    advantages = shrunk_advantages(apart, torch.zeros(8))
-    torch.testing.assert_close(advantages, (apart - apart.flip(1)), atol=0.03, rtol=0)
-    alike = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    advantages = shrunk_advantages(alike, torch.zeros(8))
-    torch.testing.assert_close(advantages, alike - 0.5, atol=0.03, rtol=0)
-
-
-def test_shrunk_makes_groups_that_are_all_right_or_all_wrong_tell_something() -> None:
-    groups = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
-    advantages = wa_grpo(groups.flatten(), torch.zeros(12), 2, baseline="shrunk", tasks=torch.zeros(12)).view(-1, 2)
-    assert (advantages[0] > 0).all() and (advantages[1] < 0).all()
-
-
-def test_shrunk_has_less_noise_than_the_group_mean_at_two_generations() -> None:
-    """The same signal, half the variance: rewards of prompts that differ less than their completions."""
-    generator = torch.Generator().manual_seed(0)
-    skill = torch.tensor([0.7, 0.4])
-    errors: dict[str, list[float]] = {"group": [], "shrunk": []}
-    for _ in range(300):
-        kinds = torch.randint(2, (24, 2), generator=generator)
-        ease = 0.2 * torch.randn(24, 1, generator=generator)
-        rewards = (torch.rand(24, 2, generator=generator) < skill[kinds] + ease).float().flatten()
-        for name in errors:
-            own = {"baseline": name, "tasks": torch.zeros(48), "scale": "none", "alpha": 0.0}
-            a = wa_grpo(rewards, torch.zeros(48), 2, **own)
-            flat = kinds.flatten()
-            gap = float(a[flat == 0].mean() - a[flat == 1].mean())
-            errors[name].append(gap if name == "shrunk" else 2 * gap)  # half of it is in the other's baseline
-    means = {name: sum(own) / len(own) for name, own in errors.items()}
-    noise = {name: sum((x - means[name]) ** 2 for x in own) / len(own) for name, own in errors.items()}
-    assert means["shrunk"] == pytest.approx(0.3, abs=0.04) and means["group"] == pytest.approx(0.3, abs=0.04)
-    assert noise["shrunk"] < 0.8 * noise["group"]
-
-
-def test_shrunk_needs_tasks_and_a_known_name() -> None:
-    with pytest.raises(ValueError, match="needs the task"):
-        wa_grpo(torch.zeros(4), torch.zeros(4), 2, baseline="shrunk")
-    with pytest.raises(ValueError, match="group, shrunk, got 'mean'"):
-        wa_grpo(torch.zeros(4), torch.zeros(4), 2, baseline="mean")
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

@@ -28,7 +28,6 @@ SETTINGS = {
     "num_generations": 4,
     "advantage_estimator": "wa_grpo",
     "advantage_scale": "batch",
-    "advantage_baseline": "group",
     "tie_break_alpha": 0.1,
     "tie_tolerance": 1e-6,
     "advantage_clip": None,

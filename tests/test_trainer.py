@@ -118,7 +118,6 @@ def test_wa_grpo_with_alpha_zero_and_one_reward_is_batch_scaled_grpo(tiny_model:
         tiny_model,
         tmp_path / "b",
         advantage_scale="none",
-        advantage_baseline="group",
         tie_break_alpha=0.0,
         stop_strings=[],
         reward_funcs=primary_reward,
@@ -146,9 +145,7 @@ def test_loss_and_log_hold_the_same_advantages(estimator: str, tiny_model: Path,
     if estimator == "wa_grpo":
         rewards = trainer._logs["rewards"]
         primary = torch.tensor(list(rewards["primary_reward"]))
-        # These rewards log no task: all prompts are of one.
-        own = {"baseline": "shrunk", "tasks": torch.zeros(8)}
-        expected = wa_grpo(primary, torch.tensor(list(rewards["secondary_reward"])), 4, **own)
+        expected = wa_grpo(primary, torch.tensor(list(rewards["secondary_reward"])), 4)
         torch.testing.assert_close(seen[0], expected)
 
 
@@ -159,7 +156,6 @@ def test_primary_reward_may_be_named(tiny_model: Path, tmp_path: Path) -> None:
         tiny_model,
         tmp_path,
         primary_reward="secondary_reward",
-        advantage_baseline="group",
         max_steps=1,
     )
     trainer.train()
@@ -337,7 +333,6 @@ def test_generation_method_of_trl_takes_token_ids_first() -> None:
 BAD_CONFIGS = [
     ({"advantage_estimator": "ppo"}, "advantage_estimator"),
     ({"advantage_scale": "std"}, "advantage_scale"),
-    ({"advantage_baseline": "mean"}, "advantage_baseline"),
     ({"max_sampling_logp_difference": 0.0}, "max_sampling_logp_difference"),
     ({"tie_break_alpha": -1.0}, "tie_break_alpha"),
     ({"num_generations": 3}, "divisible"),

@@ -12,7 +12,6 @@ from torch import Tensor
 from trl.trainer.utils import nanstd
 
 SCALES = ("none", "batch", "group", "task")
-BASELINES = ("group", "shrunk")
 DEFAULT_TOLERANCE = 1e-4
 """Primary rewards that differ by no more than this are tied."""
 SCALE_FLOOR = 0.1
@@ -21,8 +20,6 @@ TIE_UNIT = 0.05
 """Fixed unit of the tie-break in secondary reward: about two model calls at the default weights."""
 TRL_EPSILON = 1e-4
 """What TRL adds to a standard deviation before it divides by it."""
-MAX_KAPPA = 32.0
-"""Most completions of the same prompt that the mean of the task may outweigh."""
 TIE_MARGIN = 0.499
 """Share of the smallest decisive gap the tie-break may use; just under one half, so that order survives rounding."""
 
@@ -33,7 +30,6 @@ def wa_grpo(
     num_generations: int,
     *,
     scale: str = "batch",
-    baseline: str = "group",
     alpha: float = 0.1,
     tol: float = DEFAULT_TOLERANCE,
     progress: Tensor | None = None,
@@ -64,10 +60,6 @@ def wa_grpo(
         scale (`str`, *optional*, defaults to `"batch"`):
             What differences are divided by: `"none"` (1), or the standard deviation, floored, over the `"batch"`, the
             `"group"`, or all groups of the same `"task"`.
-        baseline (`str`, *optional*, defaults to `"group"`):
-            What primary rewards are compared with: the mean of the `"group"`, or that mean `"shrunk"` towards the
-            mean of the other groups of the same task, see [`shrunk_advantages`]. The order within a group is the
-            same, its mean is not zero.
         alpha (`float`, *optional*, defaults to `0.1`):
             Largest advantage a tie-break may give.
         tol (`float`, *optional*, defaults to `1e-4`):
@@ -80,23 +72,17 @@ def wa_grpo(
             Number of the task each completion belongs to; needed for `scale="task"`.
 
     Returns:
-        `torch.Tensor` of shape `(B*G,)`: Advantages, in float32; with the baseline `"group"`, of mean zero over every
-        group.
+        `torch.Tensor` of shape `(B*G,)`: Advantages, in float32, with mean zero over every group.
 
     Raises:
         `ValueError`: A reward is infinite, a shape does not fit, or `scale` is unknown.
     """
     _check(primary, num_generations, scale, secondary=secondary, progress=progress, tasks=tasks)
-    if baseline not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {baseline!r}.")
-    if baseline == "shrunk" and tasks is None:
-        raise ValueError('baseline="shrunk" needs the task of each completion.')
     scored = ~torch.isnan(primary)
     c = primary.float()
     groups = c.view(-1, num_generations)
     divisor = _divisor(groups, scale, tasks)
-    centred = _centred(groups, tol) if baseline == "group" or tasks is None else shrunk_advantages(groups, tasks)
-    first = centred / divisor
+    first = _centred(groups, tol) / divisor
     t, gaps = _tie_breaks(groups, secondary, progress, tol, correct_from)
     step = torch.minimum(torch.tensor(float(alpha), device=c.device), TIE_MARGIN * gaps / divisor)
     advantages = first + step * t
@@ -123,65 +109,6 @@ def _centred(groups: Tensor, tol: float) -> Tensor:
     """Rewards minus their group's mean, exactly 0 where the whole group is tied; shape (B, G)."""
     centred = groups - torch.nanmean(groups, dim=1, keepdim=True)
     return torch.where(tied_groups(groups, tol).unsqueeze(1), 0.0, centred)
-
-
-def shrunk_advantages(groups: Tensor, tasks: Tensor) -> Tensor:
-    r"""
-    Rewards minus a leave-one-out baseline that is shrunk towards what the task usually gets.
-
-    With two completions a prompt, the mean of the group is half the completion's own reward and half luck. What the
-    other prompts of the task got says more about it the less the prompts differ. For member \\( i \\) of a group of
-    \\( K \\), with \\( m \\) the mean over the other groups of the task,
-
-    $$ A_i = c_i - \frac{\kappa m + \sum_{j \neq i} c_j}{\kappa + K - 1}, \qquad
-       \kappa = \frac{\sigma^2_{\mathrm{within}}}{\sigma^2_{\mathrm{between}}} $$
-
-    the best linear prediction of \\( c_i \\) from the others (James and Stein's shrinkage), with the variances
-    within and between the groups of the batch by one-way analysis of variance.
-
-    Args:
-        groups (`torch.Tensor` of shape `(B, G)`):
-            Primary rewards, NaN where unscored.
-        tasks (`torch.Tensor` of shape `(B*G,)`):
-            Number of the task of each completion.
-
-    Returns:
-        `torch.Tensor` of shape `(B, G)`: NaN where unscored; in the order of the rewards within each group.
-    """
-    own = tasks.view(groups.shape)[:, 0]
-    scored = ~torch.isnan(groups)
-    count = scored.sum(dim=1).double()
-    total = groups.double().nan_to_num().sum(dim=1)
-    same = (own.unsqueeze(0) == own.unsqueeze(1)).double()
-    others = same - torch.eye(len(own), dtype=torch.double, device=groups.device)
-    other_count = others @ count
-    elsewhere = (others @ total) / other_count.clamp(min=1)
-    kappa = torch.where(other_count > 0, _variance_ratio(groups.double(), own), 0.0)
-    rest = (total.unsqueeze(1) - groups.double(), (count - 1).unsqueeze(1))
-    weight = kappa.unsqueeze(1) + rest[1]
-    baseline = (kappa.unsqueeze(1) * elsewhere.unsqueeze(1) + rest[0]) / weight
-    # A member without any comparison has nothing to learn from.
-    return torch.where(weight > 0, groups.double() - baseline, 0.0).float().masked_fill(~scored, torch.nan)
-
-
-def _variance_ratio(groups: Tensor, tasks: Tensor) -> Tensor:
-    """Variance within groups over variance between groups of one task, pooled over the tasks; a scalar."""
-    count = (~torch.isnan(groups)).sum(dim=1)
-    usable = count > 0
-    mean = torch.nanmean(groups, dim=1)
-    within = torch.nansum((groups - mean.unsqueeze(1)) ** 2)
-    freedom = (count - 1).clamp(min=0).sum()
-    between, groups_beyond = groups.new_zeros(()), 0
-    for task in tasks.unique():
-        means = mean[(tasks == task) & usable]
-        if len(means) > 1:
-            between = between + ((means - means.mean()) ** 2).sum()
-            groups_beyond += len(means) - 1
-    if groups_beyond == 0 or freedom == 0:
-        return groups.new_zeros(())
-    inside = within / freedom
-    across = between / groups_beyond - inside / count[usable].double().mean()
-    return (inside / across.clamp(min=inside / MAX_KAPPA)).nan_to_num(nan=0.0)
 
 
 def tied_groups(groups: Tensor, tol: float) -> Tensor:

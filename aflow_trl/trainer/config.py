@@ -8,7 +8,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from ..dsl import CLOSING_TAG
-from .advantages import BASELINES, DEFAULT_TOLERANCE, SCALES
+from .advantages import DEFAULT_TOLERANCE, SCALES
 
 TRL_ESTIMATORS = {"grpo": "group", "dr_grpo": "none", "batch": "batch"}
 """Estimators that are TRL's own, and the `scale_rewards` each stands for."""
@@ -35,10 +35,6 @@ class WorkflowGRPOConfig(GRPOConfig):
         advantage_scale (`str`, *optional*, defaults to `"batch"`):
             What `"wa_grpo"` divides differences of the primary reward by: `"none"`, or the standard deviation over the
             `"batch"`, the `"group"` or all groups of one `"task"` in the batch (of one domain).
-        advantage_baseline (`str`, *optional*, defaults to `"shrunk"`):
-            What `"wa_grpo"` compares primary rewards with: the mean of the `"group"`, or that mean `"shrunk"` towards
-            the mean of the other groups of the same task (domain) in the batch, which has less noise where groups are
-            small. Rewards that log no column `task` are all of one.
         tie_break_alpha (`float`, *optional*, defaults to `0.1`):
             Largest advantage a tie-break may give. 0 turns it off.
         tie_tolerance (`float`, *optional*, defaults to `1e-4`):
@@ -89,10 +85,6 @@ class WorkflowGRPOConfig(GRPOConfig):
         default="batch",
         metadata={"help": f"What wa_grpo divides differences of the primary reward by: {', '.join(SCALES)}."},
     )
-    advantage_baseline: str = field(
-        default="shrunk",
-        metadata={"help": f"What wa_grpo compares primary rewards with: {', '.join(BASELINES)}."},
-    )
     tie_break_alpha: float = field(
         default=0.1, metadata={"help": "Largest advantage a tie-break may give. 0 turns it off."}
     )
@@ -132,10 +124,6 @@ class WorkflowGRPOConfig(GRPOConfig):
             )
         if self.advantage_scale not in SCALES:
             raise ValueError(f"advantage_scale must be one of {', '.join(SCALES)}, got {self.advantage_scale!r}.")
-        if self.advantage_baseline not in BASELINES:
-            raise ValueError(
-                f"advantage_baseline must be one of {', '.join(BASELINES)}, got {self.advantage_baseline!r}."
-            )
         if self.tie_break_alpha < 0 or self.tie_tolerance < 0:
             raise ValueError("tie_break_alpha and tie_tolerance must be 0 or more.")
         if not self.max_sampling_logp_difference > 0:

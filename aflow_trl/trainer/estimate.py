@@ -26,7 +26,6 @@ class EstimatorSettings:
     """Index of the primary reward."""
     num_generations: int
     advantage_clip: float | None = None
-    advantage_baseline: str = "group"
 
 
 def estimate_advantages(
@@ -63,10 +62,6 @@ def estimate_advantages(
         total[torch.isnan(rewards).all(dim=1)] = torch.nan
         classic = _classic_features(features, workflows, settings.num_generations, rewards)
         return clip(wa_grpo_classic(total, classic, settings.num_generations, seed=seed), settings.advantage_clip)
-    tasks = features.get("task")
-    if tasks is None and settings.advantage_baseline == "shrunk":
-        # Rewards that know no tasks: all prompts are of one.
-        tasks = torch.zeros_like(rewards[:, 0])
     others = [index for index in range(rewards.shape[1]) if index != settings.primary]
     share = weights[others] / weights[others].sum().clamp(min=torch.finfo(weights.dtype).tiny)
     advantages = wa_grpo(
@@ -74,11 +69,10 @@ def estimate_advantages(
         (rewards[:, others] * share).nansum(dim=1),
         settings.num_generations,
         scale=settings.advantage_scale,
-        baseline=settings.advantage_baseline,
         alpha=settings.tie_break_alpha,
         tol=settings.tie_tolerance,
         progress=features.get("progress"),
-        tasks=tasks,
+        tasks=features.get("task"),
     )
     return clip(advantages, settings.advantage_clip)
 

@@ -197,7 +197,6 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             self._primary,
             num_generations,
             args.advantage_clip,
-            args.advantage_baseline,
         )
         weights = self.reward_weights.to(rewards.device)
         seed = args.seed + self.state.global_step
