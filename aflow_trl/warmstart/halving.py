@@ -72,8 +72,8 @@ class Contest:
         self.worst = dict(candidates)
         names = list(candidates)
         random.Random(seed).shuffle(names)
-        # One problem has to be affordable for every workflow, with something left to tell the best ones apart.
-        while sum(self.worst[name] for name in names) > budget / 2 and len(names) > 1:
+        # One problem has to be affordable for every workflow; shared calls leave the rest to tell the best ones apart.
+        while sum(self.worst[name] for name in names) > budget and len(names) > 1:
             names.pop()
         self.arms = [Arm(name) for name in names]
         self.tried = len(names)
