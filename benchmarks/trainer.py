@@ -1,6 +1,8 @@
 """
-Time of a step of `WorkflowGRPOTrainer` over one of TRL's `GRPOTrainer`, same model, cheap reward and seed; and what the
-guard against collapse adds to it, with probes of 16 prompts every 10 steps (but not the calls of their workflows).
+Time of a step of `WorkflowGRPOTrainer` over one of TRL's `GRPOTrainer`, same model, cheap reward and seed.
+
+Also what the guard against collapse adds to it, with probes of 16 prompts every 10 steps (but not the calls of their
+workflows).
 """
 
 from __future__ import annotations
