@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
         RUN[recipe.workflow.task](recipe)
+        if torch.distributed.is_initialized():
+            # Left to the end of the interpreter, its threads may end a process that has done all its work with an abort.
+            torch.distributed.destroy_process_group()
     except RunStoppedError as error:
         say(f"stopped: {error}")
         raise SystemExit(EXIT_STOPPED) from None

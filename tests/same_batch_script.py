@@ -101,3 +101,5 @@ def main(model: str, output: Path, estimator: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -45,6 +45,8 @@ FOLDER = "warm_start"
 SFT_EXAMPLES = 4_096
 TOKENIZER_OPTIONS = ("revision", "trust_remote_code")
 """Options of the model that its tokenizer is loaded with, too."""
+ADAPTER_OPTIONS = ("use_", "lora_", "load_in_")
+"""Beginnings of the names of the options that say what is trained."""
 MIN_LEVEL_ROWS = 20
 """A domain is split by difficulty where each part has at least so many problems."""
 
@@ -206,8 +208,7 @@ def _claim(recipe: Recipe, settings: WarmStartSettings, rows: Sequence[Row], fol
         "seed": recipe.training.seed,
         "hard_from": recipe.training.hard_from,
         "revision": recipe.model.model_revision,
-        "adapter": str(get_peft_config(recipe.model)),
-        "quantization": [recipe.model.load_in_4bit, recipe.model.load_in_8bit],
+        "adapter": {key: value for key, value in vars(recipe.model).items() if key.startswith(ADAPTER_OPTIONS)},
     }
     path = folder / "settings.json"
     if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != own:
