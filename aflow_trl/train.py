@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
         RUN[recipe.workflow.task](recipe)
         if torch.distributed.is_initialized():
-            # Left to the end of the interpreter, its threads may end a process that has done all its work with an abort.
+            # Left to the end of the interpreter, its threads may abort a process that has done all its work.
             torch.distributed.destroy_process_group()
     except RunStoppedError as error:
         say(f"stopped: {error}")
