@@ -55,7 +55,7 @@ def markdown_evaluation(report: Mapping[str, Any]) -> str:
 def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
     """Accuracy against model calls a problem, with intervals; systems are numbered as in the legend."""
     figure, axis = plt.subplots(figsize=(11, 5.4), layout="constrained")
-    placed: dict[tuple[float, float], int] = {}
+    placed: list[tuple[float, float]] = []
     handles = []
     ordered = sorted(report["systems"].items(), key=lambda item: -item[1]["strict"]["mean"])
     for number, (name, own) in enumerate(ordered, start=1):
@@ -72,7 +72,7 @@ def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
         handles.append(line)
         # Numbers of points that lie together stand side by side.
         together = sum(abs(x - a) < 0.25 and abs(strict["mean"] - b) < 0.03 for a, b in placed)
-        placed[x, strict["mean"]] = number
+        placed.append((x, strict["mean"]))
         spot = (6 + 14 * together, 4)
         axis.annotate(
             str(number), (x, strict["mean"]), xytext=spot, textcoords="offset points", fontsize=9, color=colour
