@@ -1,13 +1,12 @@
 """Run report: summary, console tables, model card sections, plots."""
 
 from .evaluation import markdown_evaluation, plot_evaluation, print_evaluation
-from .learning import frontier, learning_report, plot_frontier, print_learning
+from .learning import learning_report, plot_frontier, print_learning
 from .plots import plot_learning_curve
 from .summary import model_card_sections, print_summary, print_winners, versions, write_json
 from .tasks import plot_gains, plot_reasoning, print_gains, print_reasoning, task_card_sections
 
 __all__ = [
-    "frontier",
     "learning_report",
     "markdown_evaluation",
     "model_card_sections",

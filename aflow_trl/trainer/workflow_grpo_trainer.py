@@ -144,7 +144,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         own = self._pending_extra_logs
         if not all(name in own for name in METRIC_COLUMNS):
             return {}
-        return workflow_metrics({name: gather_object(list(own[name])) for name in METRIC_COLUMNS})
+        rows = gather_object(list(zip(*(own[name] for name in METRIC_COLUMNS), strict=True)))
+        return workflow_metrics(dict(zip(METRIC_COLUMNS, zip(*rows, strict=True), strict=True)))
 
     def _gather_column(self, name: str) -> Tensor | None:
         values = self._pending_extra_logs.get(name)
