@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from .errors import AflowError, RunStoppedError
-from .recipe import load_recipe, report_and_exit
+from .recipes import load_recipe, report_and_exit
 from .tasks import RUN
 from .tasks.session import say
 

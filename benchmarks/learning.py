@@ -55,10 +55,11 @@ def train(name: str, size: int, seed: int, out: Path) -> None:
     from transformers import TrainerCallback
 
     from aflow_trl.data import build_dataset
-    from aflow_trl.recipe import load_recipe
+    from aflow_trl.evaluation import Evaluator
+    from aflow_trl.recipes import load_recipe
     from aflow_trl.rewards import workflow_rewards
+    from aflow_trl.rollouts import accuracy, valid_share, workflow_counts
     from aflow_trl.tasks.session import connect, load_problems, make_rollouts, make_trainer, prompt_arguments
-    from aflow_trl.trainer import Evaluator, accuracy, valid_share, workflow_counts
 
     torch.set_num_threads(1)
     folder = out / f"{name}-k{size}-seed{seed}"
@@ -137,10 +138,10 @@ def bounds(seed: int, out: Path) -> None:
     successive halving on training problems and measured on the held-out ones.
     """
     from aflow_trl.dsl import analyze, format, forms
-    from aflow_trl.recipe import load_recipe
-    from aflow_trl.rewards import Rollouts
+    from aflow_trl.recipes import load_recipe
+    from aflow_trl.rollouts import Rollouts
     from aflow_trl.tasks.session import close_clients, connect, load_problems
-    from aflow_trl.warmstart import Contest, Group, Job, Run, successive_halving
+    from aflow_trl.warm_start import Contest, Group, Job, Run, successive_halving
 
     flags = ["--seed", str(seed), "--num_eval_problems", str(HELD_OUT), "--output_dir", str(out / "bounds")]
     eval_rows, train_rows = load_problems(load_recipe(["quickstart.yaml", *flags]))

@@ -30,7 +30,7 @@ from aflow_trl.data import synthetic_rows
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.llm import CallCache, ExecutorConfig, LLMClient
 from aflow_trl.operators import Problem
-from aflow_trl.rewards import Rollouts, ScoredRollout
+from aflow_trl.rollouts import Rollouts, ScoredRollout
 from aflow_trl.simulator import SimulatedApp, in_process
 from aflow_trl.simulator.server import build_server
 

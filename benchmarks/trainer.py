@@ -17,9 +17,9 @@ from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
-from aflow_trl.simulator.policy import build_tokenizer
-from aflow_trl.trainer import CollapseGuard, Probe, Share, sample_policy
+from aflow_trl.evaluation import sample_policy
+from aflow_trl.policies.tiny import build_tokenizer
+from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 STEPS, WARM_UP, ROUNDS = 25, 5, 3
 PROBE = 16

@@ -111,7 +111,7 @@ def save_tiny_model(folder: Path, hidden_size: int) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from aflow_trl.simulator.policy import build_tokenizer
+    from aflow_trl.policies.tiny import build_tokenizer
 
     tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> What is 6 * 7?"])
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 
 def primary(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -> list[float | None]:

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.data import build_dataset, load_rows
 from aflow_trl.engine import Engine
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.operators import describe, vocabulary
-from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.rewards import workflow_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
 from aflow_trl.tasks.session import close_clients
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 WORKFLOWS = (
     "Custom",

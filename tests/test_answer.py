@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from aflow_trl.answer import vote
-from aflow_trl.compose import find_model
 from aflow_trl.engine import Outcome, Trace
 from aflow_trl.errors import RecipeError
+from aflow_trl.inference import vote
 from aflow_trl.operators import Problem
+from aflow_trl.policies import find_model
 
 MATH = "Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?"
 

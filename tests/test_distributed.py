@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from aflow_trl.llm import CallCache
-from aflow_trl.replay import replay, trace_name
-from aflow_trl.rewards import read_rollout, read_rows
+from aflow_trl.rollouts import read_rollout
+from aflow_trl.runs import replay, trace_name
+from aflow_trl.storage import read_rows
 from aflow_trl.trainer.advantages import wa_grpo
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from aflow_trl.dsl import (
     Conditional,
     Done,
-    DSLError,
     Limits,
     Node,
     Operator,
@@ -29,6 +28,7 @@ from aflow_trl.dsl import (
     sample,
     sequence,
 )
+from aflow_trl.errors import DSLError
 
 WIDE = Limits(max_source_chars=10**6, max_operators=10**6, max_depth=100, max_model_calls=10**9)
 

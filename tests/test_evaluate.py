@@ -15,7 +15,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aflow_trl.data import Row, load_improvements, synthetic_rows
+from aflow_trl.data import Row, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, format, parse
 from aflow_trl.evaluation import (
     Evaluation,
@@ -28,8 +28,8 @@ from aflow_trl.evaluation import (
     summarize_system,
     votes_at_equal_cost,
 )
-from aflow_trl.rewards import Rollouts
-from aflow_trl.search import MIX, Search, SearchSettings, selection
+from aflow_trl.improvement import MIX, Search, SearchSettings, load_improvements, selection
+from aflow_trl.rollouts import Rollouts
 from conftest import ScriptedEndpoint, chat_response
 
 ROWS = list(itertools.islice(synthetic_rows(11, "test"), 6))

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.data import Row, synthetic_rows, translate
+from aflow_trl.data import Row, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, format, parse, sample
 from aflow_trl.engine import RolloutRequest
 from aflow_trl.errors import RecipeError
 from aflow_trl.export import to_aflow, to_python
+from aflow_trl.improvement import translate
 from aflow_trl.llm import ExecutorConfig
 from aflow_trl.operators import Problem
 from aflow_trl.simulator import reply

@@ -18,8 +18,9 @@ from aflow_trl.dsl import format, sample
 from aflow_trl.engine import Engine
 from aflow_trl.errors import FatalEndpointError
 from aflow_trl.llm import ExecutorConfig, LLMClient
-from aflow_trl.rewards import Rollouts, workflow_rewards
-from aflow_trl.rewards.metrics import batch_metrics
+from aflow_trl.rewards import workflow_rewards
+from aflow_trl.rollouts import Rollouts
+from aflow_trl.rollouts.metrics import batch_metrics
 from aflow_trl.trainer import StopRun
 from conftest import KEY_NAME
 from fault_server import FATAL, GOOD, ONCE, RETRIED, SCORED, Fault, FaultServer, chat, error, late, reply

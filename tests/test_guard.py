@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
 from test_trainer import build, parameters
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
+from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.trainer.advantages import wa_grpo
 from conftest import ScriptedEndpoint, operator_script
 from fault_server import SCORED, FaultServer

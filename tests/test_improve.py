@@ -15,10 +15,12 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.data import Attempt, Failure, Improvement, improvement_messages, synthetic_rows, write_improvements
+from aflow_trl.data import synthetic_rows
 from aflow_trl.engine import Engine
+from aflow_trl.improvement import Attempt, Failure, Improvement, improvement_messages, write_improvements
 from aflow_trl.llm import ExecutorConfig, LLMClient
-from aflow_trl.rewards import Improvements, Rollouts, improvement_rewards
+from aflow_trl.rewards import Improvements, improvement_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
 from aflow_trl.tasks.improve import improvement_dataset
 from conftest import ScriptedEndpoint, chat_response

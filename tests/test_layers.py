@@ -1,4 +1,4 @@
-"""The tree is the architecture: a stage imports only stages below it."""
+"""The tree is the architecture: a room imports only rooms below it."""
 
 from __future__ import annotations
 
@@ -10,86 +10,55 @@ import pytest
 import aflow_trl
 
 PACKAGE = Path(aflow_trl.__file__).parent
-# What a stage may import; `errors` is open to all.
-ALLOWED = {
-    "dsl": set(),
-    "sandbox": set(),
-    "llm": set(),
-    "operators": {"dsl", "llm", "sandbox"},
-    "engine": {"operators", "llm", "dsl"},
-    "scoring": {"operators", "sandbox", "llm"},
-    "data": {"operators", "dsl"},
-    "simulator": {"operators", "data", "dsl"},
-    "rewards": {"scoring", "engine", "operators", "dsl"},
-    "trainer": {"rewards", "engine", "data", "dsl"},
-    "report": {"trainer", "rewards", "engine"},
-    "warmstart": {"data", "dsl", "rewards"},
-    "evaluation": {"report", "trainer", "rewards", "scoring", "data", "dsl"},
-    "export": {"operators", "dsl", "llm", "sandbox"},
-    "tasks": {
-        *(
-            "report",
-            "trainer",
-            "rewards",
-            "simulator",
-            "data",
-            "scoring",
-            "engine",
-            "operators",
-            "dsl",
-            "llm",
-            "sandbox",
-        ),
-        *("recipe", "replay", "warmstart"),
-    },
-}
-ENTRY_POINTS = {
-    "train",
-    "cli",
-    "estimate",
-    "replay",
-    "recipe",
-    "compose",
-    "prepare",
-    "answer",
-    "evaluate",
-    "search",
-    "commands",
-    "__init__",
-}
+ROOMS = (
+    *("errors", "assets", "storage", "dsl", "sandbox", "llm", "operators", "engine", "scoring", "data", "simulator"),
+    *("rollouts", "rewards", "improvement", "policies", "trainer", "runs", "evaluation", "warm_start", "recipes"),
+    *("tasks", "inference", "export", "cli", "train"),
+)
+"""From the bottom to the top: a room imports only rooms before it."""
+NO_IMPORTS = ("errors", "assets", "sandbox", "dsl", "llm")
+"""The bottom: they know `errors` and the files that ship, nothing else."""
 
 
-def imported_stages(path: Path) -> set[str]:
-    """Stages of this package that a module imports."""
-    stages = set()
+def modules_of(room: str) -> list[Path]:
+    """Modules of a room, or the one module it is."""
+    return [*(PACKAGE / room).rglob("*.py")] or [PACKAGE / f"{room}.py"]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of this package that a module imports."""
+    rooms = set()
     depth = len(path.relative_to(PACKAGE).parts) - 1
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level > depth:
-            stages |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+            rooms |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aflow_trl."):
-            stages.add(node.module.split(".")[1])
-    return stages
+            rooms.add(node.module.split(".")[1])
+    return rooms
 
 
-@pytest.mark.parametrize("stage", ALLOWED)
-def test_stage_imports_only_downward(stage: str) -> None:
-    imported = set().union(*(imported_stages(path) for path in (PACKAGE / stage).glob("*.py")))
-    assert imported <= ALLOWED[stage] | {"errors"}
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_only_downward(room: str) -> None:
+    below = set(ROOMS[: ROOMS.index(room)])
+    for path in modules_of(room):
+        assert imported_rooms(path) - {room} <= below, path
 
 
-def test_every_module_belongs_to_a_stage() -> None:
-    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
-    assert folders == set(ALLOWED)
-    assert modules == ENTRY_POINTS | {"errors"}
+@pytest.mark.parametrize("room", NO_IMPORTS)
+def test_the_bottom_imports_no_other_room(room: str) -> None:
+    for path in modules_of(room):
+        assert imported_rooms(path) - {room} <= {"errors", "assets"}, path
 
 
-def test_allowed_imports_form_no_cycle() -> None:
-    order = list(ALLOWED)
-    for stage, below in ALLOWED.items():
-        assert all(order.index(other) < order.index(stage) for other in below & set(order))
+def test_every_module_belongs_to_a_room() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert rooms == {*ROOMS, "__init__"}
+
+
+def test_no_two_rooms_and_no_two_modules_of_the_package_root_share_a_name() -> None:
+    assert len(set(ROOMS)) == len(ROOMS)
 
 
 def test_sandboxed_scripts_need_only_the_standard_library() -> None:
-    for name in ("child", "confine", "server", "codec"):
-        assert imported_stages(PACKAGE / "sandbox" / f"{name}.py") == set()
+    for name in ("child", "confine", "server", "codec", "checks", "filters", "scratch", "tester"):
+        assert imported_rooms(PACKAGE / "sandbox" / f"{name}.py") == set()

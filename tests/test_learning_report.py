@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aflow_trl.report import learning_report, plot_frontier
-from aflow_trl.report.learning import frontier
-from aflow_trl.trainer import wilson_interval
+from aflow_trl.runs import learning_report, plot_frontier
+from aflow_trl.runs.learning import frontier
+from aflow_trl.scoring.statistics import wilson_interval
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -37,7 +37,7 @@ async def test_a_policy_that_is_always_right_or_always_wrong_is_drawn(
 ) -> None:
     from dataclasses import replace
 
-    from aflow_trl.rewards import Rollouts
+    from aflow_trl.rollouts import Rollouts
     from conftest import operator_script
 
     endpoint.script = operator_script(Custom="42")

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from aflow_trl.llm import CallCache, ExecutorConfig, Price, Usage
-from aflow_trl.recipe import Recipe
-from aflow_trl.rewards import Account, Ledger, Rollouts
+from aflow_trl.recipes import Recipe
+from aflow_trl.rollouts import Account, Ledger, Rollouts
 from aflow_trl.tasks.session import spent_before
 from conftest import ScriptedEndpoint, chat_response, operator_script
 

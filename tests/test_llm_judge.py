@@ -8,7 +8,8 @@ import pytest
 
 from aflow_trl.engine import Engine
 from aflow_trl.errors import ScorerError
-from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.rewards import workflow_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.scoring import LLMJudge, score_aflow
 from conftest import ScriptedEndpoint, operator_script
 from fault_server import FATAL, RETRIED, FaultServer

@@ -24,7 +24,7 @@ def test_public_surface_is_small_and_importable() -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    ["data", "dsl", "engine", "llm", "operators", "report", "rewards", "sandbox", "scoring", "simulator", "trainer"],
+    ["data", "dsl", "engine", "llm", "operators", "rewards", "rollouts", "runs", "sandbox", "scoring", "simulator", "trainer"],
 )
 def test_every_stage_names_what_it_exports(stage: str) -> None:
     import importlib
@@ -35,8 +35,9 @@ def test_every_stage_names_what_it_exports(stage: str) -> None:
 
 
 def test_names_others_rely_on() -> None:
-    from aflow_trl.dsl import DSLError, analyze, extract, format, parse
+    from aflow_trl.dsl import analyze, extract, format, parse
     from aflow_trl.engine import Engine, RolloutRequest, Trace
+    from aflow_trl.errors import DSLError
     from aflow_trl.rewards import (
         correctness_reward,
         efficiency_reward,
@@ -54,11 +55,11 @@ def test_names_others_rely_on() -> None:
 
 
 def test_data_files_are_reachable_as_resources() -> None:
-    root = files("aflow_trl")
+    root = files("aflow_trl.assets")
     assert root.joinpath("configs", "operators.yaml").is_file()
     assert root.joinpath("recipes", "quickstart.yaml").is_file()
     assert root.joinpath("accelerate_configs", "single_gpu.yaml").is_file()
-    assert root.joinpath("dsl", "grammar.lark").is_file()
+    assert files("aflow_trl.dsl").joinpath("grammar.lark").is_file()
 
 
 @pytest.mark.slow
@@ -69,14 +70,14 @@ def test_wheel_holds_recipes_and_configs(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("configs", "recipes", "accelerate_configs"):
         for path in (ROOT / folder).glob("*.yaml"):
-            assert f"aflow_trl/{folder}/{path.name}" in names
+            assert f"aflow_trl/assets/{folder}/{path.name}" in names
     assert {"aflow_trl/py.typed", "aflow_trl/dsl/grammar.lark"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_passes_every_check_that_needs_no_machine(name: str) -> None:
-    from aflow_trl.recipe import load_recipe
+    from aflow_trl.recipes import load_recipe
 
     # What only a machine with a GPU accepts is turned off; everything else is as written.
     recipe = load_recipe([name, "--bf16", "false", "--tf32", "false", "--use_vllm", "false"])

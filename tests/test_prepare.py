@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aflow_trl.data import SOURCES, Row, load_rows, mix, near_copies, read_ratio, shares, split_digest
-from aflow_trl.data.duplicates import shingles, similarity
-from aflow_trl.data.sources import NUMPY_STAND_IN
+from aflow_trl.data import SOURCES, Row, load_rows, mix, near_copies, prepare, read_ratio, shares, split_digest
+from aflow_trl.data.benchmarks import NUMPY_STAND_IN
+from aflow_trl.data.dedup import shingles, similarity
 from aflow_trl.errors import RecipeError
-from aflow_trl.prepare import prepare
 from upstream import ROWS, competition, write_upstream
 
 
@@ -140,7 +139,7 @@ def test_limit_and_seed_draw_the_same_rows_again(upstream: Path, tmp_path: Path)
 
 def test_copies_with_a_config_in_their_card_are_read_as_well(tmp_path: Path) -> None:
     # As cloned from the Hub: configurations with folders of their own, named in the README.
-    from aflow_trl.data.sources import MATH_CONFIGS
+    from aflow_trl.data.benchmarks import MATH_CONFIGS
 
     lines = ["---", "configs:"]
     for number, config in enumerate(MATH_CONFIGS):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aflow_trl.recipe import load_recipe
+from aflow_trl.recipes import load_recipe
 from aflow_trl.rewards import REASON_WEIGHTS, reasoning_rewards, stated_answer
 
 ROOT = Path(__file__).parent.parent

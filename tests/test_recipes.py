@@ -9,7 +9,7 @@ import yaml
 
 from aflow_trl.cli import ON_ANY_MACHINE
 from aflow_trl.errors import RecipeError
-from aflow_trl.recipe import load_recipe
+from aflow_trl.recipes import load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 PRESETS = {"t4-16gb": 16, "v100-16gb": 16, "a100-40gb": 40, "a100-80gb": 80, "h200": 141}

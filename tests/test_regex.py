@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.dsl import DSLError, Limits, analyze, builtin_vocabulary, extract, format, parse, workflow_regex
+from aflow_trl.dsl import Limits, analyze, builtin_vocabulary, extract, format, parse, workflow_regex
+from aflow_trl.errors import DSLError
 from test_dsl import workflows
 
 UNCOUNTED = Limits(max_source_chars=10**9, max_operators=10**9, max_model_calls=10**9)

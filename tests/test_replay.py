@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from aflow_trl.errors import RecipeError
-from aflow_trl.replay import replay
-from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, TraceFile, read_rollout, read_rows, workflow_rewards
+from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
+from aflow_trl.rollouts import Rollouts, read_rollout
+from aflow_trl.runs import replay
+from aflow_trl.storage import TraceFile, read_rows
 from aflow_trl.trainer import EstimatorSettings, estimate_advantages
 from conftest import ScriptedEndpoint, operator_script
 
@@ -134,7 +136,7 @@ async def test_step_that_was_done_again_counts_once(endpoint: ScriptedEndpoint, 
 def test_batch_that_was_cut_off_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.jsonl.gz"
     for number in range(3):  # three processes: each was killed while it wrote its second batch
-        monkeypatch.setattr("aflow_trl.rewards.tracefile._BEGUN", set())
+        monkeypatch.setattr("aflow_trl.storage.jsonl._BEGUN", set())
         file = TraceFile(path)
         file.append([{"run": number, "n": n} for n in range(5)])
         cut = gzip.compress(b'{"run": 9}\n' * 100)
@@ -145,7 +147,7 @@ def test_batch_that_was_cut_off_loses_nothing_else(tmp_path: Path, monkeypatch: 
 
 
 def test_large_file_is_put_aside_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aflow_trl.rewards.tracefile.MAX_PART_BYTES", 100)
+    monkeypatch.setattr("aflow_trl.storage.jsonl.MAX_PART_BYTES", 100)
     file = TraceFile(tmp_path / "t.jsonl.gz")
     for number in range(12):
         file.append([{"n": number}] * 3)

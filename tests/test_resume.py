@@ -19,12 +19,12 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.errors import RecipeError
-from aflow_trl.recipe import load_recipe
-from aflow_trl.rewards import Rollouts, read_rollout, read_rows
-from aflow_trl.trainer import StopRun, last_checkpoint
-from aflow_trl.trainer.resume import state_path
+from aflow_trl.recipes import load_recipe
+from aflow_trl.rollouts import Rollouts, read_rollout
+from aflow_trl.storage import read_rows
+from aflow_trl.trainer import StopRun, WorkflowGRPOConfig, WorkflowGRPOTrainer, last_checkpoint
+from aflow_trl.trainer.checkpoint import state_path
 from test_trainer import build, parameters
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ from aiohttp import web
 from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError, ScorerError
 from aflow_trl.operators import vocabulary
-from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
+from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import recognize
 from conftest import ScriptedEndpoint, operator_script
 
@@ -96,7 +97,7 @@ async def test_infrastructure_failure_is_none_for_every_function(endpoint: Scrip
 async def test_broken_scorer_is_none_not_zero(
     kind: type[Exception], endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aflow_trl.rewards import rollouts as module
+    from aflow_trl.rollouts import service as module
 
     async def broken(*_: Any, **__: Any) -> None:
         raise kind("the scorer broke")

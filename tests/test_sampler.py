@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import RepeatSampler
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.data import build_dataset, load_rows
-from aflow_trl.trainer.sampler import StratifiedSampler, strata_of
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer.samplers import StratifiedSampler, strata_of
 from test_trainer import options, parameters, primary_reward
 
 DOMAINS = ["math"] * 70 + ["qa"] * 20 + ["code"] * 10

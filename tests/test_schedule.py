@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aflow_trl.dsl import analyze, parse, sample, walk
-from aflow_trl.dsl.types import Operator
+from aflow_trl.dsl.ast import Operator
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
-from aflow_trl.llm.schedule import Lane, Scheduler, Turnstile, Urgency, Window
+from aflow_trl.llm.limiter import Lane, Scheduler, Turnstile, Urgency, Window
 from aflow_trl.operators import Problem, vocabulary
-from aflow_trl.recipe import operator_executors
+from aflow_trl.recipes import operator_executors
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -136,7 +136,7 @@ def test_no_window_ever_holds_more_than_its_limit(limit: int, calls: list[tuple[
 async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 1.0)
+    monkeypatch.setattr("aflow_trl.llm.limiter.WINDOW_S", 1.0)
     client = endpoint.client(executor_rpm=5)
     started = time.monotonic()
     moments: list[float] = []
@@ -153,7 +153,7 @@ async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
 async def test_tokens_are_reserved_before_and_settled_after(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aflow_trl.llm.schedule.WINDOW_S", 1.0)
+    monkeypatch.setattr("aflow_trl.llm.limiter.WINDOW_S", 1.0)
     # Each call reserves 2 + 98 tokens and comes to 15: one at a time fits at first, six by the end of the window.
     client = endpoint.client(executor_tpm=180, executor_max_tokens=98)
     started = time.monotonic()

@@ -17,7 +17,7 @@ from aflow_trl.dsl import sample
 from aflow_trl.engine import Engine, RolloutRequest, Trace
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.operators import Problem
-from aflow_trl.rewards import Rollouts
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
 
 ROWS = list(itertools.islice(synthetic_rows(0, "test"), 40))

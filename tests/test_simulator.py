@@ -17,7 +17,7 @@ from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.operators import Problem
 from aflow_trl.operators.prompts import fill, render
-from aflow_trl.rewards import Rollouts
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, default_skill, in_process, recognize, reply
 from aflow_trl.simulator.server import build_server
 
@@ -130,7 +130,7 @@ async def test_http_server_and_in_process_application_answer_alike() -> None:
 
 
 def test_tokenizer_of_the_tiny_policy_round_trips(tmp_path: Path) -> None:
-    from aflow_trl.simulator.policy import build_tokenizer
+    from aflow_trl.policies.tiny import build_tokenizer
 
     tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> some text"] * 3)
     tokenizer.save_pretrained(tmp_path)

@@ -15,14 +15,14 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.dsl import extract
 from aflow_trl.engine import Engine
 from aflow_trl.errors import UnavailableError
 from aflow_trl.llm import ExecutorConfig, LLMClient
-from aflow_trl.rewards import Rollouts, workflow_rewards
+from aflow_trl.rewards import workflow_rewards
+from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
-from aflow_trl.trainer import StopRun
+from aflow_trl.trainer import StopRun, WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
 
 PROMPTS = [f"What is {a} * {b}?" for a in range(2, 6) for b in range(2, 6)]
@@ -366,7 +366,8 @@ def test_workflow_rewards_work_with_trls_own_trainer(tiny_model: Path, tmp_path:
     from aflow_trl.data import build_dataset, load_rows
     from aflow_trl.engine import Engine
     from aflow_trl.llm import ExecutorConfig, LLMClient
-    from aflow_trl.rewards import DEFAULT_WEIGHTS, Rollouts, workflow_rewards
+    from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
+    from aflow_trl.rollouts import Rollouts
     from aflow_trl.simulator import SimulatedApp, in_process
 
     client = LLMClient(ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp()))

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from aflow_trl.data import Row, load_rows
 from aflow_trl.dsl import analyze, builtin_vocabulary, format, forms, parse
 from aflow_trl.errors import RecipeError
-from aflow_trl.recipe import load_recipe
-from aflow_trl.rewards import read_rollout, read_rows
-from aflow_trl.tasks.warmstart import group_rows
-from aflow_trl.warmstart import Arm, Contest, Group, Job, Run, successive_halving
+from aflow_trl.recipes import load_recipe
+from aflow_trl.rollouts import read_rollout
+from aflow_trl.storage import read_rows
+from aflow_trl.tasks.warm_start import group_rows
+from aflow_trl.warm_start import Arm, Contest, Group, Job, Run, successive_halving
 
 ROOT = Path(__file__).parent.parent
 GROUP = Group("math")
@@ -220,7 +221,7 @@ def test_arms_without_results_have_no_accuracy() -> None:
 
 
 def test_rows_of_a_domain_without_winners_are_named() -> None:
-    from aflow_trl.tasks.warmstart import _group_of
+    from aflow_trl.tasks.warm_start import _group_of
 
     with pytest.raises(RecipeError, match="no qa problem"):
         _group_of(Row("q", ("a",), "qa"), [Group("math")], 3)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.errors import FatalEndpointError
-from aflow_trl.trainer import CollapseGuard, Probe, Share, sample_policy
-from aflow_trl.trainer.watchdog import LR_FACTOR, MAX_ROLLBACKS
+from aflow_trl.evaluation import sample_policy
+from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer.callbacks.collapse_guard import LR_FACTOR, MAX_ROLLBACKS
 from test_trainer import PROMPTS, build, parameters
 
 BAD_STEP = 3

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from aflow_trl.data import (
+from aflow_trl.dsl import builtin_vocabulary, parse
+from aflow_trl.errors import DataError, DSLError, RecipeError
+from aflow_trl.improvement import (
     Improvement,
     Report,
     UntranslatableError,
@@ -18,8 +20,6 @@ from aflow_trl.data import (
     read_improvement,
     translate,
 )
-from aflow_trl.dsl import builtin_vocabulary, parse
-from aflow_trl.errors import DataError, DSLError, RecipeError
 from workspace import BODIES, OTHERWISE, PROMPTS, ROUNDS, graph, write_workspace
 
 WORDS = builtin_vocabulary()

@@ -16,8 +16,8 @@ import vllm.model_executor.layers.utils as layers
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aflow_trl import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.dsl import extract, workflow_regex
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 # The CPU backend packs weights and drops their loader, which the sync of TRL needs; and it would compile for minutes.
 layers.dispatch_cpu_unquantized_gemm = lambda layer, remove_weight: setattr(

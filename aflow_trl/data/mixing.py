@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ..errors import RecipeError
-from .types import DOMAINS, Row
+from .schema import DOMAINS, Row
 
 
 def read_ratio(text: str) -> dict[str, float]:

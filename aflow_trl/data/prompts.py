@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 
-import yaml
-
+from ..assets import read_config
 from ..errors import RecipeError
-from .types import Row
+from .schema import Row
 
 
 @cache
 def policy_prompts() -> Mapping[str, Mapping[str, str]]:
     """`configs/policy_prompts.yaml`: name → system and user prompt."""
-    text = files("aflow_trl").joinpath("configs", "policy_prompts.yaml").read_text(encoding="utf-8")
-    prompts: dict[str, Mapping[str, str]] = yaml.safe_load(text)
+    prompts: dict[str, Mapping[str, str]] = read_config("policy_prompts.yaml")
     return prompts
 
 

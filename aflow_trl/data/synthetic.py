@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .types import DOMAINS, Row
+from .schema import DOMAINS, Row
 
 MAX_DIFFICULTY = 5
 PUBLIC_TESTS, HIDDEN_TESTS = 2, 4

@@ -2,14 +2,7 @@
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
-from .draw import mermaid
-from .extract import CLOSING_TAG, REPAIRS, extract
-from .forms import forms
-from .parser import parse
-from .printer import format
-from .regex import MAX_REGEX_DEPTH, workflow_regex
-from .sample import sample
-from .types import (
+from .ast import (
     Analysis,
     Conditional,
     Done,
@@ -25,8 +18,15 @@ from .types import (
     Workflow,
     sequence,
 )
+from .extraction import CLOSING_TAG, REPAIRS, extract
+from .mermaid import mermaid
+from .parser import parse
+from .printer import format
+from .regex import MAX_REGEX_DEPTH, workflow_regex
+from .sampling import sample
+from .templates import forms
+from .traversal import children, walk
 from .vocabulary import Vocabulary, builtin_vocabulary, operator_table
-from .walk import children, walk
 
 __all__ = [
     "CLOSING_TAG",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import DSLError
-from .types import (
+from .ast import (
     MAX_REPEAT,
     Analysis,
     Conditional,
@@ -19,8 +19,8 @@ from .types import (
     Sequence,
     Workflow,
 )
+from .traversal import walk
 from .vocabulary import Vocabulary, builtin_vocabulary
-from .walk import walk
 
 DEFAULT_LIMITS = Limits()
 

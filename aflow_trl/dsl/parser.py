@@ -11,9 +11,9 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .types import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, sequence
+from .ast import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, sequence
+from .traversal import rewrite
 from .vocabulary import Vocabulary, builtin_vocabulary
-from .walk import rewrite
 
 _HUMAN_TERMINALS = {
     "NAME": "an operator",

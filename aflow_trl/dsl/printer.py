@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .types import Conditional, Done, Literal, Node, Operator, Parallel, Repeat, Sequence, Workflow
+from .ast import Conditional, Done, Literal, Node, Operator, Parallel, Repeat, Sequence, Workflow
 
 
 def format(workflow: Workflow | Node) -> str:

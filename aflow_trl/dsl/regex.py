@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .types import MAX_REPEAT
+from .ast import MAX_REPEAT
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 MAX_REGEX_DEPTH = 3

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import yaml
-
-from .types import OperatorSpec
+from ..assets import read_config
+from .ast import OperatorSpec
 
 Vocabulary: TypeAlias = Mapping[str, OperatorSpec]
 
@@ -18,8 +16,7 @@ Vocabulary: TypeAlias = Mapping[str, OperatorSpec]
 @cache
 def operator_table() -> Mapping[str, Mapping[str, Any]]:
     """`configs/operators.yaml` as it stands: name → description, prompts and static facts."""
-    text = files("aflow_trl").joinpath("configs", "operators.yaml").read_text(encoding="utf-8")
-    table: dict[str, Mapping[str, Any]] = yaml.safe_load(text)
+    table: dict[str, Mapping[str, Any]] = read_config("operators.yaml")
     return MappingProxyType(table)
 
 

@@ -1,7 +1,7 @@
 """Runs workflows on operators: state, trace, sharing, budgets."""
 
 from .engine import DEFAULT_STEP_TIMEOUT_S, SHARE_MODES, Engine
-from .types import Budget, NodeRecord, Outcome, RolloutRequest, Trace, read_trace
+from .trace import Budget, NodeRecord, Outcome, RolloutRequest, Trace, read_trace
 
 __all__ = [
     "DEFAULT_STEP_TIMEOUT_S",

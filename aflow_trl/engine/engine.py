@@ -11,10 +11,10 @@ from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, anal
 from ..errors import AflowError, BudgetExceededError, FatalEndpointError
 from ..llm import LLMClient
 from ..operators import vocabulary as known_vocabulary
-from .collector import no_full_collections
+from .garbage_collection import no_full_collections
 from .interpreter import DEFAULT_MODEL, Executed, Interpreter
-from .sharing import Shared
-from .types import Budget, Outcome, RolloutRequest, Trace
+from .single_flight import Shared
+from .trace import Budget, Outcome, RolloutRequest, Trace
 
 logger = logging.getLogger(__name__)
 

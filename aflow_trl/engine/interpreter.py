@@ -15,8 +15,8 @@ from ..errors import BudgetExceededError, RejectedRequestError
 from ..llm import LLMClient, Urgency
 from ..operators import REGISTRY, OperatorCall, OperatorFailureError, Problem, State, final_answer, vote_key
 from .priority import remaining_calls
-from .sharing import Numbering, Shared, digest
-from .types import Budget, NodeRecord, total
+from .single_flight import Numbering, Shared, digest
+from .trace import Budget, NodeRecord, total
 
 Lanes: TypeAlias = tuple[State, ...]
 DEFAULT_MODEL = ""

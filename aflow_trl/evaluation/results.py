@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Row
-from ..errors import FatalEndpointError, RecipeError, ScorerError
-from ..report import write_json
-from ..rewards import Rollouts, ScoredRollout
+from ..errors import FatalEndpointError, ScorerError
+from ..rollouts import Rollouts, ScoredRollout
 from ..scoring import AFLOW_BENCHMARKS, score_aflow
 
 AT_ONCE = 64
@@ -157,20 +156,6 @@ def problem_key(row: Row) -> str:
     """What names a problem on disk: all of it, for ids may repeat and one question may come with different tests."""
     text = json.dumps(row.columns(), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """
-    Keep results of different settings apart: what a folder holds belongs to one of them.
-
-    Raises:
-        [`RecipeError`]: The folder holds results of others.
-    """
-    path = out / "settings.json"
-    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        changed = ", ".join(name for name in settings if settings[name] != known.get(name))
-        raise RecipeError(f"{out} holds results with other settings ({changed}). Name another folder with --out.")
-    write_json(path, dict(settings))
 
 
 def _file_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from .cache import CacheStats, CallCache
 from .client import SIMULATED, LLMClient, Spending, api_key
-from .schedule import Urgency
+from .limiter import Urgency
 from .types import Completion, ExecutorConfig, Messages, Price, Usage
 
 __all__ = [

@@ -20,8 +20,8 @@ import openai
 
 from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
 from .cache import CallCache, call_key
-from .classify import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
-from .schedule import REPLIES_AT_ONCE, Lane, Permit, Scheduler, Turnstile, Urgency
+from .limiter import REPLIES_AT_ONCE, Lane, Permit, Scheduler, Turnstile, Urgency
+from .retry import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
 from .types import OPENAI_URL, Completion, ExecutorConfig, Messages, Usage
 
 FIRST_BACKOFF_S = 0.5

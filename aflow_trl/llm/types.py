@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-import yaml
+from ..assets import read_config
 
 Messages: TypeAlias = list[dict[str, str]]
 OPENAI_URL = "https://api.openai.com/v1"
@@ -200,8 +199,7 @@ def list_price(model: str) -> Price:
 
 @functools.cache
 def _list_prices() -> dict[str, dict[str, float]]:
-    text = files("aflow_trl").joinpath("configs", "prices.yaml").read_text(encoding="utf-8")
-    prices: dict[str, dict[str, float]] = yaml.safe_load(text)
+    prices: dict[str, dict[str, float]] = read_config("prices.yaml")
     return prices
 
 

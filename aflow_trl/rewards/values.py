@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dsl import Limits, Sequence, Vocabulary, format, parse, walk
 from ..engine import Outcome
-from .types import ScoredRollout
+from ..rollouts import ScoredRollout
 
 EFFICIENCY_CALLS = 16
 """Model calls at which the efficiency term reaches 0."""

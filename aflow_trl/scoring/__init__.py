@@ -1,7 +1,7 @@
 """Scorers that tell the truth: a wrong answer is 0, a broken scorer is an error."""
 
-from .aflow import BENCHMARKS as AFLOW_BENCHMARKS
-from .aflow import score_aflow
+from .aflow_metrics import BENCHMARKS as AFLOW_BENCHMARKS
+from .aflow_metrics import score_aflow
 from .code import score_code
 from .dispatch import score_answer
 from .llm_judge import LLMJudge

@@ -6,10 +6,8 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 
-import yaml
-
+from ..assets import read_config
 from ..errors import EndpointError, FatalEndpointError, ScorerError
 from ..llm import LLMClient
 from .types import NO_ANSWER, Score
@@ -93,6 +91,5 @@ def _prompt(source: str, code: str, question: str, gold: str, prediction: str) -
 
 @functools.cache
 def _prompts() -> dict[str, str]:
-    text = (files("aflow_trl") / "configs" / "judge_prompts.yaml").read_text(encoding="utf-8")
-    prompts: dict[str, str] = yaml.safe_load(text)
+    prompts: dict[str, str] = read_config("judge_prompts.yaml")
     return prompts

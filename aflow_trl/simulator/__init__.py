@@ -3,5 +3,6 @@
 from .app import MODEL_NAME, SimulatedApp, in_process
 from .executor import default_skill, reply
 from .recognize import recognize
+from .server import build_server
 
-__all__ = ["MODEL_NAME", "SimulatedApp", "default_skill", "in_process", "recognize", "reply"]
+__all__ = ["MODEL_NAME", "SimulatedApp", "build_server", "default_skill", "in_process", "recognize", "reply"]

@@ -13,11 +13,9 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
+from ..assets import read_config
 from ..data import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem
 from ..operators import extract_answer, vote_key
 from .optimizer import current_workflow, propose
@@ -29,8 +27,7 @@ Skill = Mapping[str, Any]
 @cache
 def default_skill() -> Skill:
     """`configs/simulated_executor.yaml`."""
-    text = files("aflow_trl").joinpath("configs", "simulated_executor.yaml").read_text(encoding="utf-8")
-    table: Skill = yaml.safe_load(text)
+    table: Skill = read_config("simulated_executor.yaml")
     return table
 
 

@@ -13,28 +13,22 @@ from rich.console import Console
 
 from ..data import Row, build_dataset
 from ..errors import FatalEndpointError, RunStoppedError
+from ..evaluation import Evaluator
 from ..operators import describe, vocabulary
-from ..recipe import Recipe
-from ..replay import SETTINGS_FILE, settings_of
-from ..report import (
+from ..recipes import Recipe
+from ..rewards import workflow_rewards
+from ..rollouts import Rollouts, ScoredRollout, accuracy, valid_share, workflow_counts
+from ..runs import (
+    SETTINGS_FILE,
     learning_report,
     model_card_sections,
     plot_frontier,
     plot_learning_curve,
     print_summary,
-    versions,
-    write_json,
+    settings_of,
 )
-from ..rewards import Rollouts, ScoredRollout, workflow_rewards
-from ..trainer import (
-    CollapseGuard,
-    Evaluator,
-    Share,
-    WorkflowGRPOTrainer,
-    accuracy,
-    valid_share,
-    workflow_counts,
-)
+from ..storage import versions, write_json
+from ..trainer import CollapseGuard, Share, WorkflowGRPOTrainer
 from .session import (
     close,
     connect,
@@ -52,7 +46,7 @@ from .session import (
     train_to_the_end,
     watch,
 )
-from .warmstart import warm_start, winner_name, winners_for
+from .warm_start import warm_start, winner_name, winners_for
 
 SINGLE_CALL = "Custom"
 """The workflow that stands for asking the executor once."""

@@ -16,31 +16,19 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from rich.console import Console
 
-from ..data import (
-    DOMAINS,
-    Attempt,
-    Failure,
-    Improvement,
-    Row,
-    improvement_messages,
-    load_improvements,
-)
+from ..data import DOMAINS, Row
 from ..dsl import extract, format, sample
 from ..errors import DataError, RecipeError
+from ..evaluation import sample_policy, share_of
+from ..improvement import Attempt, Failure, Improvement, improvement_messages, load_improvements
 from ..operators import describe, vocabulary
-from ..recipe import Recipe
-from ..report import plot_gains, print_gains, task_card_sections, versions
-from ..rewards import Gain, Improvements, Rollouts, ScoredRollout, improvement_rewards
-from ..trainer import (
-    CollapseGuard,
-    Share,
-    WorkflowGRPOTrainer,
-    mean_interval,
-    sample_policy,
-    share_of,
-    valid_share,
-    workflow_counts,
-)
+from ..recipes import Recipe
+from ..rewards import Gain, Improvements, improvement_rewards
+from ..rollouts import Rollouts, ScoredRollout, valid_share, workflow_counts
+from ..runs import plot_gains, print_gains, task_card_sections
+from ..scoring.statistics import mean_interval
+from ..storage import versions
+from ..trainer import CollapseGuard, Share, WorkflowGRPOTrainer
 from .session import (
     close,
     connect,

@@ -16,11 +16,14 @@ from rich.console import Console
 
 from ..data import Row, reasoning_messages
 from ..errors import DataError
-from ..recipe import Recipe
-from ..report import plot_reasoning, print_reasoning, task_card_sections, versions
+from ..evaluation import sample_policy, share_of
+from ..recipes import Recipe
 from ..rewards import reasoning_rewards
+from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
-from ..trainer import CollapseGuard, Mean, Share, WorkflowGRPOTrainer, sample_policy, share_of, wilson_interval
+from ..scoring.statistics import Mean, wilson_interval
+from ..storage import versions
+from ..trainer import CollapseGuard, Share, WorkflowGRPOTrainer
 from .session import (
     gathered_share,
     guard_facts,

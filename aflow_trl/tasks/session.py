@@ -19,25 +19,17 @@ from ..data import Row, load_rows
 from ..dsl import workflow_regex
 from ..engine import Engine
 from ..errors import DataError, RecipeError, RunStoppedError
+from ..evaluation import sample_policy, share_of
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from ..operators import describe, vocabulary
-from ..recipe import TINY_POLICY, Recipe
-from ..replay import trace_name
-from ..report import write_json
-from ..rewards import Ledger, Rollouts, ScoredRollout, read_rollout, read_rows
+from ..recipes import TINY_POLICY, Recipe
+from ..rollouts import Ledger, Rollouts, ScoredRollout, read_rollout
+from ..runs import trace_name
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, in_process
-from ..trainer import (
-    CollapseGuard,
-    ConsoleProgress,
-    Probe,
-    Share,
-    StopRun,
-    WorkflowGRPOTrainer,
-    sample_policy,
-    share_of,
-)
+from ..storage import read_rows, write_json
+from ..trainer import CollapseGuard, ConsoleProgress, Probe, Share, StopRun, WorkflowGRPOTrainer
 
 WARM_START = "warm start"
 """Phase of the search of a warm start, in traces."""
@@ -352,7 +344,7 @@ def load_arguments(recipe: Recipe) -> str:
     training.model_init_kwargs = {key: value for key, value in options.items() if value is not None} | given
     if model.model_name_or_path != TINY_POLICY:
         return str(model.model_name_or_path)
-    from ..simulator.policy import build_tiny_policy
+    from ..policies import build_tiny_policy
 
     say("building the tiny policy (cached after the first time)")
     words = vocabulary(recipe.workflow.operators)

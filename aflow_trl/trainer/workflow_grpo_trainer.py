@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 from trl import GRPOTrainer
 
-from ..rewards import METRIC_COLUMNS, TraceFile, workflow_metrics
-from .config import TRL_ESTIMATORS, WorkflowGRPOConfig
-from .estimate import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
-from .guard import NumericalGuard, SyncGuard
+from ..rollouts import METRIC_COLUMNS, workflow_metrics
+from ..storage import TraceFile
+from .callbacks.guards import NumericalGuard, SyncGuard
+from .checkpoint import LAYOUT, load_state, save_state
+from .estimation import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
 from .metrics import advantage_metrics
-from .resume import LAYOUT, load_state, save_state
-from .sampler import StratifiedSampler, strata_of
+from .samplers import StratifiedSampler, strata_of
+from .workflow_grpo_config import TRL_ESTIMATORS, WorkflowGRPOConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""The `aflow-trl` command."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,48 @@
+"""Iterative walk over a tree. Not recursive: it must survive any nesting, so that `too_deep` can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .ast import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """Direct children, in the order they are written."""
+    match node:
+        case Sequence():
+            return node.steps
+        case Parallel():
+            return node.branches
+        case Conditional():
+            return (node.condition, node.negative, node.otherwise)
+        case Repeat():
+            return (node.body,)
+        case Operator() | Done():
+            return ()
+
+
+def walk(root: Node) -> Iterator[tuple[Node, int]]:
+    """Every node with its depth, in the order they are written; a plain chain has depth 1."""
+    stack: list[tuple[Node, int]] = [(root, 1)]
+    while stack:
+        node, depth = stack.pop()
+        yield node, depth
+        inner = depth + isinstance(node, Parallel | Conditional | Repeat)
+        stack.extend((child, inner) for child in reversed(children(node)))
+
+
+def rewrite(node: Node, replace: Callable[[Node], Node]) -> Node:
+    """The tree with `replace` applied to every leaf (operators and `done`)."""
+    match node:
+        case Sequence():
+            return Sequence(tuple(rewrite(step, replace) for step in node.steps), node.position)
+        case Parallel():
+            return Parallel(tuple(rewrite(branch, replace) for branch in node.branches), node.position)
+        case Conditional():
+            condition, negative, otherwise = (rewrite(part, replace) for part in children(node))
+            return Conditional(condition, negative, otherwise, node.position)
+        case Repeat():
+            return Repeat(rewrite(node.body, replace), node.times, node.position)
+        case Operator() | Done():
+            return replace(node)
