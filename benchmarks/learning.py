@@ -137,27 +137,27 @@ def bounds(seed: int, out: Path) -> None:
     What fixed workflows reach: the best for all problems, and the best of each domain, found among the usual forms by
     successive halving on training problems and measured on the held-out ones.
     """
-    from aflow_trl.dsl import analyze, format, forms
+    from aflow_trl.dsl import analyze, format_workflow, workflow_templates
     from aflow_trl.recipes import load_recipe
     from aflow_trl.rollouts import Rollouts
     from aflow_trl.tasks.session import close_clients, connect, load_problems
-    from aflow_trl.warm_start import Contest, Group, Job, Run, successive_halving
+    from aflow_trl.warm_start import EvalRequest, Group, HalvingSearch, Run, successive_halving
 
     flags = ["--seed", str(seed), "--num_eval_problems", str(HELD_OUT), "--output_dir", str(out / "bounds")]
     eval_rows, train_rows = load_problems(load_recipe(["quickstart.yaml", *flags]))
     engine, _ = connect(load_recipe(["quickstart.yaml", *flags]))
     rollouts = Rollouts(engine, seed=seed)
-    candidates = {format(one): analyze(one).worst_case_calls for one in forms()}
+    candidates = {format_workflow(one): analyze(one).worst_case_calls for one in workflow_templates()}
     domains = sorted({row.domain for row in train_rows})
     rows = {Group(domain): [row for row in train_rows if row.domain == domain] for domain in domains}
     rows[Group("all")] = train_rows
-    contests = [Contest(group, len(own), candidates, BOUND_CALLS, 1, seed) for group, own in rows.items()]
+    contests = [HalvingSearch(group, len(own), candidates, BOUND_CALLS, 1, seed) for group, own in rows.items()]
 
     async def run(texts: Sequence[str], problems: Sequence[Any], salt: str) -> list[Any]:
         columns = [row.columns() for row in problems]
         return await rollouts.execute(texts, columns, salt=salt, phase="bounds", step=0)
 
-    async def measure(jobs: Sequence[Job]) -> list[Run]:
+    async def measure(jobs: Sequence[EvalRequest]) -> list[Run]:
         done = await run([job.workflow for job in jobs], [rows[job.group][job.row] for job in jobs], f"{seed} search")
         return [Run(one.correctness, one.trace.model_calls, one.trace.paid_calls) for one in done]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from aflow_trl.dsl import format, parse, sample
+from aflow_trl.dsl import format_workflow, parse, sample_workflow
 
 COUNT = 10_000
 
@@ -13,7 +13,7 @@ COUNT = 10_000
 def main() -> None:
     """Print the rate."""
     rng = random.Random(0)
-    texts = [format(sample(rng)) for _ in range(COUNT)]
+    texts = [format_workflow(sample_workflow(rng)) for _ in range(COUNT)]
     parse(texts[0])
     started = time.perf_counter()
     for text in texts:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aflow_trl.dsl import (
+    Chain,
     Conditional,
     Done,
     Limits,
@@ -17,16 +18,15 @@ from aflow_trl.dsl import (
     Operator,
     Parallel,
     Repeat,
-    Sequence,
     Workflow,
     analyze,
     builtin_vocabulary,
+    chain,
     extract,
-    format,
+    format_workflow,
     mermaid,
     parse,
-    sample,
-    sequence,
+    sample_workflow,
 )
 from aflow_trl.errors import DSLError
 
@@ -128,7 +128,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("source", "canonical"), ACCEPTED)
 def test_accepted_text_has_one_canonical_form(source: str, canonical: str) -> None:
-    assert format(parse(source)) == canonical
+    assert format_workflow(parse(source)) == canonical
 
 
 @pytest.mark.parametrize(("source", "label", "line", "column"), REFUSED)
@@ -165,7 +165,7 @@ judges = st.builds(Operator, st.sampled_from(["Review", "Test", "Programmer"]))
 def _compound(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     branch = inner | st.just(Done())
     return st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(lambda steps: sequence(*steps)),
+        st.lists(inner, min_size=1, max_size=3).map(lambda steps: chain(*steps)),
         st.lists(inner, min_size=1, max_size=3).map(lambda branches: Parallel(tuple(branches))),
         st.builds(Conditional, judges, branch, branch),
         st.builds(Repeat, inner, st.integers(1, 5)),
@@ -177,13 +177,13 @@ workflows = st.recursive(plain | with_text, _compound, max_leaves=8).map(Workflo
 
 @given(workflows)
 def test_parse_inverts_format(workflow: Workflow) -> None:
-    assert parse(format(workflow), limits=WIDE) == workflow
+    assert parse(format_workflow(workflow), limits=WIDE) == workflow
 
 
 @given(workflows)
 def test_format_is_canonical(workflow: Workflow) -> None:
-    text = format(workflow)
-    assert format(parse(text, limits=WIDE)) == text
+    text = format_workflow(workflow)
+    assert format_workflow(parse(text, limits=WIDE)) == text
 
 
 fragments = st.lists(
@@ -212,8 +212,8 @@ def test_extraction_never_raises(completion: str) -> None:
 
 @given(st.integers())
 def test_sampled_workflows_are_valid(seed: int) -> None:
-    workflow = sample(random.Random(seed))
-    assert parse(format(workflow)) == workflow
+    workflow = sample_workflow(random.Random(seed))
+    assert parse(format_workflow(workflow)) == workflow
 
 
 @given(workflows)
@@ -221,8 +221,8 @@ def test_a_sequence_holds_no_sequence(workflow: Workflow) -> None:
     from aflow_trl.dsl import walk
 
     for node, _ in walk(workflow.root):
-        if isinstance(node, Sequence):
-            assert not any(isinstance(step, Sequence | Done) for step in node.steps)
+        if isinstance(node, Chain):
+            assert not any(isinstance(step, Chain | Done) for step in node.steps)
 
 
 # -- extraction and repairs ------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ EXTRACTED = [
 @pytest.mark.parametrize(("completion", "canonical", "repairs"), EXTRACTED)
 def test_completion_yields_workflow_and_records_repairs(completion: str, canonical: str, repairs: tuple) -> None:
     extraction = extract(completion)
-    assert extraction.workflow is not None and format(extraction.workflow) == canonical
+    assert extraction.workflow is not None and format_workflow(extraction.workflow) == canonical
     assert extraction.repairs == repairs
 
 

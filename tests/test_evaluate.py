@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aflow_trl.data import Row, synthetic_rows
-from aflow_trl.dsl import builtin_vocabulary, format, parse
+from aflow_trl.dsl import builtin_vocabulary, format_workflow, parse
 from aflow_trl.evaluation import (
     Evaluation,
     Result,
@@ -100,7 +100,7 @@ def test_of_equals_the_cheaper_one_is_best() -> None:
 @pytest.mark.parametrize(("calls", "votes"), [(0.5, 2), (3.4, 3), (50.0, 9)])
 def test_self_consistency_costs_about_as_much(calls: float, votes: int) -> None:
     assert votes_at_equal_cost(calls) == votes
-    assert format(parse(self_consistency(votes))) == self_consistency(votes)
+    assert format_workflow(parse(self_consistency(votes))) == self_consistency(votes)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

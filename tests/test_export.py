@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aflow_trl.data import Row, synthetic_rows
-from aflow_trl.dsl import builtin_vocabulary, format, parse, sample
+from aflow_trl.dsl import builtin_vocabulary, format_workflow, parse, sample_workflow
 from aflow_trl.engine import RolloutRequest
 from aflow_trl.errors import RecipeError
 from aflow_trl.export import to_aflow, to_python
@@ -100,7 +100,7 @@ def test_the_script_imports_nothing_but_openai() -> None:
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=30, deadline=None)
 def test_every_workflow_becomes_a_script_that_compiles(seed: int) -> None:
-    assert compile(script(format(sample(random.Random(seed)))), "exported.py", "exec")
+    assert compile(script(format_workflow(sample_workflow(random.Random(seed)))), "exported.py", "exec")
 
 
 def test_the_script_prints_its_help(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_aflows_class_reads_back_as_the_same_workflow(text: str) -> None:
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
 def test_aflows_class_is_python_or_the_reason_is_told(seed: int) -> None:
-    workflow = sample(random.Random(seed))
+    workflow = sample_workflow(random.Random(seed))
     try:
         graph, prompts = to_aflow(workflow, vocabulary=WORDS)
     except RecipeError as error:

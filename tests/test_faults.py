@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from aflow_trl.dsl import format, sample
+from aflow_trl.dsl import format_workflow, sample_workflow
 from aflow_trl.engine import Engine
 from aflow_trl.errors import FatalEndpointError
 from aflow_trl.llm import ExecutorConfig, LLMClient
@@ -294,7 +294,7 @@ SOAK_FAULTS = [
 async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> None:
     """2,000 workflows of the grammar against an endpoint where every fifth request goes wrong."""
     dice = random.Random(0)
-    workflows = [f"<workflow>{format(sample(dice))}</workflow>" for _ in range(2_000)]
+    workflows = [f"<workflow>{format_workflow(sample_workflow(dice))}</workflow>" for _ in range(2_000)]
 
     async def batch(rollouts: Rollouts, texts: list[str]) -> list[float | None]:
         numbers = range(len(texts))

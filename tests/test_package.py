@@ -24,7 +24,20 @@ def test_public_surface_is_small_and_importable() -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    ["data", "dsl", "engine", "llm", "operators", "rewards", "rollouts", "runs", "sandbox", "scoring", "simulator", "trainer"],
+    [
+        "data",
+        "dsl",
+        "engine",
+        "llm",
+        "operators",
+        "rewards",
+        "rollouts",
+        "runs",
+        "sandbox",
+        "scoring",
+        "simulator",
+        "trainer",
+    ],
 )
 def test_every_stage_names_what_it_exports(stage: str) -> None:
     import importlib
@@ -35,7 +48,7 @@ def test_every_stage_names_what_it_exports(stage: str) -> None:
 
 
 def test_names_others_rely_on() -> None:
-    from aflow_trl.dsl import analyze, extract, format, parse
+    from aflow_trl.dsl import analyze, extract, parse
     from aflow_trl.engine import Engine, RolloutRequest, Trace
     from aflow_trl.errors import DSLError
     from aflow_trl.rewards import (

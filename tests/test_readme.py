@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aflow_trl.dsl import format, parse
+from aflow_trl.dsl import format_workflow, parse
 from test_dsl import ACCEPTED
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def test_every_workflow_of_the_readme_is_accepted_and_in_the_table() -> None:
     workflows = block.strip().splitlines()
     assert len(workflows) >= 8
     for text in workflows:
-        assert format(parse(text)) == text
+        assert format_workflow(parse(text)) == text
         assert text in [row[0] for row in ACCEPTED]
 
 

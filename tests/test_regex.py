@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.dsl import Limits, analyze, builtin_vocabulary, extract, format, parse, workflow_regex
+from aflow_trl.dsl import Limits, analyze, builtin_vocabulary, extract, format_workflow, parse, workflow_regex
 from aflow_trl.errors import DSLError
 from test_dsl import workflows
 
@@ -34,7 +34,7 @@ def test_everything_it_accepts_is_a_workflow_of_that_depth(depth: int, data: st.
 @given(workflows)
 @settings(max_examples=60, deadline=None)
 def test_every_workflow_up_to_the_depth_is_accepted_and_no_deeper_one(workflow: object) -> None:
-    text, actual = format(workflow), analyze(workflow).depth
+    text, actual = format_workflow(workflow), analyze(workflow).depth
     for depth in DEPTHS:
         assert bool(compiled(depth).fullmatch(text)) == (actual <= depth)
 
@@ -73,7 +73,7 @@ def test_own_operators_are_the_only_ones() -> None:
 @given(workflows)
 @settings(max_examples=40, deadline=None)
 def test_a_completion_holds_the_workflow_between_the_tags(workflow: object) -> None:
-    text = f"<workflow>{format(workflow)}</workflow>"
+    text = f"<workflow>{format_workflow(workflow)}</workflow>"
     if analyze(workflow).depth <= 2:
         assert re.fullmatch(workflow_regex(2), text)
         assert extract(text, limits=UNCOUNTED).workflow == workflow

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.dsl import analyze, parse, sample, walk
+from aflow_trl.dsl import analyze, parse, sample_workflow, walk
 from aflow_trl.dsl.ast import Operator
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
-from aflow_trl.llm.limiter import Lane, Scheduler, Turnstile, Urgency, Window
+from aflow_trl.llm.limiter import EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Window
 from aflow_trl.operators import Problem, vocabulary
 from aflow_trl.recipes import operator_executors
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
@@ -33,18 +33,18 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 async def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
-    scheduler, order = Scheduler([Lane(1)]), []
-    first = await scheduler.acquire(Urgency(), 0)
+    scheduler, order = Scheduler([EndpointLimiter(1)]), []
+    first = await scheduler.acquire(Priority(), 0)
 
-    async def call(name: str, urgency: Urgency) -> None:
-        permit = await scheduler.acquire(urgency, 0)
+    async def call(name: str, priority: Priority) -> None:
+        permit = await scheduler.acquire(priority, 0)
         order.append(name)
         scheduler.release(permit)
 
-    raised = Urgency(0)
+    raised = Priority(0)
     calls = [
-        asyncio.ensure_future(call(name, urgency))
-        for name, urgency in (("b1", Urgency(2)), ("a", Urgency(5)), ("b2", Urgency(2)), ("raised", raised))
+        asyncio.ensure_future(call(name, priority))
+        for name, priority in (("b1", Priority(2)), ("a", Priority(5)), ("b2", Priority(2)), ("raised", raised))
     ]
     await asyncio.sleep(0)
     raised.raise_to(9)
@@ -54,9 +54,9 @@ async def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
 
 
 async def test_cancelled_call_gives_its_place_to_the_next() -> None:
-    scheduler = Scheduler([Lane(1)])
-    held = await scheduler.acquire(Urgency(), 0)
-    waiting = [asyncio.ensure_future(scheduler.acquire(Urgency(), 0)) for _ in range(3)]
+    scheduler = Scheduler([EndpointLimiter(1)])
+    held = await scheduler.acquire(Priority(), 0)
+    waiting = [asyncio.ensure_future(scheduler.acquire(Priority(), 0)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     scheduler.release(held)
@@ -84,7 +84,7 @@ def test_remaining_calls_are_the_longest_way_to_the_end() -> None:
 @given(st.integers(0, 10**6))
 @settings(max_examples=60)
 def test_first_operator_has_the_whole_critical_path_to_go(seed: int) -> None:
-    workflow = sample(random.Random(seed))
+    workflow = sample_workflow(random.Random(seed))
     once = {name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in vocabulary().items()}
     remaining = remaining_calls(workflow.root, vocabulary())
     assert max(remaining.values()) == analyze(workflow, vocabulary=once).critical_path_calls
@@ -103,10 +103,10 @@ async def test_long_workflows_start_first_under_a_limit(endpoint: ScriptedEndpoi
 
 
 async def test_turnstile_lets_a_few_through_in_each_turn_in_order() -> None:
-    turnstile, passed = Turnstile(3), []
+    turnstile, passed = EventLoopThrottle(3), []
 
     async def one(number: int) -> None:
-        await turnstile.pass_through()
+        await turnstile.wait_turn()
         passed.append(number)
 
     tasks = [asyncio.ensure_future(one(number)) for number in range(10)]
@@ -232,11 +232,11 @@ async def test_retry_goes_to_another_endpoint_of_the_pool(endpoint: ScriptedEndp
 
 async def test_no_call_waits_while_a_place_is_free() -> None:
     """With lanes of different speed, the idle time of the places is bounded by the handing over."""
-    scheduler = Scheduler([Lane(2), Lane(3)])
+    scheduler = Scheduler([EndpointLimiter(2), EndpointLimiter(3)])
     idle = []
 
     async def call(length: float) -> None:
-        permit = await scheduler.acquire(Urgency(), 0)
+        permit = await scheduler.acquire(Priority(), 0)
         waiting = sum(not waiter.turn.done() for _, _, waiter in scheduler._queue)
         idle.append(waiting > 0 and any(lane.taken < lane.most for lane in scheduler.lanes))
         await asyncio.sleep(length)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aflow_trl.data import synthetic_rows
-from aflow_trl.dsl import sample
+from aflow_trl.dsl import sample_workflow
 from aflow_trl.engine import Engine, RolloutRequest, Trace
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.operators import Problem
@@ -53,7 +53,7 @@ def outcome(trace: Trace) -> Any:
 @given(st.integers(0, 10**6))
 def test_results_with_sharing_are_the_results_without(seed: int) -> None:
     dice = random.Random(seed)
-    requests = [RolloutRequest(sample(dice), problem(dice.choice(ROWS[:4]))) for _ in range(12)]
+    requests = [RolloutRequest(sample_workflow(dice), problem(dice.choice(ROWS[:4]))) for _ in range(12)]
 
     async def both() -> list[list[Trace]]:
         return [await run(requests, share, str(seed)) for share in ("step", "off")]

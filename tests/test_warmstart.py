@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aflow_trl.data import Row, load_rows
-from aflow_trl.dsl import analyze, builtin_vocabulary, format, forms, parse
+from aflow_trl.dsl import analyze, builtin_vocabulary, format_workflow, parse, workflow_templates
 from aflow_trl.errors import RecipeError
 from aflow_trl.recipes import load_recipe
 from aflow_trl.rollouts import read_rollout
 from aflow_trl.storage import read_rows
 from aflow_trl.tasks.warm_start import group_rows
-from aflow_trl.warm_start import Arm, Contest, Group, Job, Run, successive_halving
+from aflow_trl.warm_start import Candidate, EvalRequest, Group, HalvingSearch, Run, successive_halving
 
 ROOT = Path(__file__).parent.parent
 GROUP = Group("math")
@@ -39,7 +39,7 @@ class Bandit:
         self.skill, self.costs, self.dice = skill, costs, random.Random(seed)
         self.spent = 0
 
-    async def measure(self, jobs: Sequence[Job]) -> list[Run]:
+    async def measure(self, jobs: Sequence[EvalRequest]) -> list[Run]:
         runs = []
         for job in jobs:
             cost = self.dice.randint(1, self.costs[job.workflow])
@@ -48,8 +48,8 @@ class Bandit:
         return runs
 
 
-def search(bandit: Bandit, budget: int, winners: int = 3, rows: int = 10_000) -> Contest:
-    contest = Contest(GROUP, rows, bandit.costs, budget, winners, seed=0)
+def search(bandit: Bandit, budget: int, winners: int = 3, rows: int = 10_000) -> HalvingSearch:
+    contest = HalvingSearch(GROUP, rows, bandit.costs, budget, winners, seed=0)
     asyncio.run(successive_halving([contest], bandit.measure))
     return contest
 
@@ -90,7 +90,7 @@ def test_of_equally_good_workflows_the_cheaper_wins() -> None:
 
 def test_what_the_infrastructure_lost_counts_for_nobody() -> None:
     class Flaky(Bandit):
-        async def measure(self, jobs: Sequence[Job]) -> list[Run]:
+        async def measure(self, jobs: Sequence[EvalRequest]) -> list[Run]:
             runs = await super().measure(jobs)
             return [
                 Run(None, 0, 1) if job.workflow == "good" and job.row % 2 else run
@@ -109,12 +109,12 @@ def test_weights_follow_accuracy() -> None:
 
 
 def test_forms_are_valid_distinct_and_within_the_limits() -> None:
-    found = [format(workflow) for workflow in forms()]
+    found = [format_workflow(workflow) for workflow in workflow_templates()]
     assert len(found) == len(set(found)) > 200
     for text in found:
         parse(text)
     few = {name: builtin_vocabulary()[name] for name in ("Custom", "ScEnsemble")}
-    assert {name for own in forms(vocabulary=few) for name in analyze(own).operators} <= set(few)
+    assert {name for own in workflow_templates(vocabulary=few) for name in analyze(own).operators} <= set(few)
 
 
 def test_groups_are_domains_split_by_difficulty_where_there_is_enough_of_both() -> None:
@@ -217,7 +217,7 @@ def test_a_search_that_is_killed_goes_on_and_training_uses_it(tmp_path: Path) ->
 
 
 def test_arms_without_results_have_no_accuracy() -> None:
-    assert Arm("Custom").accuracy == Arm("Custom").calls_per_problem == 0
+    assert Candidate("Custom").accuracy == Candidate("Custom").calls_per_problem == 0
 
 
 def test_rows_of_a_domain_without_winners_are_named() -> None:

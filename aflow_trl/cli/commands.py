@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..dsl import format, parse
+from ..dsl import format_workflow, parse
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from ..operators import load_operators, vocabulary
 from ..simulator import SimulatedApp, in_process
@@ -149,7 +149,7 @@ def _search(options: argparse.Namespace) -> None:
         options.passes,
         options.margin,
         options.patience,
-        format(parse(options.start, vocabulary=words)),
+        format_workflow(parse(options.start, vocabulary=words)),
         options.seed,
     )
     best = run_search(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..dsl import analyze, format, mermaid, parse
+from ..dsl import analyze, format_workflow, mermaid, parse
 from ..engine import Engine, Outcome
 from ..errors import AflowError, RecipeError
 from ..llm import CallCache, ExecutorConfig
@@ -181,7 +181,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     analysis = analyze(workflow, vocabulary=words)
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(format(workflow))}[/bold]")
+    console.print(f"[bold]{escape(format_workflow(workflow))}[/bold]")
     console.print(
         f"{analysis.operator_count} operators, depth {analysis.depth}, "
         f"at most {analysis.worst_case_calls} model calls, {analysis.critical_path_calls} of them one after another"
@@ -216,7 +216,7 @@ def _run(options: argparse.Namespace) -> None:
         questions = [("", problem)]
     else:
         questions = read_questions(Path(options.input))
-    fixed = format(parse(options.workflow, vocabulary=words)) if options.workflow else None
+    fixed = format_workflow(parse(options.workflow, vocabulary=words)) if options.workflow else None
     client = executor_of(options)
     engine = Engine(client, vocabulary=words)
     workflows = workflows_of(

@@ -1,11 +1,11 @@
 """Row schema, sources, prompts for the policy, synthetic problems."""
 
-from .benchmarks import SOURCES, Source, Sourced, UnusableRowError, load_source
+from .benchmarks import SOURCES, BenchmarkRow, Source, UnusableRowError, load_benchmark
 from .dedup import near_copies, normal_form
 from .loading import SYNTHETIC, build_dataset, load_questions, load_rows, selection_split
 from .mixing import mix, read_ratio, shares, split_digest
 from .prepare import prepare, print_card
-from .prompts import check_policy_prompt, policy_messages, policy_prompts, reasoning_messages, system_prompt
+from .prompts import Message, PolicyPrompt, check_policy_prompt, policy_prompts, statement
 from .schema import DOMAINS, FIELDS, Row, read_row
 from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, sum_rows, synthetic_rows
 
@@ -17,32 +17,32 @@ __all__ = [
     "SOURCES",
     "SYNTHETIC",
     "Applied",
+    "BenchmarkRow",
+    "Message",
+    "PolicyPrompt",
     "Row",
     "Solved",
     "Source",
-    "Sourced",
     "UnusableRowError",
     "build_dataset",
     "check_policy_prompt",
     "draw_step",
+    "load_benchmark",
     "load_questions",
     "load_rows",
-    "load_source",
     "mix",
     "near_copies",
     "normal_form",
-    "policy_messages",
     "policy_prompts",
     "prepare",
     "print_card",
     "read_problem",
     "read_ratio",
     "read_row",
-    "reasoning_messages",
     "selection_split",
     "shares",
     "split_digest",
+    "statement",
     "sum_rows",
     "synthetic_rows",
-    "system_prompt",
 ]

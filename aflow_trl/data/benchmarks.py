@@ -46,7 +46,7 @@ class UnusableRowError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced:
+class BenchmarkRow:
     """A row with the solution that must be right if the row is."""
 
     row: Row
@@ -62,10 +62,10 @@ class Source:
     configs: tuple[str, ...]
     splits: Mapping[str, str]
     """Our split (`train`, `valid`, `test`) → the upstream one."""
-    read: Callable[[Mapping[str, Any]], Sourced]
+    read: Callable[[Mapping[str, Any]], BenchmarkRow]
 
 
-def load_source(source: Source, split: str, folder: Path | None = None) -> Iterator[Mapping[str, Any]]:
+def load_benchmark(source: Source, split: str, folder: Path | None = None) -> Iterator[Mapping[str, Any]]:
     """
     Upstream rows of one split.
 
@@ -93,7 +93,7 @@ def load_source(source: Source, split: str, folder: Path | None = None) -> Itera
         ) from None
 
 
-def _gsm8k(raw: Mapping[str, Any]) -> Sourced:
+def _gsm8k(raw: Mapping[str, Any]) -> BenchmarkRow:
     steps, marker, answer = raw["answer"].rpartition("####")
     if not marker:
         raise UnusableRowError("no final answer")
@@ -101,10 +101,10 @@ def _gsm8k(raw: Mapping[str, Any]) -> Sourced:
     difficulty = max(1, steps.count("<<"))
     question = raw["question"].strip()
     row = Row(question, (gold,), "math", source="gsm8k", id=_digest_id("gsm8k", question), difficulty=difficulty)
-    return Sourced(row, gold)
+    return BenchmarkRow(row, gold)
 
 
-def _math(raw: Mapping[str, Any]) -> Sourced:
+def _math(raw: Mapping[str, Any]) -> BenchmarkRow:
     gold = last_boxed(raw["solution"])
     if not gold:
         raise UnusableRowError("no boxed answer")
@@ -112,18 +112,18 @@ def _math(raw: Mapping[str, Any]) -> Sourced:
     question = raw["problem"].strip()
     difficulty = int(level) if level.isdigit() else 0
     row = Row(question, (gold,), "math", source="math", id=_digest_id("math", question), difficulty=difficulty)
-    return Sourced(row, gold)
+    return BenchmarkRow(row, gold)
 
 
-def _humaneval(raw: Mapping[str, Any]) -> Sourced:
+def _humaneval(raw: Mapping[str, Any]) -> BenchmarkRow:
     return _function_task(raw, "humaneval", raw["test"])
 
 
-def _humaneval_plus(raw: Mapping[str, Any]) -> Sourced:
+def _humaneval_plus(raw: Mapping[str, Any]) -> BenchmarkRow:
     return _function_task(raw, "humaneval+", NUMPY_IMPORT.sub(NUMPY_STAND_IN, raw["test"]))
 
 
-def _function_task(raw: Mapping[str, Any], source: str, test: str) -> Sourced:
+def _function_task(raw: Mapping[str, Any], source: str, test: str) -> BenchmarkRow:
     prompt, name = raw["prompt"], raw["entry_point"]
     helpers = _helpers(prompt, name)
     row = Row(
@@ -136,21 +136,21 @@ def _function_task(raw: Mapping[str, Any], source: str, test: str) -> Sourced:
         source=source,
         id=raw["task_id"].lower(),
     )
-    return Sourced(row, prompt + raw["canonical_solution"])
+    return BenchmarkRow(row, prompt + raw["canonical_solution"])
 
 
-def _mbpp(raw: Mapping[str, Any]) -> Sourced:
+def _mbpp(raw: Mapping[str, Any]) -> BenchmarkRow:
     setup = [raw.get("test_setup_code") or "", *(raw.get("test_imports") or ())]
     tests = [_with_setup(test, setup) for test in [*raw["test_list"], *(raw.get("challenge_test_list") or ())]]
     return _mbpp_row(raw, "mbpp", tests[:1], tests[1:])
 
 
-def _mbpp_plus(raw: Mapping[str, Any]) -> Sourced:
+def _mbpp_plus(raw: Mapping[str, Any]) -> BenchmarkRow:
     public = [_with_setup(raw["test_list"][0], list(raw.get("test_imports") or ()))]
     return _mbpp_row(raw, "mbpp+", public, [NUMPY_IMPORT.sub(NUMPY_STAND_IN, raw["test"]).strip()])
 
 
-def _mbpp_row(raw: Mapping[str, Any], source: str, public: list[str], hidden: list[str]) -> Sourced:
+def _mbpp_row(raw: Mapping[str, Any], source: str, public: list[str], hidden: list[str]) -> BenchmarkRow:
     if not hidden:
         raise UnusableRowError("too few tests")
     text = (raw.get("text") or raw["prompt"]).strip()
@@ -166,10 +166,10 @@ def _mbpp_row(raw: Mapping[str, Any], source: str, public: list[str], hidden: li
         # The same task has the same id in both, so that none is trained on and tested.
         id=f"mbpp/{raw['task_id']}",
     )
-    return Sourced(row, raw["code"])
+    return BenchmarkRow(row, raw["code"])
 
 
-def _hotpotqa(raw: Mapping[str, Any]) -> Sourced:
+def _hotpotqa(raw: Mapping[str, Any]) -> BenchmarkRow:
     context = raw["context"]
     paragraphs = [
         f"{title}: {''.join(sentences).strip()}"
@@ -180,7 +180,7 @@ def _hotpotqa(raw: Mapping[str, Any]) -> Sourced:
     return _question(raw["question"], [raw["answer"]], passages, "hotpotqa", raw["id"], difficulty)
 
 
-def _drop(raw: Mapping[str, Any]) -> Sourced:
+def _drop(raw: Mapping[str, Any]) -> BenchmarkRow:
     spans = raw["answers_spans"]["spans"]
     if len({normalize_text(span) for span in spans}) > 1:
         # Parts of one answer, or answers of several annotators: the columns do not tell.
@@ -188,19 +188,19 @@ def _drop(raw: Mapping[str, Any]) -> Sourced:
     return _question(raw["question"], spans, raw["passage"], "drop", raw["query_id"])
 
 
-def _squad_v2(raw: Mapping[str, Any]) -> Sourced:
+def _squad_v2(raw: Mapping[str, Any]) -> BenchmarkRow:
     if not raw["answers"]["text"]:
         raise UnusableRowError("unanswerable")
     return _question(raw["question"], raw["answers"]["text"], raw["context"], "squad_v2", raw["id"])
 
 
-def _question(text: str, golds: Any, context: str, source: str, own_id: str, difficulty: int = 0) -> Sourced:
+def _question(text: str, golds: Any, context: str, source: str, own_id: str, difficulty: int = 0) -> BenchmarkRow:
     answers = tuple(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
     if not answers:
         raise UnusableRowError("no answer")
     own_id = f"{source}/{own_id}"
     row = Row(text.strip(), answers, "qa", context=context.strip(), source=source, id=own_id, difficulty=difficulty)
-    return Sourced(row, answers[0])
+    return BenchmarkRow(row, answers[0])
 
 
 def _digest_id(source: str, question: str) -> str:

@@ -6,12 +6,11 @@ import itertools
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, load_dataset
 
 from ..errors import DataError, RecipeError
-from .prompts import policy_messages
+from .prompts import PolicyPrompt
 from .schema import Row, read_row
 from .synthetic import sum_rows, synthetic_rows
 
@@ -113,10 +112,18 @@ def _read_hub(name: str, split: str) -> list[Row]:
     return [read_row(raw, f"{name}, row {index}") for index, raw in enumerate(dataset)]
 
 
-def build_dataset(rows: Sequence[Row], *, prompt: str, operators: Sequence[str], descriptions: str) -> Dataset:
-    """Rows as the dataset TRL trains on: a conversational `prompt` and the columns of the schema."""
-    records: list[dict[str, Any]] = []
-    for row in rows:
-        messages = policy_messages(row, prompt=prompt, operators=operators, descriptions=descriptions)
-        records.append({"prompt": messages} | row.columns())
-    return Dataset.from_list(records)
+def build_dataset(rows: Sequence[Row], prompt: PolicyPrompt | None = None) -> Dataset:
+    """
+    Rows as the dataset that TRL trains on.
+
+    Args:
+        rows (`Sequence[Row]`):
+            Problems.
+        prompt ([`PolicyPrompt`], *optional*):
+            What the policy is asked with. Defaults to the prompt `full` with all operators.
+
+    Returns:
+        `datasets.Dataset`: A conversational `prompt` and the columns of the row schema.
+    """
+    asked = PolicyPrompt() if prompt is None else prompt
+    return Dataset.from_list([{"prompt": asked.messages(row)} | row.columns() for row in rows])

@@ -17,7 +17,7 @@ from rich.table import Table
 from ..errors import RecipeError, ScorerError
 from ..scoring import score_answer, score_code
 from ..storage import versions, write_json
-from .benchmarks import SOURCES, Source, Sourced, UnusableRowError, load_source
+from .benchmarks import SOURCES, BenchmarkRow, Source, UnusableRowError, load_benchmark
 from .dedup import near_copies, normal_form
 from .mixing import mix, split_digest
 from .schema import Row
@@ -126,8 +126,8 @@ def _read(
     splits: dict[str, list[Row]] = {}
     for split, upstream in source.splits.items():
         tally = tallies[source.name, split] = Tally()
-        found: list[Sourced] = []
-        for raw in load_source(source, upstream, folder):
+        found: list[BenchmarkRow] = []
+        for raw in load_benchmark(source, upstream, folder):
             tally.read += 1
             try:
                 found.append(source.read(raw))
@@ -147,7 +147,7 @@ def _read(
     return splits
 
 
-async def _with_valid_gold(found: Sequence[Sourced], tally: Tally) -> list[Row]:
+async def _with_valid_gold(found: Sequence[BenchmarkRow], tally: Tally) -> list[Row]:
     rows = []
     for start in range(0, len(found), CHECKED_AT_ONCE):
         for row in await asyncio.gather(*(_checked(one) for one in found[start : start + CHECKED_AT_ONCE])):
@@ -158,7 +158,7 @@ async def _with_valid_gold(found: Sequence[Sourced], tally: Tally) -> list[Row]:
     return rows
 
 
-async def _checked(one: Sourced) -> Row | str:
+async def _checked(one: BenchmarkRow) -> Row | str:
     """The row, without public tests that its own gold fails; or why it cannot be used."""
     row = one.row
     try:

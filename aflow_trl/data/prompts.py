@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeAlias
 
 from ..assets import read_config
 from ..errors import RecipeError
+from ..operators import DEFAULT_OPERATORS, OperatorRegistry
 from .schema import Row
+
+Message: TypeAlias = dict[str, str]
+"""A chat message: `role` and `content`."""
 
 
 @cache
@@ -23,52 +29,44 @@ def check_policy_prompt(name: str) -> None:
         raise RecipeError(f"policy_prompt is {name!r}. Use one of {', '.join(policy_prompts())}.")
 
 
-def system_prompt(prompt: str, *, operators: Sequence[str], descriptions: str) -> str:
-    """System message that tells a policy of the language and its operators. Arguments as in [`policy_messages`]."""
-    system = policy_prompts()[prompt]["system"]
-    return system.replace("{operators}", descriptions).replace("{names}", ", ".join(operators))
-
-
-def policy_messages(row: Row, *, prompt: str, operators: Sequence[str], descriptions: str) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class PolicyPrompt:
     """
-    Chat messages that ask for a workflow. Everything the executor will be shown of the problem is in them.
+    What a policy is asked with: a prompt of `configs/policy_prompts.yaml` and the operators it offers.
 
     Args:
-        row ([`Row`]):
-            Problem.
-        prompt (`str`):
-            Name of a prompt in `configs/policy_prompts.yaml`.
-        operators (`Sequence[str]`):
-            Names of the operators that may be used.
-        descriptions (`str`):
-            One line for each of them.
+        name (`str`, *optional*, defaults to `"full"`):
+            Name of the prompt.
+        operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
+            Operators a workflow may use. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
 
-    Returns:
-        `list[dict[str, str]]`: A system and a user message.
+    Raises:
+        [`RecipeError`]: There is no such prompt.
     """
-    template = policy_prompts()[prompt]
-    system = system_prompt(prompt, operators=operators, descriptions=descriptions)
-    statement = f"{row.context}\n\n{row.question}" if row.context else row.question
-    return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": template["user"].replace("{problem}", statement)},
-    ]
+
+    name: str = "full"
+    operators: OperatorRegistry = field(default_factory=lambda: DEFAULT_OPERATORS)
+
+    def __post_init__(self) -> None:
+        check_policy_prompt(self.name)
+
+    @property
+    def system(self) -> str:
+        """System message that describes the language and its operators."""
+        text = policy_prompts()[self.name]["system"]
+        return text.replace("{operators}", self.operators.descriptions).replace("{names}", ", ".join(self.operators))
+
+    def messages(self, row: Row) -> list[Message]:
+        """Chat messages that ask for a workflow. They hold everything that the executor will see of the problem."""
+        user = policy_prompts()[self.name]["user"].replace("{problem}", statement(row))
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+    def reasoning_messages(self, row: Row) -> list[Message]:
+        """Chat messages that ask for `<think>…</think><answer>…</answer>`."""
+        system = policy_prompts()[self.name]["reason"]
+        return [{"role": "system", "content": system}, {"role": "user", "content": statement(row)}]
 
 
-def reasoning_messages(row: Row, *, prompt: str) -> list[dict[str, str]]:
-    """
-    Chat messages that ask for `<think>…</think><answer>…</answer>`.
-
-    Args:
-        row ([`Row`]):
-            Problem.
-        prompt (`str`):
-            Name of a prompt in `configs/policy_prompts.yaml`.
-
-    Returns:
-        `list[dict[str, str]]`: A system and a user message.
-    """
-    return [
-        {"role": "system", "content": policy_prompts()[prompt]["reason"]},
-        {"role": "user", "content": f"{row.context}\n\n{row.question}" if row.context else row.question},
-    ]
+def statement(row: Row) -> str:
+    """Passages and question of a row, as every prompt shows them."""
+    return f"{row.context}\n\n{row.question}" if row.context else row.question

@@ -1,9 +1,10 @@
-"""The workflow language: grammar, AST, parser, canonical printer, static analysis, drawing. Imports errors only."""
+"""The workflow language: grammar, AST, parser, canonical printer, static analysis, sampling, drawing."""
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
 from .ast import (
     Analysis,
+    Chain,
     Conditional,
     Done,
     Extraction,
@@ -14,19 +15,21 @@ from .ast import (
     Parallel,
     Position,
     Repeat,
-    Sequence,
     Workflow,
-    sequence,
+    chain,
 )
 from .extraction import CLOSING_TAG, REPAIRS, extract
 from .mermaid import mermaid
 from .parser import parse
-from .printer import format
+from .printer import format_workflow
 from .regex import MAX_REGEX_DEPTH, workflow_regex
-from .sampling import sample
-from .templates import forms
+from .sampling import sample_workflow
+from .templates import workflow_templates
 from .traversal import children, walk
 from .vocabulary import Vocabulary, builtin_vocabulary, operator_table
+
+format = format_workflow
+"""Public alias of [`format_workflow`]."""
 
 __all__ = [
     "CLOSING_TAG",
@@ -34,6 +37,7 @@ __all__ = [
     "MAX_REGEX_DEPTH",
     "REPAIRS",
     "Analysis",
+    "Chain",
     "Conditional",
     "DSLError",
     "Done",
@@ -45,22 +49,22 @@ __all__ = [
     "Parallel",
     "Position",
     "Repeat",
-    "Sequence",
     "Vocabulary",
     "Workflow",
     "analyze",
     "builtin_vocabulary",
+    "chain",
     "check",
     "children",
     "critical_calls",
     "extract",
     "format",
-    "forms",
+    "format_workflow",
     "mermaid",
     "operator_table",
     "parse",
-    "sample",
-    "sequence",
+    "sample_workflow",
     "walk",
     "workflow_regex",
+    "workflow_templates",
 ]

@@ -8,6 +8,7 @@ from ..errors import DSLError
 from .ast import (
     MAX_REPEAT,
     Analysis,
+    Chain,
     Conditional,
     Done,
     Limits,
@@ -16,7 +17,6 @@ from .ast import (
     OperatorSpec,
     Parallel,
     Repeat,
-    Sequence,
     Workflow,
 )
 from .traversal import walk
@@ -119,7 +119,7 @@ def _bound(node: Node, width: int, vocabulary: Vocabulary) -> _Bound:
             spec = vocabulary[node.name]
             lanes = 1 if spec.is_ensemble else width
             return _Bound(spec.max_calls * lanes, spec.max_calls, lanes)
-        case Sequence():
+        case Chain():
             calls = critical = 0
             for step in node.steps:
                 bound = _bound(step, width, vocabulary)

@@ -45,15 +45,15 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
-    """`A -> B -> C`: two or more steps, none of them a sequence itself (groups that add nothing are flattened)."""
+class Chain:
+    """`A -> B -> C`: two or more steps, none of them a chain itself (groups that add nothing are flattened)."""
 
     steps: tuple[Node, ...]
     position: Position = field(default=START, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.steps) < 2 or any(isinstance(step, Sequence | Done) for step in self.steps):
-            raise ValueError("A Sequence needs two or more steps, none of them a Sequence or Done; use `sequence()`.")
+        if len(self.steps) < 2 or any(isinstance(step, Chain | Done) for step in self.steps):
+            raise ValueError("A Chain needs two or more steps, none of them a Chain or Done; use `chain()`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class Done:
     position: Position = field(default=START, compare=False, repr=False)
 
 
-Node: TypeAlias = Operator | Sequence | Parallel | Conditional | Repeat | Done
+Node: TypeAlias = Operator | Chain | Parallel | Conditional | Repeat | Done
 
 
-def sequence(*steps: Node, position: Position = START) -> Node:
-    """The sequence of `steps`, flattened; a single step is returned as it is."""
-    flat = [inner for step in steps for inner in (step.steps if isinstance(step, Sequence) else (step,))]
-    return flat[0] if len(flat) == 1 else Sequence(tuple(flat), position)
+def chain(*steps: Node, position: Position = START) -> Node:
+    """The chain of `steps`, flattened; a single step is returned as it is."""
+    flat = [inner for step in steps for inner in (step.steps if isinstance(step, Chain) else (step,))]
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat), position)
 
 
 @dataclass(frozen=True, slots=True)

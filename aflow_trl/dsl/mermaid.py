@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .ast import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Workflow
-from .printer import format
+from .ast import Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow
+from .printer import format_workflow
 
 
 def mermaid(workflow: Workflow) -> str:
@@ -34,7 +34,7 @@ class _Drawing:
         match node:
             case Operator():
                 return self._operator(node, ends, "[", "]")
-            case Sequence():
+            case Chain():
                 for step in node.steps:
                     ends = self.add(step, ends)
                 return ends
@@ -55,7 +55,7 @@ class _Drawing:
 
     def _operator(self, node: Node, ends: list[tuple[str, str]], opening: str, closing: str) -> list[tuple[str, str]]:
         name = self.name()
-        text = format(node).replace('"', "#quot;")
+        text = format_workflow(node).replace('"', "#quot;")
         self.lines.append(f'    {name}{opening}"{text}"{closing}')
         self.link(ends, name)
         return [(name, "")]

@@ -11,7 +11,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .ast import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, sequence
+from .ast import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, chain
 from .traversal import rewrite
 from .vocabulary import Vocabulary, builtin_vocabulary
 
@@ -86,7 +86,7 @@ class _Build(Transformer[Token, Any]):
         return root
 
     def sequence(self, *steps: Node) -> Node:
-        return sequence(*steps, position=steps[0].position)
+        return chain(*steps, position=steps[0].position)
 
     def group(self, inner: Node) -> Node:
         return inner

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 
-from .ast import Conditional, Done, Literal, Node, Operator, Parallel, Repeat, Sequence, Workflow
+from .ast import Chain, Conditional, Done, Literal, Node, Operator, Parallel, Repeat, Workflow
 
 
-def format(workflow: Workflow | Node) -> str:
+def format_workflow(workflow: Workflow | Node) -> str:
     """
-    Canonical text of a workflow or a node, on one line; `parse(format(w)) == w` for every workflow `w`.
+    Canonical text of a workflow or a node, on one line; `parse(format_workflow(w)) == w` for every workflow `w`.
 
     Example:
 
     ```python
-    >>> format(parse("(Custom)->Review?Revise:done"))
+    >>> format_workflow(parse("(Custom)->Review?Revise:done"))
     'Custom -> Review ? Revise : done'
     ```
     """
@@ -26,7 +26,7 @@ def _text(node: Node) -> str:
         case Operator():
             arguments = ", ".join(f"{name}={_literal(value)}" for name, value in node.arguments)
             return f"{node.name}({arguments})" if arguments else node.name
-        case Sequence():
+        case Chain():
             return " -> ".join(_text(step) for step in node.steps)
         case Parallel():
             return "[" + ", ".join(_text(branch) for branch in node.branches) + "]"

@@ -6,11 +6,11 @@ import random
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Repeat, Workflow, sequence
+from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Repeat, Workflow, chain
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 
-def sample(
+def sample_workflow(
     rng: random.Random, *, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS, max_steps: int = 3
 ) -> Workflow:
     """
@@ -40,7 +40,7 @@ def sample(
 
 
 def _chain(rng: random.Random, vocabulary: Vocabulary, max_steps: int, level: int) -> Node:
-    return sequence(*(_step(rng, vocabulary, level) for _ in range(rng.randint(1, max_steps))))
+    return chain(*(_step(rng, vocabulary, level) for _ in range(rng.randint(1, max_steps))))
 
 
 def _step(rng: random.Random, vocabulary: Vocabulary, level: int) -> Node:
@@ -55,5 +55,5 @@ def _step(rng: random.Random, vocabulary: Vocabulary, level: int) -> Node:
     if draw < 0.94 and ensembles:
         repeated = rng.choice(plain)
         branches = [repeated if rng.random() < 0.7 else rng.choice(plain) for _ in range(rng.randint(2, 3))]
-        return sequence(Parallel(tuple(branches)), rng.choice(ensembles))
+        return chain(Parallel(tuple(branches)), rng.choice(ensembles))
     return Repeat(_chain(rng, vocabulary, 2, level + 1), rng.randint(2, 3))

@@ -6,14 +6,14 @@ from itertools import product
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Workflow, sequence
+from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Workflow, chain
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 WIDTHS = (3, 5, 7, 9)
 """Branches of an ensemble."""
 
 
-def forms(*, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Workflow]:
+def workflow_templates(*, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Workflow]:
     """
     Single operators, chains of two, ensembles of equal samples, of one sample an operator and of checked samples, and
     a judge with a repair behind every operator.
@@ -31,15 +31,11 @@ def forms(*, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMI
     ensembles = [Operator(name) for name, spec in words.items() if spec.is_ensemble]
     judges = [Operator(name) for name, spec in words.items() if spec.gives_verdict]
     plain = [Operator(name) for name, spec in words.items() if not spec.is_ensemble]
-    nodes: list[Node] = [*plain, *(sequence(a, b) for a, b in product(plain, plain) if a != b)]
+    nodes: list[Node] = [*plain, *(chain(a, b) for a, b in product(plain, plain) if a != b)]
+    nodes += [chain(a, Conditional(judge, b, Done())) for a, judge, b in product(plain, judges, plain) if a != judge]
+    nodes += [chain(Parallel((own,) * width), end) for own, width, end in product(plain, WIDTHS, ensembles)]
     nodes += [
-        sequence(a, Conditional(judge, b, Done())) for a, judge, b in product(plain, judges, plain) if a != judge
-    ]
-    nodes += [sequence(Parallel((own,) * width), end) for own, width, end in product(plain, WIDTHS, ensembles)]
-    nodes += [
-        sequence(Parallel((a,) * 2 + (b,) * 2), end)
-        for a, b, end in product(plain, plain, ensembles)
-        if a.name < b.name
+        chain(Parallel((a,) * 2 + (b,) * 2), end) for a, b, end in product(plain, plain, ensembles) if a.name < b.name
     ]
     found = []
     for node in nodes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .ast import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence
+from .ast import Chain, Conditional, Done, Node, Operator, Parallel, Repeat
 
 
 def children(node: Node) -> tuple[Node, ...]:
     """Direct children, in the order they are written."""
     match node:
-        case Sequence():
+        case Chain():
             return node.steps
         case Parallel():
             return node.branches
@@ -35,8 +35,8 @@ def walk(root: Node) -> Iterator[tuple[Node, int]]:
 def rewrite(node: Node, replace: Callable[[Node], Node]) -> Node:
     """The tree with `replace` applied to every leaf (operators and `done`)."""
     match node:
-        case Sequence():
-            return Sequence(tuple(rewrite(step, replace) for step in node.steps), node.position)
+        case Chain():
+            return Chain(tuple(rewrite(step, replace) for step in node.steps), node.position)
         case Parallel():
             return Parallel(tuple(rewrite(branch, replace) for branch in node.branches), node.position)
         case Conditional():

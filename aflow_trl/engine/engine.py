@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format
+from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format_workflow
 from ..errors import AflowError, BudgetExceededError, FatalEndpointError
 from ..llm import LLMClient
-from ..operators import vocabulary as known_vocabulary
+from ..operators import DEFAULT_OPERATORS, OperatorRegistry
 from .garbage_collection import no_full_collections
 from .interpreter import DEFAULT_MODEL, Executed, Interpreter
 from .single_flight import Shared
@@ -33,8 +33,8 @@ class Engine:
     Args:
         client ([`~aflow_trl.llm.LLMClient`]):
             The executor.
-        vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
-            Operators a workflow may name. Defaults to every known one.
+        operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
+            Operators a workflow may name. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
         limits ([`~aflow_trl.dsl.Limits`], *optional*):
             Static limits of a workflow.
         budget ([`Budget`], *optional*):
@@ -61,7 +61,7 @@ class Engine:
         self,
         client: LLMClient,
         *,
-        vocabulary: Vocabulary | None = None,
+        operators: OperatorRegistry | None = None,
         limits: Limits = DEFAULT_LIMITS,
         budget: Budget | None = None,
         step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S,
@@ -75,13 +75,18 @@ class Engine:
         self.client = client
         self.clients = {DEFAULT_MODEL: client, **(models or {})}
         """Executors by the operator they serve."""
-        self.vocabulary = known_vocabulary() if vocabulary is None else vocabulary
+        self.operators = DEFAULT_OPERATORS if operators is None else operators
         self.limits = limits
         self.budget = budget or Budget()
         self.step_timeout_s = step_timeout_s
         self._extractions: dict[str, Extraction] = {}
         self.fatal: FatalEndpointError | None = None
         """Set once no later call can succeed; the run has to stop."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Specs of the operators a workflow may name."""
+        return self.operators.vocabulary
 
     async def run(
         self,
@@ -154,7 +159,7 @@ class Engine:
         trace = Trace(
             Outcome.OK,
             request.problem,
-            workflow=format(workflow),
+            workflow=format_workflow(workflow),
             repairs=extraction.repairs,
             operators=analysis.operators,
             depth=analysis.depth,
@@ -162,7 +167,7 @@ class Engine:
         started = time.monotonic()
         if self.share == "group":
             salt = f"{salt} {request.group}"
-        interpreter = Interpreter(self.clients, self.vocabulary, shared, request.problem, self.budget, salt)
+        interpreter = Interpreter(self.clients, self.operators, shared, request.problem, self.budget, salt)
         try:
             if self.fatal is not None:
                 raise self.fatal
@@ -191,7 +196,7 @@ class Engine:
     def canonical(self, text: str) -> str | None:
         """Canonical workflow of a completion or a bare workflow; `None` if it holds none."""
         workflow = self._extraction(text).workflow
-        return None if workflow is None else format(workflow)
+        return None if workflow is None else format_workflow(workflow)
 
     def note_fatal(self, error: Exception) -> None:
         """Remember an error after which no call can succeed; others are ignored."""

@@ -10,10 +10,18 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Vocabulary, Workflow, walk
+from ..dsl import Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow, walk
 from ..errors import BudgetExceededError, RejectedRequestError
-from ..llm import LLMClient, Urgency
-from ..operators import REGISTRY, OperatorCall, OperatorFailureError, Problem, State, final_answer, vote_key
+from ..llm import LLMClient, Priority
+from ..operators import (
+    OperatorCall,
+    OperatorFailureError,
+    OperatorRegistry,
+    Problem,
+    State,
+    final_answer,
+    vote_key,
+)
 from .priority import remaining_calls
 from .single_flight import Numbering, Shared, digest
 from .trace import Budget, NodeRecord, total
@@ -60,7 +68,7 @@ class Interpreter:
     Args:
         clients (`Mapping[str, LLMClient]`):
             Executors by the operator they serve; `""` serves the others.
-        vocabulary (`Mapping[str, OperatorSpec]`):
+        operators ([`~aflow_trl.operators.OperatorRegistry`]):
             Operators the workflow may name.
         shared ([`Shared`]):
             Executions of the step this rollout belongs to.
@@ -75,7 +83,7 @@ class Interpreter:
     def __init__(
         self,
         clients: Mapping[str, LLMClient],
-        vocabulary: Vocabulary,
+        operators: OperatorRegistry,
         shared: Shared[Executed],
         problem: Problem,
         budget: Budget,
@@ -86,7 +94,7 @@ class Interpreter:
         self._first_place: tuple[float, int] = (math.inf, 0)
         self._order: dict[int, int] = {}
         self._remaining: dict[int, int] = {}
-        self._clients, self._vocabulary = clients, vocabulary
+        self._clients, self._operators = clients, operators
         self._shared, self._problem, self._budget = shared, problem, budget
         self._problem_key = digest(problem.domain, problem.statement, problem.entry_point, problem.public_tests, salt)
 
@@ -98,7 +106,7 @@ class Interpreter:
             `tuple[str, float]`: Final answer (a majority vote if several candidates are left, first wins ties) and the
             seconds on the critical path.
         """
-        self._remaining = remaining_calls(workflow.root, self._vocabulary)
+        self._remaining = remaining_calls(workflow.root, self._operators.vocabulary)
         self._order = {id(node): order for order, (node, _) in enumerate(walk(workflow.root))}
         start = (State(self._problem),)
         flow = await self._run(workflow.root, start, Numbering(_key(start)), in_loop=False)
@@ -108,7 +116,7 @@ class Interpreter:
         match node:
             case Operator():
                 return await self._operator(node, lanes, numbering)
-            case Sequence():
+            case Chain():
                 return await self._sequence(node, lanes, numbering, in_loop=in_loop)
             case Parallel():
                 return await self._parallel(node, lanes, numbering)
@@ -119,7 +127,7 @@ class Interpreter:
             case Done():
                 return Flow(lanes, left=in_loop)
 
-    async def _sequence(self, node: Sequence, lanes: Lanes, numbering: Numbering, *, in_loop: bool) -> Flow:
+    async def _sequence(self, node: Chain, lanes: Lanes, numbering: Numbering, *, in_loop: bool) -> Flow:
         seconds = 0.0
         for step in node.steps:
             flow = await self._run(step, lanes, numbering, in_loop=in_loop)
@@ -164,7 +172,7 @@ class Interpreter:
     async def _operator(self, node: Operator, lanes: Lanes, numbering: Numbering) -> Flow:
         if len(lanes) == 1:
             return await self._call(node, lanes[0], numbering)
-        if REGISTRY[node.name].spec.is_ensemble:
+        if self._operators[node.name].spec.is_ensemble:
             candidates = tuple(candidate for lane in lanes for candidate in lane.candidates)
             return await self._call(node, State(self._problem, candidates), numbering)
         flows = await _gather(self._call(node, lane, own) for lane, own in _map(node, lanes, numbering))
@@ -175,7 +183,7 @@ class Interpreter:
         sample = numbering.draw((node.name, node.arguments), state_key)
         key = digest(node.name, node.arguments, self._problem_key, state_key, sample)
         done, shared = await self._shared.get(
-            key, lambda urgency: self._execute(node, state, key, urgency), self._remaining[id(node)]
+            key, lambda priority: self._execute(node, state, key, priority), self._remaining[id(node)]
         )
         self._record(node, sample, key, done, shared)
         self._check_budget()
@@ -185,14 +193,14 @@ class Interpreter:
             self._first_place, self.first_answer = place, self._answer(done.state)
         return Flow((done.state,), seconds=done.wall_s)
 
-    async def _execute(self, node: Operator, state: State, key: str, urgency: Urgency) -> Executed:
+    async def _execute(self, node: Operator, state: State, key: str, priority: Priority) -> Executed:
         client = self._clients.get(node.name, self._clients[DEFAULT_MODEL])
-        call = OperatorCall(client, seed=int(key[:15], 16), urgency=urgency)
+        call = OperatorCall(client, seed=int(key[:15], 16), priority=priority)
         started = time.monotonic()
         failure, rejected = "", 0
         try:
             arguments = {name: str(value) for name, value in node.arguments}
-            state = await REGISTRY[node.name]().run(state, arguments, call)
+            state = await self._operators[node.name]().run(state, arguments, call)
         except (OperatorFailureError, RejectedRequestError) as error:
             failure = f"{type(error).__name__}: {error}"
             rejected = int(isinstance(error, RejectedRequestError))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..dsl import Conditional, Node, Operator, Parallel, Repeat, Sequence, Vocabulary, critical_calls
+from ..dsl import Chain, Conditional, Node, Operator, Parallel, Repeat, Vocabulary, critical_calls
 
 
 def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
@@ -28,7 +28,7 @@ def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
         match node:
             case Operator():
                 remaining[id(node)] = critical_calls(node, usual) + after
-            case Sequence():
+            case Chain():
                 for step in reversed(node.steps):
                     visit(step, after)
                     after += critical_calls(step, usual)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ..dsl import Conditional, Node, Operator, Parallel, Repeat, Sequence, children
-from ..llm import Urgency
+from ..dsl import Chain, Conditional, Node, Operator, Parallel, Repeat, children
+from ..llm import Priority
 
 Result = TypeVar("Result")
 CallName = tuple[str, tuple[tuple[str, Any], ...]]
@@ -68,7 +68,7 @@ def leading_calls(node: Node) -> Counter[CallName]:
     match node:
         case Operator():
             return Counter({(node.name, node.arguments): 1})
-        case Sequence():
+        case Chain():
             return leading_calls(node.steps[0])
         case Parallel():
             return sum((leading_calls(branch) for branch in node.branches), Counter())
@@ -101,10 +101,10 @@ class Shared(Generic[Result]):
 
     enabled: bool = True
     flights: dict[str, asyncio.Task[Result]] = field(default_factory=dict)
-    _urgencies: dict[str, Urgency] = field(default_factory=dict)
+    _priorities: dict[str, Priority] = field(default_factory=dict)
 
     async def get(
-        self, key: str, start: Callable[[Urgency], Coroutine[Any, Any, Result]], urgency: int = 0
+        self, key: str, start: Callable[[Priority], Coroutine[Any, Any, Result]], priority: int = 0
     ) -> tuple[Result, bool]:
         """
         The result for `key`, started now if nobody has; as urgent as for the most urgent of those who want it.
@@ -115,13 +115,13 @@ class Shared(Generic[Result]):
         flight = self.flights.get(key)
         shared = flight is not None
         if flight is None:
-            own = self._urgencies[key] = Urgency(urgency)
+            own = self._priorities[key] = Priority(priority)
             flight = asyncio.ensure_future(start(own))
             self.flights[key if self.enabled else f"{key} {len(self.flights)}"] = flight
             # A failure nobody waits for any more is no news.
             flight.add_done_callback(lambda task: task.cancelled() or task.exception())
         else:
-            self._urgencies[key].raise_to(urgency)
+            self._priorities[key].raise_to(priority)
         return await asyncio.shield(flight), shared
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..dsl import format, parse, sample
+from ..dsl import format_workflow, parse, sample_workflow
 from ..rollouts import Rollouts
 from .comparison import best_on, oracle, paired_difference, summarize_system
 from .results import Evaluation
@@ -32,14 +32,14 @@ def random_workflows(rollouts: Rollouts, count: int) -> Callable[[int], list[str
 
     def draw(seed: int) -> list[str]:
         dice = random.Random(seed)
-        return [format(sample(dice, vocabulary=words)) for _ in range(count)]
+        return [format_workflow(sample_workflow(dice, vocabulary=words)) for _ in range(count)]
 
     return draw
 
 
 def fixed(text: str, count: int, rollouts: Rollouts) -> Callable[[int], list[str]]:
     """One workflow for all problems."""
-    canonical = format(parse(text, vocabulary=rollouts.engine.vocabulary))
+    canonical = format_workflow(parse(text, vocabulary=rollouts.engine.vocabulary))
     return lambda seed: [canonical] * count
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Row, load_rows, normal_form, selection_split, split_digest
-from ..dsl import Vocabulary, format, parse
+from ..dsl import Vocabulary, format_workflow, parse
 from ..engine import Engine
 from ..errors import DataError
 from ..llm import SIMULATED, LLMClient
@@ -85,7 +85,7 @@ def run_evaluation(
     from ..policies import weights_digest
 
     words = vocabulary()
-    listed = [format(parse(text, vocabulary=words)) for text in workflows or DEFAULT_WORKFLOWS]
+    listed = [format_workflow(parse(text, vocabulary=words)) for text in workflows or DEFAULT_WORKFLOWS]
     rows = load_rows(data, split="test", count=limit, seed=0)
     valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
     if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:

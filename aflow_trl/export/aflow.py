@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ..dsl import Conditional, Done, Node, Operator, Parallel, Repeat, Sequence, Vocabulary, Workflow, format, walk
+from ..dsl import (
+    Chain,
+    Conditional,
+    Done,
+    Node,
+    Operator,
+    Parallel,
+    Repeat,
+    Vocabulary,
+    Workflow,
+    format_workflow,
+    walk,
+)
 from ..errors import RecipeError
 
 HEAD = '''\
@@ -69,7 +81,7 @@ def to_aflow(workflow: Workflow, *, vocabulary: Vocabulary, dataset: str = "GSM8
     names = list(dict.fromkeys(node.name for node, _ in walk(workflow.root) if isinstance(node, Operator)))
     needs_entry = any("entry_point" in CALLS[name][0] for name in names)
     graph = HEAD.format(
-        workflow=format(workflow).replace("\\", "\\\\").replace('"""', "'''"),
+        workflow=format_workflow(workflow).replace("\\", "\\\\").replace('"""', "'''"),
         dataset=dataset,
         operators="\n".join(f"        self.{_attribute(name)} = operator.{name}(self.llm)" for name in names),
         entry_point=", entry_point: str" if needs_entry else "",
@@ -100,7 +112,7 @@ class _Writer:
         match node:
             case Operator():
                 return self.operator(node, place, depth)
-            case Sequence(steps):
+            case Chain(steps):
                 index = 0
                 while index < len(steps):
                     step, following = steps[index], steps[index + 1] if index + 1 < len(steps) else None
@@ -134,7 +146,7 @@ class _Writer:
     def conditional(self, node: Conditional, place: _Place, depth: int) -> _Place:
         judged = self.node(node.condition, place, depth)
         if not judged.verdict:
-            raise RecipeError(f"{format(node.condition)} gives no verdict in AFlow.")
+            raise RecipeError(f"{format_workflow(node.condition)} gives no verdict in AFlow.")
         self.results += 1
         merged = f"solution_{self.results}"
         self.line(depth, f"if {judged.verdict}:")

@@ -12,15 +12,15 @@ from importlib.resources import files
 from typing import Any
 
 from ..dsl import (
+    Chain,
     Conditional,
     Node,
     Operator,
     Parallel,
     Repeat,
-    Sequence,
     Vocabulary,
     Workflow,
-    format,
+    format_workflow,
     operator_table,
     walk,
 )
@@ -90,7 +90,7 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
     if own := [operator for operator in used if operator not in operator_table()]:
         raise RecipeError(f"the operator {own[0]} is not one of the package; an exported script holds only those.")
     parts = {
-        "summary": f"Runs the workflow\n\n    {format(workflow)}",
+        "summary": f"Runs the workflow\n\n    {format_workflow(workflow)}",
         "name": name,
         "workflow": _literal(_plain(workflow.root)),
         "prompts": _literal({operator: operator_table()[operator]["prompts"]["default"] for operator in used}),
@@ -117,7 +117,7 @@ def _plain(node: Node) -> tuple[Any, ...]:
     match node:
         case Operator(name, arguments):
             return ("op", name, {key: str(value) for key, value in arguments})
-        case Sequence(steps):
+        case Chain(steps):
             return ("seq", [_plain(step) for step in steps])
         case Parallel(branches):
             return ("par", [_plain(branch) for branch in branches])

@@ -21,10 +21,10 @@ from ..dsl import (
     Parallel,
     Vocabulary,
     Workflow,
+    chain,
     check,
     children,
-    format,
-    sequence,
+    format_workflow,
 )
 from ..errors import DSLError
 
@@ -114,12 +114,12 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
         raise UntranslatableError("a result of an operator is not used, or used twice")
     if isinstance(scope.returned.nodes[-1], Operator) and scope.returned.nodes[-1].name == "Review":
         raise UntranslatableError("a review is returned, not a solution")
-    workflow = Workflow(sequence(*scope.returned.nodes))
+    workflow = Workflow(chain(*scope.returned.nodes))
     try:
         check(workflow, vocabulary=vocabulary, limits=DEFAULT_LIMITS)
     except DSLError as error:
         raise UntranslatableError(f"{error.message} [{error.label}]") from None
-    return format(workflow)
+    return format_workflow(workflow)
 
 
 class _Reader:
@@ -342,11 +342,11 @@ def _parallel(flows: Sequence[Flow], node: ast.AST) -> tuple[Node, ...]:
     branches = [flow.nodes[shared:] for flow in flows]
     if not all(branches):
         raise _no(node, "an ensemble of a result and what was made of it")
-    return (*flows[0].nodes[:shared], Parallel(tuple(sequence(*branch) for branch in branches)))
+    return (*flows[0].nodes[:shared], Parallel(tuple(chain(*branch) for branch in branches)))
 
 
 def _branch(nodes: tuple[Node, ...]) -> Node:
-    return sequence(*nodes) if nodes else Done()
+    return chain(*nodes) if nodes else Done()
 
 
 def _once(calls: Sequence[Operator], nodes: Iterable[Node]) -> bool:

@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import DOMAINS, policy_prompts, system_prompt
-from ..dsl import Vocabulary, format, parse
+from ..data import DOMAINS, Message, PolicyPrompt, policy_prompts
+from ..dsl import Vocabulary, format_workflow, parse
 from ..errors import DataError, DSLError, RecipeError
+from ..operators import OperatorRegistry
 
 SHOWN_FAILURES = 3
 SHOWN_ATTEMPTS = 5
 SHOWN_CHARS = 300
 """Of a text in a failure."""
-TASKS = {
+TASK_DESCRIPTIONS = {
     "math": "math problems with one final answer",
     "code": "programming tasks, scored by hidden tests",
     "qa": "questions answered from passages with a short phrase",
@@ -113,7 +114,7 @@ def read_improvement(raw: Mapping[str, Any], where: str, vocabulary: Vocabulary)
     if not text and raw.get("parent_source"):
         return None
     try:
-        workflow = format(parse(text, vocabulary=vocabulary))
+        workflow = format_workflow(parse(text, vocabulary=vocabulary))
     except (DSLError, TypeError) as error:
         raise DataError(f"{where}: 'parent_workflow' is {text!r}, which is no workflow: {error}") from None
     try:
@@ -164,52 +165,44 @@ def load_improvements(path: Path, vocabulary: Vocabulary) -> list[Improvement]:
     return kept
 
 
-def write_improvements(
-    path: Path, records: Sequence[Improvement], *, operators: Sequence[str], descriptions: str
-) -> None:
+def write_improvements(path: Path, records: Sequence[Improvement], operators: OperatorRegistry) -> None:
     """Write records as JSONL, each with the `full` prompt and the reply that supervised training would want."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    prompt = PolicyPrompt("full", operators)
     with path.open("w", encoding="utf-8") as file:
         for record in records:
-            messages = improvement_messages(record, prompt="full", operators=operators, descriptions=descriptions)
-            file.write(json.dumps(record.to_json(messages), ensure_ascii=False) + "\n")
+            row = record.to_json(improvement_messages(record, prompt))
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def improvement_messages(
-    record: Improvement, *, prompt: str, operators: Sequence[str], descriptions: str
-) -> list[dict[str, str]]:
+def improvement_messages(record: Improvement, prompt: PolicyPrompt) -> list[Message]:
     """
     Chat messages that ask for a better workflow: the task, the current workflow, its score, failures, experience.
 
     Args:
         record ([`Improvement`]):
             What is to be improved.
-        prompt (`str`):
-            Name of a prompt in `configs/policy_prompts.yaml`.
-        operators (`Sequence[str]`):
-            Names of the operators that may be used.
-        descriptions (`str`):
-            One line for each of them.
+        prompt ([`~aflow_trl.data.PolicyPrompt`]):
+            Prompt, and the operators that may be used.
 
     Returns:
         `list[dict[str, str]]`: A system and a user message.
     """
-    system = system_prompt(prompt, operators=operators, descriptions=descriptions)
     failures = "\n".join(
         f"- {_short(one.question)} It answered {_short(one.answer)!r}; right is {_short(one.gold)!r}."
         for one in record.failures[:SHOWN_FAILURES]
     )
     attempts = "\n".join(f"- {_short(one.change)}: {one.gain:+.3f}" for one in record.experience[:SHOWN_ATTEMPTS])
     fields = {
-        "task": TASKS[record.domain],
+        "task": TASK_DESCRIPTIONS[record.domain],
         "workflow": record.parent_workflow or record.parent_source,
         "score": f"{record.parent_score:.3f}",
         "failures": failures or "- none known",
         "experience": attempts or "- none yet",
     }
     # All at once: a failure may hold braces of its own.
-    user = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], policy_prompts()[prompt]["improve"])
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    user = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], policy_prompts()[prompt.name]["improve"])
+    return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
 
 def _short(text: str) -> str:

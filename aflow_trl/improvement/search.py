@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data import Row, load_rows, selection_split, split_digest
-from ..dsl import extract, format
+from ..data import PolicyPrompt, Row, load_rows, selection_split, split_digest
+from ..dsl import extract, format_workflow
 from ..engine import Engine
 from ..errors import AflowError
 from ..llm import LLMClient
-from ..operators import describe, vocabulary
+from ..operators import DEFAULT_OPERATORS
 from ..rollouts import Rollouts
 from ..storage import check_or_write_settings
 from .records import Attempt, Failure, Improvement, improvement_messages, write_improvements
@@ -165,15 +165,12 @@ class Search:
     async def _edit(self, parent: Tried, number: int) -> str | None:
         """A valid workflow that was not tried on this parent; `None` if the optimizer finds none."""
         engine = self.rollouts.engine
-        names = list(engine.vocabulary)
-        messages = improvement_messages(
-            self._task(parent, before=number), prompt="full", operators=names, descriptions=describe(names)
-        )
+        messages = improvement_messages(self._task(parent, before=number), PolicyPrompt("full", engine.operators))
         known = {one.workflow for one in self.tried if one.parent == parent.number} | {parent.workflow}
         for ask in range(ASKS):
             reply = await self.propose(messages, 1_000 * self.settings.seed + ASKS * number + ask)
             workflow = extract(reply, vocabulary=engine.vocabulary, limits=engine.limits).workflow
-            if workflow is not None and (text := format(workflow)) not in known:
+            if workflow is not None and (text := format_workflow(workflow)) not in known:
                 return text
         return None
 
@@ -293,7 +290,7 @@ def run_search(
     executor = f"{client.config.executor_model} {client.config.executor_base_url}"
     settings_file, remedy = out / "settings.json", "Name another folder with --out."
     check_or_write_settings(settings_file, {"data": split_digest(rows), "executor": executor, **fixed}, remedy)
-    rollouts = Rollouts(Engine(client, vocabulary=vocabulary()))
+    rollouts = Rollouts(Engine(client))
     best: dict[str, Tried] = {}
     records: list[Improvement] = []
 
@@ -308,8 +305,7 @@ def run_search(
             await client.aclose()
 
     asyncio.run(work())
-    names = list(rollouts.engine.vocabulary)
-    write_improvements(out / "improvements.jsonl", records, operators=names, descriptions=describe(names))
+    write_improvements(out / "improvements.jsonl", records, DEFAULT_OPERATORS)
     return best
 
 

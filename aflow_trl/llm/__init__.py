@@ -2,7 +2,7 @@
 
 from .cache import CacheStats, CallCache
 from .client import SIMULATED, LLMClient, Spending, api_key
-from .limiter import Urgency
+from .limiter import Priority
 from .types import Completion, ExecutorConfig, Messages, Price, Usage
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "LLMClient",
     "Messages",
     "Price",
+    "Priority",
     "Spending",
-    "Urgency",
     "Usage",
     "api_key",
 ]

@@ -20,7 +20,7 @@ import openai
 
 from ..errors import FatalEndpointError, RecipeError, RejectedRequestError, RunBudgetError, UnavailableError
 from .cache import CallCache, call_key
-from .limiter import REPLIES_AT_ONCE, Lane, Permit, Scheduler, Turnstile, Urgency
+from .limiter import REPLIES_AT_ONCE, EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Slot
 from .retry import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
 from .types import OPENAI_URL, Completion, ExecutorConfig, Messages, Usage
 
@@ -54,9 +54,9 @@ class Spending:
 class _LoopState:
     """What belongs to one event loop: it is built on the loop that uses it."""
 
-    clients: dict[Lane, openai.AsyncOpenAI]
+    clients: dict[EndpointLimiter, openai.AsyncOpenAI]
     scheduler: Scheduler
-    replies: Turnstile = field(default_factory=lambda: Turnstile(REPLIES_AT_ONCE))
+    replies: EventLoopThrottle = field(default_factory=lambda: EventLoopThrottle(REPLIES_AT_ONCE))
 
 
 class LLMClient:
@@ -102,7 +102,7 @@ class LLMClient:
         *,
         seed: int,
         temperature: float | None = None,
-        urgency: Urgency | None = None,
+        priority: Priority | None = None,
     ) -> Completion:
         """
         One chat completion, with retries inside one overall deadline.
@@ -114,7 +114,7 @@ class LLMClient:
                 Sampling seed sent along; equal seeds and messages ask for the same sample.
             temperature (`float`, *optional*):
                 Overrides the configured temperature.
-            urgency ([`Urgency`], *optional*):
+            priority ([`Priority`], *optional*):
                 Decides who goes first where calls have to wait.
 
         Returns:
@@ -127,11 +127,11 @@ class LLMClient:
             [`RunBudgetError`]: The run has spent its USD.
         """
         if self.cache is None:
-            return await self._ask(messages, seed, temperature, urgency)
+            return await self._ask(messages, seed, temperature, priority)
         key = self._key_of(messages, seed, temperature)
         if (known := self.cache.get(key)) is not None:
             return known
-        completion = await self._ask(messages, seed, temperature, urgency)
+        completion = await self._ask(messages, seed, temperature, priority)
         await self.cache.put(key, completion)
         return completion
 
@@ -146,17 +146,17 @@ class LLMClient:
         )
 
     async def _ask(
-        self, messages: Messages, seed: int, temperature: float | None, urgency: Urgency | None = None
+        self, messages: Messages, seed: int, temperature: float | None, priority: Priority | None = None
     ) -> Completion:
         scheduler = self._state().scheduler
         reserved = estimate_usage(messages, "").prompt_tokens + self.config.executor_max_tokens
-        urgency = urgency or Urgency()
+        priority = priority or Priority()
         # Waiting for a place of our own is no fault of the endpoint: it does not count.
         deadline = time.monotonic() + self.config.executor_call_timeout_s
         wall_s = 0.0
         for attempt in itertools.count(1):
             asked = time.monotonic()
-            permit = await scheduler.acquire(urgency, reserved)
+            permit = await scheduler.acquire(priority, reserved)
             tokens: int | None = None
             try:
                 self._check_budget()
@@ -204,7 +204,10 @@ class LLMClient:
                 await client.close()
 
     async def _attempt(
-        self, lane: Lane, send: Callable[[Lane], Coroutine[Any, Any, Completion]], reserved: float
+        self,
+        lane: EndpointLimiter,
+        send: Callable[[EndpointLimiter], Coroutine[Any, Any, Completion]],
+        reserved: float,
     ) -> Completion:
         """One request; with `executor_hedge_after_s` a second one beside a slow one, and the first good reply."""
         if self.config.executor_hedge_after_s is None:
@@ -230,7 +233,7 @@ class LLMClient:
                 scheduler.release(permit)
 
     async def _send(
-        self, messages: Messages, seed: int, temperature: float | None, deadline: float, lane: Lane
+        self, messages: Messages, seed: int, temperature: float | None, deadline: float, lane: EndpointLimiter
     ) -> Completion:
         self.spending.requests += 1
         try:
@@ -264,7 +267,9 @@ class LLMClient:
         if self.spending.usd is not None and self.spending.usd >= own:
             raise RunBudgetError(f"the run has spent its budget of {limit:g} USD (executor_max_usd)")
 
-    async def _request(self, lane: Lane, messages: Messages, seed: int, temperature: float | None) -> Completion:
+    async def _request(
+        self, lane: EndpointLimiter, messages: Messages, seed: int, temperature: float | None
+    ) -> Completion:
         config, state = self.config, self._state()
         try:
             stream = state.clients[lane].chat.completions.with_streaming_response.create(
@@ -278,7 +283,7 @@ class LLMClient:
                 seed=seed,
             )
             async with stream as response:
-                await state.replies.pass_through()
+                await state.replies.wait_turn()
                 content = bytearray()
                 async for chunk in response.http_response.aiter_bytes():
                     content += chunk
@@ -288,7 +293,7 @@ class LLMClient:
             raise classify_exception(error) from None
         return read_completion(bytes(content), messages)
 
-    def _pause(self, error: RetryLaterError, permit: Permit, attempt: int, deadline: float) -> float:
+    def _pause(self, error: RetryLaterError, permit: Slot, attempt: int, deadline: float) -> float:
         """Seconds until the next attempt; [`UnavailableError`] if there is none. May slow the whole lane down."""
         pause_s: float = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
         if error.retry_after_s is not None:
@@ -310,7 +315,7 @@ class LLMClient:
             config = self.config
             clients = {}
             for base_url, key in self._endpoints:
-                lane = Lane(config.executor_concurrency, config.executor_rpm, config.executor_tpm)
+                lane = EndpointLimiter(config.executor_concurrency, config.executor_rpm, config.executor_tpm)
                 clients[lane] = openai.AsyncOpenAI(
                     base_url=base_url,
                     api_key=key,

@@ -67,7 +67,7 @@ class Window:
             entry[1] = amount
 
 
-class Lane:
+class EndpointLimiter:
     """
     Limits of one endpoint. Its concurrency is halved once for each episode of rate limiting and regained call by call.
 
@@ -127,7 +127,7 @@ class Lane:
         self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
 
 
-class Turnstile:
+class EventLoopThrottle:
     """
     Lets a few through in each turn of the event loop, in order: what arrives together must not stall it together.
 
@@ -141,7 +141,7 @@ class Turnstile:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._armed = False
 
-    async def pass_through(self) -> None:
+    async def wait_turn(self) -> None:
         """Wait for one's turn."""
         self._arm()
         if self._left > 0 and not self._waiting:
@@ -167,7 +167,7 @@ class Turnstile:
             self._arm()
 
 
-class Urgency:
+class Priority:
     """
     How far a call's workflow still has to go, in calls. Grows when a workflow with a longer way needs the same call.
 
@@ -190,19 +190,19 @@ class Urgency:
 
 
 @dataclass(slots=True)
-class Permit:
+class Slot:
     """The right to send one request on a lane, with what was reserved for it."""
 
-    lane: Lane
+    lane: EndpointLimiter
     sent_at: float
     reserved: list[float]
 
 
 @dataclass(slots=True)
 class _Waiter:
-    urgency: Urgency
+    priority: Priority
     tokens: float
-    turn: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    turn: asyncio.Future[Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Scheduler:
@@ -210,20 +210,20 @@ class Scheduler:
     Hands out the places of some lanes, for one event loop.
 
     Args:
-        lanes (`list[Lane]`):
+        lanes (`list[EndpointLimiter]`):
             Endpoints of the pool.
     """
 
-    def __init__(self, lanes: list[Lane]) -> None:
+    def __init__(self, lanes: list[EndpointLimiter]) -> None:
         self.lanes = lanes
         self._queue: list[tuple[int, int, _Waiter]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, urgency: Urgency, tokens: float) -> Permit:
+    async def acquire(self, priority: Priority, tokens: float) -> Slot:
         """Wait for a place, the most urgent first, and reserve one request and so many tokens of its lane."""
-        waiter = _Waiter(urgency, tokens)
-        urgency._waiting = (self, waiter)
+        waiter = _Waiter(priority, tokens)
+        priority._waiting = (self, waiter)
         try:
             self.push(waiter)
             self.grant()
@@ -234,9 +234,9 @@ class Scheduler:
             waiter.turn.cancel()
             raise
         finally:
-            urgency._waiting = None
+            priority._waiting = None
 
-    def acquire_free(self, tokens: float) -> Permit | None:
+    def acquire_free(self, tokens: float) -> Slot | None:
         """A place that is free at once and that nobody waits for; `None` if there is none."""
         if any(not waiter.turn.done() for _, _, waiter in self._queue):
             return None
@@ -244,12 +244,12 @@ class Scheduler:
         ready = [lane for lane in self.lanes if (moment := lane.free_at(tokens, now)) is not None and moment <= now]
         return self._take(min(ready, key=lambda one: one.load), tokens, now) if ready else None
 
-    def _take(self, lane: Lane, tokens: float, now: float) -> Permit:
+    def _take(self, lane: EndpointLimiter, tokens: float, now: float) -> Slot:
         lane.taken += 1
         lane.requests.reserve(1, now)
-        return Permit(lane, now, lane.tokens.reserve(tokens, now))
+        return Slot(lane, now, lane.tokens.reserve(tokens, now))
 
-    def release(self, permit: Permit, tokens: float | None = None) -> None:
+    def release(self, permit: Slot, tokens: float | None = None) -> None:
         """Give a place back. `tokens` is what the call came to, if it is known."""
         if tokens is not None:
             permit.lane.tokens.settle(permit.reserved, tokens)
@@ -258,7 +258,7 @@ class Scheduler:
 
     def push(self, waiter: _Waiter) -> None:
         """Queue a waiter, or queue it again further up."""
-        heapq.heappush(self._queue, (-waiter.urgency.value, next(self._order), waiter))
+        heapq.heappush(self._queue, (-waiter.priority.value, next(self._order), waiter))
 
     def grant(self) -> None:
         """Give every free place to the call that is next; a few at a time, so that the loop serves others as well."""

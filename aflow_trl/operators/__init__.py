@@ -1,17 +1,7 @@
 """The operators of a workflow, one small class each, and the decorator for a user's own."""
 
 from .answers import extract_answer, final_answer, last_boxed, normalize_text, vote_key
-from .base import (
-    REGISTRY,
-    RETRY_HINT,
-    Operator,
-    OperatorCall,
-    OperatorFailureError,
-    describe,
-    load_operators,
-    operator,
-    vocabulary,
-)
+from .base import RETRY_HINT, Operator, OperatorCall, OperatorFailureError
 from .builtin import (
     AnswerGenerate,
     Custom,
@@ -24,10 +14,11 @@ from .builtin import (
     ScEnsemble,
     Test,
 )
+from .registry import DEFAULT_OPERATORS, OperatorRegistry, load_operators, operator
 from .types import Candidate, Problem, State
 
 __all__ = [
-    "REGISTRY",
+    "DEFAULT_OPERATORS",
     "RETRY_HINT",
     "AnswerGenerate",
     "Candidate",
@@ -38,6 +29,7 @@ __all__ = [
     "Operator",
     "OperatorCall",
     "OperatorFailureError",
+    "OperatorRegistry",
     "Problem",
     "Programmer",
     "Review",
@@ -45,13 +37,11 @@ __all__ = [
     "ScEnsemble",
     "State",
     "Test",
-    "describe",
     "extract_answer",
     "final_answer",
     "last_boxed",
     "load_operators",
     "normalize_text",
     "operator",
-    "vocabulary",
     "vote_key",
 ]

@@ -1,24 +1,21 @@
-"""What an operator is, how it asks the model, and how a user's own operator is made known."""
+"""What an operator is and how it asks the model."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
-from ..dsl import OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
-from ..errors import AflowError, RecipeError
-from ..llm import Completion, LLMClient, Urgency
+from ..dsl import OperatorSpec
+from ..errors import AflowError
+from ..llm import Completion, LLMClient, Priority
 from .replies import ReplyError
 from .types import State
 
 Parsed = TypeVar("Parsed")
-OperatorClass = TypeVar("OperatorClass", bound="type[Operator]")
 
 RETRY_HINT = "Your last reply did not have the form asked for. Keep to the form exactly."
 
@@ -34,7 +31,7 @@ class OperatorCall:
     client: LLMClient
     seed: int
     """Decides every random choice of this run, the executor's sampling included."""
-    urgency: Urgency | None = None
+    priority: Priority | None = None
     """How far the workflow has to go from here, where calls have to wait."""
     completions: list[Completion] = field(default_factory=list)
     parse_errors: int = 0
@@ -48,7 +45,7 @@ class OperatorCall:
         self._asked[prompt] += 1
         seed = self.draw_seed(f"{self._asked[prompt]} {prompt}")
         messages = [{"role": "user", "content": prompt}]
-        completion = await self.client.complete(messages, seed=seed, urgency=self.urgency)
+        completion = await self.client.complete(messages, seed=seed, priority=self.priority)
         self.completions.append(completion)
         return completion.text
 
@@ -84,6 +81,9 @@ class Operator(ABC):
     """
 
     spec: ClassVar[OperatorSpec]
+    """What static analysis knows of it."""
+    description: ClassVar[str]
+    """What the policy's system prompt says of it."""
 
     @abstractmethod
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
@@ -104,89 +104,3 @@ class Operator(ABC):
         Raises:
             [`OperatorFailureError`]: The operator failed; the engine keeps the incoming state.
         """
-
-
-REGISTRY: dict[str, type[Operator]] = {}
-"""Every known operator by name."""
-_DESCRIPTIONS: dict[str, str] = {}
-
-
-def operator(
-    *,
-    description: str,
-    max_calls: int,
-    gives_verdict: bool = False,
-    is_ensemble: bool = False,
-    arguments: Sequence[str] = (),
-) -> Callable[[OperatorClass], OperatorClass]:
-    """
-    Class decorator that makes an operator known under its class name.
-
-    Args:
-        description (`str`):
-            What the policy's system prompt says of it.
-        max_calls (`int`):
-            Most model calls one run can make.
-        gives_verdict (`bool`, *optional*, defaults to `False`):
-            Whether it may stand before `?`.
-        is_ensemble (`bool`, *optional*, defaults to `False`):
-            Whether it reduces several candidates to one.
-        arguments (`Sequence[str]`, *optional*, defaults to `()`):
-            Names of its arguments; a positional string goes to the first.
-
-    Example:
-
-    ```python
-    @operator(description="Translates the task to English.", max_calls=1)
-    class Translate(Operator):
-        async def run(self, state, arguments, call):
-            text = await call.ask(f"Translate to English:\\n{state.problem.statement}")
-            return state.with_candidate(Candidate(text))
-    ```
-    """
-
-    def register(cls: OperatorClass) -> OperatorClass:
-        name = cls.__name__
-        known = REGISTRY.get(name)
-        if known is not None and known.__module__ != cls.__module__:
-            raise RecipeError(f"operator {name!r} is already defined in {known.__module__}; choose another name.")
-        cls.spec = OperatorSpec(name, max_calls, gives_verdict, is_ensemble, tuple(arguments))
-        REGISTRY[name] = cls
-        _DESCRIPTIONS[name] = description
-        return cls
-
-    return register
-
-
-def builtin(cls: OperatorClass) -> OperatorClass:
-    """Class decorator of the operators that ship with the package: their facts stand in `configs/operators.yaml`."""
-    cls.spec = builtin_vocabulary()[cls.__name__]
-    REGISTRY[cls.__name__] = cls
-    _DESCRIPTIONS[cls.__name__] = operator_table()[cls.__name__]["description"]
-    return cls
-
-
-def load_operators(modules: Sequence[str]) -> None:
-    """Import the modules that define a user's own operators."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise RecipeError(
-                f"operator module {module!r} cannot be imported ({error}). Name an importable module in "
-                "operator_modules, or put its folder on PYTHONPATH."
-            ) from None
-
-
-def vocabulary(names: Sequence[str] | None = None) -> Vocabulary:
-    """Specs of the known operators, or of those in `names`; a [`RecipeError`] for a name that is not known."""
-    chosen = list(REGISTRY) if names is None else list(names)
-    for name in chosen:
-        if name not in REGISTRY:
-            raise RecipeError(f"unknown operator {name!r} in the recipe. Known operators: {', '.join(REGISTRY)}.")
-    return MappingProxyType({name: REGISTRY[name].spec for name in chosen})
-
-
-def describe(names: Sequence[str]) -> str:
-    """One line an operator, for the policy's system prompt."""
-    return "\n".join(f"- {name}: {_DESCRIPTIONS[name]}" for name in names)

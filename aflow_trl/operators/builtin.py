@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from ..sandbox import Status, judge, run
 from .answers import code_block, final_answer, vote_key
-from .base import Operator, OperatorCall, OperatorFailureError, builtin
+from .base import Operator, OperatorCall, OperatorFailureError
 from .prompts import render
+from .registry import builtin
 from .replies import ReplyError, fenced, tagged
 from .types import Candidate, State
 

@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..data import policy_messages, policy_prompts, reasoning_messages, sum_rows, synthetic_rows
-from ..dsl import Vocabulary, format, sample
+from ..dsl import Vocabulary, format_workflow, sample_workflow
 from ..improvement import Attempt, Failure, Improvement, improvement_messages
 
 VOCABULARY_SIZE = 1_024
@@ -140,7 +140,7 @@ def _improve_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[di
     names = list(vocabulary)
     examples = []
     for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
-        current, *others = (format(sample(rng, vocabulary=vocabulary)) for _ in range(3))
+        current, *others = (format_workflow(sample_workflow(rng, vocabulary=vocabulary)) for _ in range(3))
         score = rng.randint(0, 8) / 8
         record = Improvement(
             row.domain,
@@ -178,7 +178,7 @@ def _example(messages: list[dict[str, str]], text: str) -> dict[str, object]:
 
 
 def _random_workflow(rng: random.Random, vocabulary: Vocabulary) -> str:
-    text = format(sample(rng, vocabulary=vocabulary))
+    text = format_workflow(sample_workflow(rng, vocabulary=vocabulary))
     return _spoil(text, rng) if rng.random() < JUNK_SHARE else text
 
 

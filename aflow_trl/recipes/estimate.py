@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..data import Row, load_rows
-from ..dsl import format, sample
+from ..dsl import format_workflow, sample_workflow
 from ..engine import Budget, Engine, RolloutRequest, Trace
 from ..errors import RecipeError
 from ..llm import SIMULATED, LLMClient, Price, Usage
@@ -133,7 +133,7 @@ def _dry_run(recipe: Recipe, rows: Sequence[Row], group: int) -> list[Trace]:
         problem = Problem(row.question, row.domain, row.context, row.entry_point or None, row.public_tests)
         for _ in range(group):
             fixed = texts and dice.random() < 0.5
-            text = dice.choice(texts) if fixed else format(sample(dice, vocabulary=words))
+            text = dice.choice(texts) if fixed else format_workflow(sample_workflow(dice, vocabulary=words))
             requests.append(RolloutRequest(f"<workflow>{text}</workflow>", problem))
     config = replace(recipe.executor, executor_base_url=SIMULATED, executor_max_usd=None)
 

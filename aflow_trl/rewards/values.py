@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dsl import Limits, Sequence, Vocabulary, format, parse, walk
+from ..dsl import Chain, Limits, Vocabulary, format_workflow, parse, walk
 from ..engine import Outcome
 from ..rollouts import ScoredRollout
 
@@ -50,8 +50,10 @@ def _repeated_share(text: str, vocabulary: Vocabulary, limits: Limits) -> float:
     pairs = [
         pair
         for node, _ in walk(parse(text, vocabulary=vocabulary, limits=limits).root)
-        if isinstance(node, Sequence)
-        for pair in zip([format(s) for s in node.steps], [format(s) for s in node.steps][1:], strict=False)
+        if isinstance(node, Chain)
+        for pair in zip(
+            [format_workflow(s) for s in node.steps], [format_workflow(s) for s in node.steps][1:], strict=False
+        )
     ]
     if not pairs:
         return 0.0

@@ -11,19 +11,19 @@ import re
 
 from ..dsl import (
     DEFAULT_LIMITS,
+    Chain,
     Conditional,
     Done,
     Node,
     Operator,
     Parallel,
-    Sequence,
     Workflow,
     builtin_vocabulary,
+    chain,
     check,
-    format,
+    format_workflow,
     parse,
-    sample,
-    sequence,
+    sample_workflow,
 )
 from ..errors import DSLError
 
@@ -58,12 +58,12 @@ def propose(workflow: str, rng: random.Random) -> str:
             check(edited, vocabulary=words, limits=DEFAULT_LIMITS)
         except DSLError:
             continue
-        return f"One change.\n<workflow>{format(edited)}</workflow>"
-    return f"Something else.\n<workflow>{format(sample(rng, vocabulary=words))}</workflow>"
+        return f"One change.\n<workflow>{format_workflow(edited)}</workflow>"
+    return f"Something else.\n<workflow>{format_workflow(sample_workflow(rng, vocabulary=words))}</workflow>"
 
 
 def _edit(root: Node, rng: random.Random) -> Node:
-    steps = list(root.steps) if isinstance(root, Sequence) else [root]
+    steps = list(root.steps) if isinstance(root, Chain) else [root]
     names = [name for name, spec in builtin_vocabulary().items() if not spec.is_ensemble]
     draw = rng.random()
     if draw < 0.25:
@@ -78,4 +78,4 @@ def _edit(root: Node, rng: random.Random) -> Node:
         steps[rng.randrange(len(steps))] = Operator(rng.choice(names))
     elif len(steps) > 1:
         del steps[rng.randrange(len(steps))]
-    return sequence(*steps)
+    return chain(*steps)

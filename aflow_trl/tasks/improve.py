@@ -17,7 +17,7 @@ from datasets import Dataset
 from rich.console import Console
 
 from ..data import DOMAINS, Row
-from ..dsl import extract, format, sample
+from ..dsl import extract, format_workflow, sample_workflow
 from ..errors import DataError, RecipeError
 from ..evaluation import sample_policy, share_of
 from ..improvement import Attempt, Failure, Improvement, improvement_messages, load_improvements
@@ -200,7 +200,7 @@ def _sampled_records(
     held_out = max(len(domains), round(SAMPLED_HELD_OUT_SHARE * args.num_records))
     drawn: dict[tuple[str, str], None] = {}
     while len(drawn) < args.num_records + held_out:
-        drawn[domains[len(drawn) % len(domains)], format(sample(dice, vocabulary=words))] = None
+        drawn[domains[len(drawn) % len(domains)], format_workflow(sample_workflow(dice, vocabulary=words))] = None
     pairs = list(drawn)
     split: tuple[list[Improvement], list[Improvement]] = ([], [])
     if recipe.training.process_index == 0:

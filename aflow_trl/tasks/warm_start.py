@@ -21,13 +21,22 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from ..data import Row, policy_messages, split_digest
-from ..dsl import CLOSING_TAG, analyze, extract, format, forms, parse, sample
+from ..dsl import CLOSING_TAG, analyze, extract, format_workflow, parse, sample_workflow, workflow_templates
 from ..errors import RecipeError, RunStoppedError
 from ..operators import vocabulary
 from ..recipes import Recipe
 from ..rollouts import Rollouts
 from ..storage import write_json
-from ..warm_start import Arm, Contest, Group, Job, Journal, Run, WarmStartSettings, successive_halving
+from ..warm_start import (
+    Candidate,
+    EvalRequest,
+    Group,
+    HalvingSearch,
+    Run,
+    SearchLog,
+    WarmStartSettings,
+    successive_halving,
+)
 from .session import (
     WARM_START,
     close_clients,
@@ -54,7 +63,7 @@ MIN_LEVEL_ROWS = 20
 class WarmStart:
     """What a warm start found."""
 
-    winners: Mapping[Group, Sequence[Arm]]
+    winners: Mapping[Group, Sequence[Candidate]]
     model: Path
     """Folder of the adapter, or of the model where there is none."""
     facts: dict[str, Any]
@@ -118,7 +127,8 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
     known = {str(group): group for group in groups}
     names = ("workflow", "right", "scored", "calls", "weight")
     winners = {
-        known[name]: [Arm(**{key: one[key] for key in names}) for one in own] for name, own in facts["winners"].items()
+        known[name]: [Candidate(**{key: one[key] for key in names}) for one in own]
+        for name, own in facts["winners"].items()
     }
     if not taught.is_dir():
         if model is None:
@@ -243,14 +253,14 @@ def _candidates(
     dice = random.Random(f"{recipe.training.seed} warm start")
     found = [parse(text, vocabulary=words) for text in settings.workflows]
     if settings.forms:
-        found += forms(vocabulary=words)
-    found += [sample(dice, vocabulary=words) for _ in range(settings.grammar_samples)]
+        found += workflow_templates(vocabulary=words)
+    found += [sample_workflow(dice, vocabulary=words) for _ in range(settings.grammar_samples)]
     if settings.policy_samples:
         asked = [dice.choice(rows) for _ in range(settings.policy_samples)]
         texts = _sample_policy(recipe, model, tokenizer, asked)
         drawn = [extract(text, vocabulary=words).workflow for text in texts]
         found += [workflow for workflow in drawn if workflow is not None]
-    return {format(one): analyze(one, vocabulary=words).worst_case_calls for one in found}
+    return {format_workflow(one): analyze(one, vocabulary=words).worst_case_calls for one in found}
 
 
 def _sample_policy(recipe: Recipe, model: Any, tokenizer: Any, rows: Sequence[Row]) -> list[str]:
@@ -302,10 +312,10 @@ def _search(
     shuffled: dict[Group, list[Row]] = {}
     for group, own in groups.items():
         shuffled[group] = random.Random(f"{training.seed} {group}").sample(list(own), len(own))
-        contests.append(Contest(group, len(own), candidates, budget, settings.winners, training.seed))
-    journal = Journal(folder / "search.jsonl", training.process_index == 0)
+        contests.append(HalvingSearch(group, len(own), candidates, budget, settings.winners, training.seed))
+    journal = SearchLog(folder / "search.jsonl", training.process_index == 0)
 
-    async def measure(jobs: Sequence[Job]) -> list[Run]:
+    async def measure(jobs: Sequence[EvalRequest]) -> list[Run]:
         if (known := journal.next(jobs)) is not None:
             return known
         # The workflows of one problem stay together: they share calls.
@@ -358,7 +368,7 @@ def _search(
 
 
 def _lessons(
-    recipe: Recipe, groups: Mapping[Group, Sequence[Row]], winners: Mapping[Group, Sequence[Arm]]
+    recipe: Recipe, groups: Mapping[Group, Sequence[Row]], winners: Mapping[Group, Sequence[Candidate]]
 ) -> list[dict[str, Any]]:
     """Prompts with a winner of their group, drawn by weight: several stay alive for the RL to choose from."""
     dice = random.Random(recipe.training.seed)

@@ -1,17 +1,17 @@
 """warm_start"""
 
-from .halving import Contest, Job, Measure, Run, successive_halving
-from .search_log import Journal
-from .settings import Arm, Group, WarmStartSettings, read_settings
+from .halving import EvalRequest, HalvingSearch, Measure, Run, successive_halving
+from .search_log import SearchLog
+from .settings import Candidate, Group, WarmStartSettings, read_settings
 
 __all__ = [
-    "Arm",
-    "Contest",
+    "Candidate",
+    "EvalRequest",
     "Group",
-    "Job",
-    "Journal",
+    "HalvingSearch",
     "Measure",
     "Run",
+    "SearchLog",
     "WarmStartSettings",
     "read_settings",
     "successive_halving",

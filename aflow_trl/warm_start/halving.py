@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .settings import Arm, Group
+from .settings import Candidate, Group
 
 CHUNK_ROWS = 4
 """Problems between two looks at the budget."""
@@ -21,7 +21,7 @@ WEIGHT_SCALE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EvalRequest:
     """One run of a workflow on a problem."""
 
     group: Group
@@ -42,11 +42,11 @@ class Run:
     """Model calls made for it; the others were shared."""
 
 
-Measure = Callable[[Sequence[Job]], Awaitable[Sequence[Run]]]
+Measure = Callable[[Sequence[EvalRequest]], Awaitable[Sequence[Run]]]
 """From jobs to their runs, in order."""
 
 
-class Contest:
+class HalvingSearch:
     """
     The search in one group of problems.
 
@@ -75,27 +75,27 @@ class Contest:
         # One problem has to be affordable for every workflow; shared calls leave the rest to tell the best ones apart.
         while sum(self.worst[name] for name in names) > budget and len(names) > 1:
             names.pop()
-        self.arms = [Arm(name) for name in names]
+        self.arms = [Candidate(name) for name in names]
         self.tried = len(names)
         self.paid = 0
         self._row = 0
         self._rounds_left = max(1, math.ceil(math.log2(max(1.0, len(names) / winners)))) + 1
         self._begin_round()
 
-    def next_jobs(self) -> list[Job]:
+    def next_jobs(self) -> list[EvalRequest]:
         """Jobs of the next chunk of problems; empty when the search has ended."""
         while self._rounds_left:
             count = min(CHUNK_ROWS, self.rows - self._row, self._affordable())
             if self._round_paid < self._quota and count > 0:
                 return [
-                    Job(self.group, row, arm.workflow)
+                    EvalRequest(self.group, row, arm.workflow)
                     for row in range(self._row, self._row + count)
                     for arm in self.arms
                 ]
             self._end_round()
         return []
 
-    def record(self, jobs: Sequence[Job], runs: Sequence[Run]) -> None:
+    def record(self, jobs: Sequence[EvalRequest], runs: Sequence[Run]) -> None:
         """Results of [`next_jobs`]."""
         arms = {arm.workflow: arm for arm in self.arms}
         for job, run in zip(jobs, runs, strict=True):
@@ -109,7 +109,7 @@ class Contest:
         self._row = 1 + max(job.row for job in jobs)
 
     @property
-    def best(self) -> list[Arm]:
+    def best(self) -> list[Candidate]:
         """The winners, best first, with weights that sum to 1."""
         own = [arm for arm in self._ranked()[: self.winners] if arm.scored]
         raw = [math.exp((arm.accuracy - own[0].accuracy) / WEIGHT_SCALE) for arm in own]
@@ -117,7 +117,7 @@ class Contest:
             arm.weight = weight / sum(raw)
         return own
 
-    def _ranked(self) -> list[Arm]:
+    def _ranked(self) -> list[Candidate]:
         return sorted(self.arms, key=lambda arm: (-arm.accuracy, arm.calls_per_problem, arm.workflow))
 
     def _affordable(self) -> int:
@@ -134,12 +134,12 @@ class Contest:
             self._begin_round()
 
 
-async def successive_halving(contests: Sequence[Contest], measure: Measure) -> None:
+async def successive_halving(contests: Sequence[HalvingSearch], measure: Measure) -> None:
     """
     Run all contests to their ends, a chunk of each at a time.
 
     Args:
-        contests (`Sequence[Contest]`):
+        contests (`Sequence[HalvingSearch]`):
             Their `best` are the winners.
         measure (`Callable`):
             Runs jobs.

@@ -10,10 +10,10 @@ from pathlib import Path
 from accelerate.utils import wait_for_everyone
 
 from ..errors import RecipeError
-from .halving import Job, Run
+from .halving import EvalRequest, Run
 
 
-class Journal:
+class SearchLog:
     """
     Measured runs on disk, a line a wave: a search that is started again does not pay for them twice.
 
@@ -36,7 +36,7 @@ class Journal:
         if writes and path.is_file():
             path.write_text("".join(json.dumps(row) + "\n" for row in self._known), encoding="utf-8")
 
-    def next(self, jobs: Sequence[Job]) -> list[Run] | None:
+    def next(self, jobs: Sequence[EvalRequest]) -> list[Run] | None:
         """Runs of the next wave, if they are known."""
         if not self._known:
             return None
@@ -45,7 +45,7 @@ class Journal:
             raise RecipeError(f"{self.path} is of another search. Remove the folder it is in.")
         return [Run(*own) for own in row["runs"]]
 
-    def append(self, jobs: Sequence[Job], runs: Sequence[Run]) -> None:
+    def append(self, jobs: Sequence[EvalRequest], runs: Sequence[Run]) -> None:
         """Keep a wave."""
         if self.writes:
             row = {"jobs": _digest(jobs), "runs": [[run.correctness, run.calls, run.paid] for run in runs]}
@@ -53,5 +53,5 @@ class Journal:
                 file.write(json.dumps(row) + "\n")
 
 
-def _digest(jobs: Sequence[Job]) -> str:
+def _digest(jobs: Sequence[EvalRequest]) -> str:
     return hashlib.blake2b(repr(list(jobs)).encode(), digest_size=8).hexdigest()

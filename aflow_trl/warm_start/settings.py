@@ -101,7 +101,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Arm:
+class Candidate:
     """A workflow in the search and how it did."""
 
     workflow: str

@@ -1,0 +1,150 @@
+"""Which operators there are: the registry that engine, prompts and checks are given, and the decorator that fills it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
+
+from ..dsl import OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
+from ..errors import RecipeError
+from .base import Operator
+
+OperatorClass = TypeVar("OperatorClass", bound=type[Operator])
+
+
+class OperatorRegistry(Mapping[str, type[Operator]]):
+    """
+    Operators by name, in the order they were added.
+
+    Args:
+        operators (`Iterable[type[Operator]]`, *optional*):
+            Classes to begin with.
+    """
+
+    def __init__(self, operators: Iterable[type[Operator]] = ()) -> None:
+        self._classes = {cls.spec.name: cls for cls in operators}
+
+    def __getitem__(self, name: str) -> type[Operator]:
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Specs of the operators: what parser and static analysis need."""
+        return MappingProxyType({name: cls.spec for name, cls in self._classes.items()})
+
+    @property
+    def descriptions(self) -> str:
+        """One line for each operator, for the policy's system prompt."""
+        return "\n".join(f"- {name}: {cls.description}" for name, cls in self._classes.items())
+
+    def add(self, cls: type[Operator]) -> None:
+        """
+        Add an operator class, or replace the same class after a reload of its module.
+
+        Raises:
+            [`RecipeError`]: Another module has defined an operator of that name.
+        """
+        name = cls.spec.name
+        existing = self._classes.get(name)
+        if existing is not None and existing.__module__ != cls.__module__:
+            raise RecipeError(f"operator {name!r} is already defined in {existing.__module__}; choose another name.")
+        self._classes[name] = cls
+
+    def select(self, names: Sequence[str] | None) -> OperatorRegistry:
+        """
+        The registry restricted to some operators, in the order of `names`; all of them if `names` is `None`.
+
+        Raises:
+            [`RecipeError`]: There is no operator of that name.
+        """
+        for name in names or ():
+            if name not in self._classes:
+                raise RecipeError(f"unknown operator {name!r}. Use some of {', '.join(self._classes)}.")
+        return OperatorRegistry(self._classes.values() if names is None else (self._classes[name] for name in names))
+
+
+DEFAULT_OPERATORS = OperatorRegistry()
+"""The operators that ship with the package and those that [`operator`] has added in this process."""
+
+
+def operator(
+    *,
+    description: str,
+    max_calls: int,
+    gives_verdict: bool = False,
+    is_ensemble: bool = False,
+    arguments: Sequence[str] = (),
+) -> Callable[[OperatorClass], OperatorClass]:
+    """
+    Class decorator that adds an operator to [`DEFAULT_OPERATORS`] under its class name.
+
+    Args:
+        description (`str`):
+            What the policy's system prompt says of it.
+        max_calls (`int`):
+            Maximum number of model calls of one run.
+        gives_verdict (`bool`, *optional*, defaults to `False`):
+            Whether it may stand before `?`.
+        is_ensemble (`bool`, *optional*, defaults to `False`):
+            Whether it reduces several candidates to one.
+        arguments (`Sequence[str]`, *optional*, defaults to `()`):
+            Names of its arguments; a positional string goes to the first.
+
+    Raises:
+        [`RecipeError`]: Another module has defined an operator of that name.
+
+    Example:
+
+    ```python
+    @operator(description="Translates the task to English.", max_calls=1)
+    class Translate(Operator):
+        async def run(self, state, arguments, call):
+            text = await call.ask(f"Translate to English:\\n{state.problem.statement}")
+            return state.with_candidate(Candidate(text))
+    ```
+    """
+
+    def register(cls: OperatorClass) -> OperatorClass:
+        cls.spec = OperatorSpec(cls.__name__, max_calls, gives_verdict, is_ensemble, tuple(arguments))
+        cls.description = description
+        DEFAULT_OPERATORS.add(cls)
+        return cls
+
+    return register
+
+
+def builtin(cls: OperatorClass) -> OperatorClass:
+    """Class decorator of the operators that ship with the package, which `configs/operators.yaml` describes."""
+    cls.spec = builtin_vocabulary()[cls.__name__]
+    cls.description = operator_table()[cls.__name__]["description"]
+    DEFAULT_OPERATORS.add(cls)
+    return cls
+
+
+def load_operators(modules: Sequence[str]) -> OperatorRegistry:
+    """
+    Import the modules that define a user's own operators.
+
+    Returns:
+        [`OperatorRegistry`]: [`DEFAULT_OPERATORS`], with the operators of these modules in it.
+
+    Raises:
+        [`RecipeError`]: A module cannot be imported.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise RecipeError(
+                f"operator module {module!r} cannot be imported ({error}). Name an importable module in "
+                "operator_modules, or put its folder on PYTHONPATH."
+            ) from None
+    return DEFAULT_OPERATORS
