@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from aflow_trl.sandbox import fork_server, judge, run
+from aflow_trl.sandbox import fork_server, run, run_tests
 
 SOLUTION = "def double(x):\n    return 2 * x"
 TESTS = ["assert double(1) == 2", "assert double(2) == 4", "assert double(3) == 6"]
@@ -29,7 +29,7 @@ async def sandbox(at_once: int) -> tuple[float, float]:
     async def one() -> None:
         async with gate:
             started = time.perf_counter()
-            verdict = await judge(SOLUTION, TESTS)
+            verdict = await run_tests(SOLUTION, TESTS)
             latencies.append(time.perf_counter() - started)
             assert verdict.passed == verdict.total == len(TESTS)
 
@@ -72,7 +72,7 @@ async def growth() -> None:
 async def main() -> None:
     """Print a line for each measurement."""
     print(f"sandbox: {(await fork_server()).layers}")
-    await judge(SOLUTION, TESTS)
+    await run_tests(SOLUTION, TESTS)
     for at_once in (1, 8):
         rounds = [(*await sandbox(at_once), bare(at_once)) for _ in range(ROUNDS)]
         ratios = [rate / plain for rate, _, plain in rounds]

@@ -1,8 +1,8 @@
 """
-Programs the sandbox has to survive: a row is (id, program, allowed statuses) and options. Standard library only.
+Programs that the sandbox has to survive, with the statuses they may end with. Standard library only.
 
-`{victim}` stands for a folder that must not change, `{home}` for a user's home folder with a secret in it, `{trainer}`
-for the process id of the trainer.
+Placeholders: `{victim}` is a folder that must not change, `{home}` a home folder with a secret in it, `{trainer}` the
+process id of the trainer.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ OUTPUT, KILLED, DENIED = "output", "killed", "denied"
 
 @dataclass(frozen=True)
 class Program:
-    """One program and how it may end."""
+    """A program and how it may end."""
 
     id: str
     text: str
     allowed: set[str]
     stdout: str | None = None
-    """What it must have printed."""
+    """Expected standard output; `None` to accept any."""
     memory_mb: int = 512
     read_only: set[str] | None = None
-    """How it may end where nothing can be written and every public file be read (tier B); `None`: the same."""
+    """Allowed statuses in tier B, where nothing can be written but public files can be read; `None`: as in tier A."""
     needs: str = ""
-    """Module that has to be installed."""
+    """Module that has to be installed; empty for none."""
 
 
 def raw_syscall(number: str, *arguments: str) -> str:
-    """A program that makes a system call by hand, prints `errno`, and fails if the call succeeded."""
+    """A program that makes a raw system call, prints `errno`, and fails if the call succeeded."""
     call = ", ".join([number, *(arguments or ("0", "0", "0", "0"))])
     return (
         "import ctypes, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        f"assert libc.syscall({call}) == -1, 'the call went through'\nprint(ctypes.get_errno())"
+        f"assert libc.syscall({call}) == -1, 'the call succeeded'\nprint(ctypes.get_errno())"
     )
 
 
@@ -44,11 +44,11 @@ import ctypes, mmap
 page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 page.write(bytes.fromhex({code!r}))
 ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
-print('went through')
+print('succeeded')
 """
 REFUSED = {DENIED, ERROR}
 PROGRAMS = [
-    # never-ending
+    # never terminates
     Program("spins", "while True: pass", {TIMEOUT}),
     Program("sleeps", "import time; time.sleep(10**6)", {TIMEOUT}),
     Program(
@@ -79,9 +79,9 @@ PROGRAMS = [
     Program("path longer than the kernel takes", "import os, time\nfor _ in range(30): os.mkdir('d' * 250); os.chdir('d' * 250)\ntime.sleep(0.3)", {OK, KILLED}, read_only=REFUSED),
     Program("swaps files and folders", "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nfor n in range(200): os.mkdir(f'd{{n}}'); open(f'f{{n}}', 'w').close()\nend = time.time() + 0.5\nwhile time.time() < end:\n for n in range(200): libc.renameat2(-100, b'd%d' % n, -100, b'f%d' % n, 2)", {OK, KILLED}, read_only=REFUSED),
     Program("swaps a folder and a link out", "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nos.symlink({victim!r}, 's'); os.mkdir('d', 0o300)\nend = time.time() + 0.5\nwhile time.time() < end:\n for _ in range(500): libc.renameat2(-100, b'd', -100, b's', 2)\n for n in 'ds':\n  try: os.rmdir(n); os.mkdir(n, 0o300)\n  except OSError: pass", {OK, KILLED}, read_only=REFUSED),
-    Program("keeps deleted files", "import os, time\nkept = []\nfor n in range(40):\n f = open('x', 'wb'); os.unlink('x'); f.write(bytes(7 << 20)); f.flush(); kept.append(f)\ntime.sleep(9)", {KILLED, TIMEOUT}, read_only=REFUSED),
+    Program("keeps deleted files", "import os, time\nfiles = []\nfor n in range(40):\n f = open('x', 'wb'); os.unlink('x'); f.write(bytes(7 << 20)); f.flush(); files.append(f)\ntime.sleep(9)", {KILLED, TIMEOUT}, read_only=REFUSED),
     Program("sends files away", "import os, socket\na, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [os.open('/dev/null', os.O_RDONLY)])", {DENIED}),
-    Program("exit code of its own making", "import sys\nclass I(int):\n def __and__(s, o): raise ValueError\n def __int__(s): raise ValueError\nsys.exit(I(0))", {OK}),
+    Program("exits with a hostile object", "import sys\nclass I(int):\n def __and__(s, o): raise ValueError\n def __int__(s): raise ValueError\nsys.exit(I(0))", {OK}),
     Program("endless stdout", "while True: print('x' * 1000)", {OUTPUT}),
     Program("endless stderr", "import sys\nwhile True: print('x' * 1000, file=sys.stderr)", {OUTPUT}),
     Program("one huge file", "f = open('x', 'wb')\nwhile True: f.write(bytes(10**6))", {ERROR}, read_only=REFUSED),
@@ -90,7 +90,7 @@ PROGRAMS = [
     Program("many big files", "for n in range(1000): open(str(n), 'wb').write(bytes(4 << 20))\nwhile True: pass", {KILLED, TIMEOUT}, read_only=REFUSED),
     Program("files in closed folders", "import os\nos.mkdir('d', 0o300)\nos.chdir('d')\nn = 0\nwhile True:\n n += 1\n open(str(n), 'w').close()", {KILLED, TIMEOUT}, read_only=REFUSED),
     Program("endless nesting of folders", "import os\nwhile True:\n os.mkdir('d'); os.chdir('d')", {KILLED, TIMEOUT}, read_only=REFUSED),
-    Program("opens fds for ever", "x = []\nwhile True: x.append(open('/dev/null'))", {ERROR}),
+    Program("opens files without end", "x = []\nwhile True: x.append(open('/dev/null'))", {ERROR}),
     Program("closes its own stdout", "import os; os.close(1); os.close(2)", {OK, ERROR}),
     Program("closes every fd", "import os; os.closerange(0, 1000)\nprint('x')", {OK, ERROR}),
     Program("invalid UTF-8", "import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", {OK}, stdout="\ufffd\ufffd"),
@@ -103,7 +103,7 @@ PROGRAMS = [
     Program("raises SystemExit with text", "raise SystemExit('bye')", {ERROR}),
     Program("segfault", "import ctypes; ctypes.string_at(0)", {KILLED}),
     Program("abort", "import os; os.abort()", {KILLED}),
-    Program("inherited fds", "import os\nfound = []\nfor n in range(3, 1024):\n try: os.fstat(n); found.append(n)\n except OSError: pass\nprint(found)", {OK}, stdout="[]\n"),
+    Program("inherited fds", "import os\nopened = []\nfor n in range(3, 1024):\n try: os.fstat(n); opened.append(n)\n except OSError: pass\nprint(opened)", {OK}, stdout="[]\n"),
     # processes
     Program("fork", "import os; os.fork()", {DENIED}),
     Program("fork bomb", "import os\nwhile True: os.fork()", {DENIED}),
@@ -117,7 +117,7 @@ PROGRAMS = [
     Program("exec", "import os; os.execv('/bin/ls', ['ls'])", {DENIED}),
     Program("memfd and exec", "import os\nfd = os.memfd_create('x'); os.write(fd, open('/bin/true', 'rb').read())\nos.execv(f'/proc/self/fd/{{fd}}', ['x'])", REFUSED),
     Program("clone with new user namespace", "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == -1\nraise PermissionError", {DENIED}),
-    # what it may not read
+    # files it must not read
     Program("reads /etc/shadow", "open('/etc/shadow').read()", {DENIED}),
     Program("reads /etc/passwd", "print(open('/etc/passwd').read())", {DENIED}, read_only={OK}),
     Program("lists home", "import os; print(os.listdir({home!r}))", {DENIED}),
@@ -132,7 +132,7 @@ PROGRAMS = [
     Program("symlink out, then read", "import os; os.symlink({home!r} + '/secret', 'x'); print(open('x').read())", {DENIED}),
     Program("hard link of a secret", "import os; os.link({home!r} + '/secret', 'x'); print(open('x').read())", {DENIED, ERROR}),
     Program("other runs' folders", "import os; print(os.listdir('..'))", {DENIED}),
-    # what it may not write
+    # files it must not write
     Program("writes to /tmp", "open('/tmp/aflow-was-here', 'w').write('x')", {DENIED}),
     Program("writes to the victim", "open({victim!r} + '/new', 'w').write('x')", {DENIED}),
     Program("overwrites the victim", "open({victim!r} + '/file', 'w').write('x')", {DENIED}),
@@ -181,11 +181,11 @@ PROGRAMS = [
     Program("removexattrat", raw_syscall("466"), {OK}, stdout="38\n"),
     Program("open_tree_attr", raw_syscall("467"), {OK}, stdout="38\n"),
     Program("file_setattr", raw_syscall("469"), {OK}, stdout="38\n"),
-    Program("a call of a later kernel", raw_syscall("511"), {OK}, stdout="38\n"),
+    Program("system call of a later kernel", raw_syscall("511"), {OK}, stdout="38\n"),
     Program("io_uring", raw_syscall("425", "8", "0"), {OK}, stdout="1\n"),
     Program("clone3", raw_syscall("435", "0", "0"), {OK}, stdout="38\n"),
     Program("pidfd_open", raw_syscall("434", "{trainer}", "0"), {OK}, stdout="1\n"),
-    # controls: all of this is legal
+    # controls: legal programs, which must succeed
     Program("sum", "print(sum(range(10**6)))", {OK}, stdout="499999500000\n"),
     Program("asyncio", "import asyncio\nasync def f(): return 7\nprint(asyncio.run(f()))", {OK}, stdout="7\n"),
     Program("threads", "import threading\nt = [threading.Thread(target=print) for _ in range(8)]\n[x.start() for x in t]; [x.join() for x in t]", {OK}),
@@ -218,5 +218,5 @@ if platform.machine() == "x86_64":
 
 
 def fill(program: str, *, victim: str, home: str, trainer: int) -> str:
-    """The program text for one machine."""
+    """Program source with the placeholders filled in."""
     return program.format(victim=victim, home=home, trainer=trainer)

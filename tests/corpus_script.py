@@ -1,9 +1,9 @@
 """
-Runs the whole corpus with the interpreter and user it is started as, and prints what became of each program as JSON.
+Runs the corpus as the current user with the current interpreter, and prints the result of each program as JSON.
 
-    python corpus_script.py VICTIM HOME LANDLOCK      # LANDLOCK: 1 all that is there, 0 as if there were none
+    python corpus_script.py VICTIM HOME LANDLOCK      # LANDLOCK: 1 to use it if available, 0 to act as if it were not
 
-Standard library and `aflow_trl.sandbox` only.
+Uses the standard library and `aflow_trl.sandbox` only.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def children_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-async def longest_gap(gaps: list[float]) -> None:
+async def record_gaps(gaps: list[float]) -> None:
     while True:
         started = time.monotonic()
         await asyncio.sleep(0.005)
         gaps.append(time.monotonic() - started - 0.005)
 
 
-async def check(program: corpus.Program, server: ForkServer, places: dict) -> dict:
-    """Run one program; its end and every check after it."""
-    text = corpus.fill(program.text, **places)
+async def check(program: corpus.Program, server: ForkServer, placeholders: dict) -> dict:
+    """Run a program, then measure everything it may have left behind."""
+    text = corpus.fill(program.text, **placeholders)
     timeout_s = SHORT_S if program.allowed <= {corpus.TIMEOUT, corpus.KILLED} else LONG_S
     server_pid = server._process.pid
     fds, threads, gaps = open_fds(), threading.active_count(), []
-    watcher = asyncio.ensure_future(longest_gap(gaps))
+    watcher = asyncio.ensure_future(record_gaps(gaps))
     await asyncio.sleep(0)
     started = time.monotonic()
     result = await run(text, timeout_s=timeout_s, memory_mb=program.memory_mb)
@@ -75,18 +75,18 @@ async def check(program: corpus.Program, server: ForkServer, places: dict) -> di
 
 
 async def main(victim: str, home: str, landlock: bool) -> None:
-    def choose(offer):  # as if the kernel had no Landlock
+    def choose(offer):
         return choose_layers(offer if landlock else replace(offer, landlock=0))
 
-    places = {"victim": victim, "home": home, "trainer": os.getpid()}
+    placeholders = {"victim": victim, "home": home, "trainer": os.getpid()}
     server = _state().server = await ForkServer.start(choose)
     await run("pass")
     rows = [p for p in corpus.PROGRAMS if not p.needs or importlib.util.find_spec(p.needs)]
     print(json.dumps({"layers": asdict(server.layers), "tier": server.layers.tier.value}))
     for program in rows:
-        row = await check(program, server, places)
-        if row["longest_gap_s"] > MAX_GAP_S:  # the machine's doing, or ours: ours comes again
-            again = await check(program, server, places)
+        row = await check(program, server, placeholders)
+        if row["longest_gap_s"] > MAX_GAP_S:  # a busy machine stalls at random; a blocking call of ours does so again
+            again = await check(program, server, placeholders)
             row["longest_gap_s"] = min(row["longest_gap_s"], again["longest_gap_s"])
         print(json.dumps(row), flush=True)
 

@@ -54,7 +54,7 @@ def main(model: str, output: Path, estimator: str) -> None:
         result = original(inputs)
         seen["local"] = result["advantages"].clone()
         seen["rewards"] = trainer._gathered_rewards.clone()
-        seen["progress"] = trainer._gathered_features["progress"].clone()
+        seen["progress"] = trainer._captured_progress.clone()
         seen["logged"] = list(trainer._logs["advantages"])
         return result
 

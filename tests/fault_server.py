@@ -1,7 +1,8 @@
 """
-An endpoint that misbehaves in every way a real one has been seen to: HTTP/1.1 written by hand over real sockets.
+An endpoint that misbehaves in every way observed in practice: HTTP/1.1 written by hand over real sockets.
 
-A fault is a coroutine `(writer) -> None` that answers one request, or fails to. Standard library only.
+A fault is a coroutine `(writer) -> None` that answers one request, or fails to. HTTP libraries would refuse to send most
+of these responses, so only the standard library is used.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ def error(status: int, message: str = "no", headers: dict[str, str] | None = Non
 
 
 def cut(data: bytes, *, reset: bool) -> Fault:
-    """Send these bytes, then close the connection, in order or by a reset."""
+    """Send `data`, then close the connection, either orderly or with a reset."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(data)
         await writer.drain()
         if reset:
             sock = writer.get_extra_info("socket")
+            # With a linger time of zero, closing the socket sends a reset.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
@@ -68,7 +70,7 @@ def cut(data: bytes, *, reset: bool) -> Fault:
 
 
 def drip(data: bytes, gap_s: float = 0.4) -> Fault:
-    """Send a byte now and then, for ever."""
+    """Send one byte at a time, endlessly."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -81,12 +83,12 @@ def drip(data: bytes, gap_s: float = 0.4) -> Fault:
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """Take the request and never answer."""
+    """Accept the request and never answer."""
     await asyncio.sleep(60)
 
 
 async def flood(writer: asyncio.StreamWriter) -> None:
-    """A body that never ends."""
+    """Send a body that never ends."""
     with contextlib.suppress(ConnectionError):
         writer.write(head(200, None, Transfer_Encoding="chunked"))
         for _ in range(10_000):
@@ -95,7 +97,7 @@ async def flood(writer: asyncio.StreamWriter) -> None:
 
 
 def late(fault: Fault, delay_s: float) -> Fault:
-    """Answer after a while."""
+    """Answer after a delay."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(delay_s)
@@ -152,9 +154,9 @@ RETRIED: dict[str, Fault] = {
     "message missing": reply('{"choices": [{"finish_reason": "stop"}]}'),
     "content null": reply(chat(None)),
 }
-"""What passes: tried again, and unavailable where it lasts."""
+"""Transient faults: retried, and `unavailable` if they persist."""
 
-ONCE: dict[str, Fault] = {
+NOT_RETRIED: dict[str, Fault] = {
     "no bytes": silence,
     "one byte every 0.4 s, headers": drip(b"HTTP/1.1 200 OK\r\n"),
     "one byte every 0.4 s, body": drip(head(200, 10_000)),
@@ -163,7 +165,7 @@ ONCE: dict[str, Fault] = {
     "redirect to another host": reply("", 302, Location="http://127.0.0.1:9/v1/chat/completions"),
     "500, x-should-retry false": error(500, headers={"x_should_retry": "false"}),
 }
-"""What is not tried again, and unavailable at once or at the deadline."""
+"""Faults that are not retried: `unavailable`, immediately or at the deadline."""
 
 FATAL: dict[str, Fault] = {
     "401": error(401, "Incorrect API key", code="invalid_api_key"),
@@ -178,7 +180,7 @@ FATAL: dict[str, Fault] = {
     "200 with a quota error inside": reply('{"error": {"code": "insufficient_quota", "message": "pay"}}'),
     "200 with a 401 inside": reply('{"error": {"code": 401, "message": "who are you"}}'),
 }
-"""What stops the run."""
+"""Faults that stop the run."""
 
 SCORED: dict[str, tuple[Fault, float]] = {
     "400 context length": (error(400, code="context_length_exceeded"), 0.0),
@@ -189,8 +191,8 @@ SCORED: dict[str, tuple[Fault, float]] = {
     "refusal": (reply(chat(None, refusal="I cannot help with that")), 0.0),
     "tool calls only": (reply(chat(None, tool_calls=[{"id": "1"}])), 0.0),
     "content filter": (reply(chat("", finish_reason="content_filter")), 0.0),
-    "cut off, wrong": (reply(chat("The answer is 4", finish_reason="length")), 0.0),
-    "cut off, right all the same": (reply(chat("\\boxed{42} because", finish_reason="length")), 1.0),
+    "truncated, wrong": (reply(chat("The answer is 4", finish_reason="length")), 0.0),
+    "truncated, right nonetheless": (reply(chat("\\boxed{42} because", finish_reason="length")), 1.0),
     "list of parts": (reply(chat([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}])), 1.0),
     "lone surrogate and NUL": (reply(chat("\ud800\0 \\boxed{42}")), 1.0),
     "usage missing": (reply(chat(usage=False)), 1.0),
@@ -198,14 +200,14 @@ SCORED: dict[str, tuple[Fault, float]] = {
     "usage nonsense": (reply(BODY.replace(b'"prompt_tokens": 10', b'"prompt_tokens": "many"')), 1.0),
     "usage negative": (reply(BODY.replace(b'"prompt_tokens": 10', b'"prompt_tokens": -7')), 1.0),
     "gzip": (reply(gzip.compress(BODY), Content_Encoding="gzip"), 1.0),
-    "slow but whole": (late(GOOD, 0.3), 1.0),
+    "slow but complete": (late(GOOD, 0.3), 1.0),
     "wrong": (reply(chat("41")), 0.0),
 }
-"""What the workflow goes on with, and what its answer is worth."""
+"""Replies with which a workflow continues, and the score of its answer."""
 
 
 class FaultServer:
-    """Answers each request by `script(number)`, numbers from 1. Use as an async context."""
+    """Answers the n-th request with `script(n)`, counting from 1. Use as an async context manager."""
 
     def __init__(self, script: Callable[[int], Fault]) -> None:
         self.script = script

@@ -1,4 +1,4 @@
-"""What was paid for once is not paid for again: by another step, run or process, or after a kill."""
+"""A call that has been paid for is not paid for again: by another step, run or process, or after a kill."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.errors import RejectedRequestError
 from aflow_trl.llm import CallCache, Completion, Usage
+from aflow_trl.llm.cache import _checksum, _serialize, _Write
 from aflow_trl.operators import Problem
 from conftest import ScriptedEndpoint, chat_response
 from fault_server import FaultServer, chat, error, late, reply
@@ -36,7 +41,7 @@ async def test_second_call_is_not_sent(endpoint: ScriptedEndpoint, tmp_path: Pat
         client.cache = CallCache(tmp_path / "c.sqlite")
         replies.append(await client.complete(MESSAGES, seed=1))
     assert len(endpoint.payloads) == 1
-    assert [one.cached for one in replies] == [False, True]
+    assert [completion.cached for completion in replies] == [False, True]
     assert replies[0].text == replies[1].text and replies[0].usage == replies[1].usage
     assert client.spending.usd == 0.0
 
@@ -52,8 +57,8 @@ async def test_second_call_is_not_sent(endpoint: ScriptedEndpoint, tmp_path: Pat
         {"content": "other"},
     ],
 )
-async def test_whatever_a_reply_depends_on_is_in_the_key(
-    change: dict, endpoint: ScriptedEndpoint, tmp_path: Path
+async def test_everything_a_reply_depends_on_is_in_the_key(
+    change: dict[str, Any], endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
     cache = CallCache(tmp_path / "c.sqlite")
     base = {"seed": 1, "temperature": 0.7}
@@ -83,7 +88,9 @@ async def test_greedy_calls_are_shared_across_steps(endpoint: ScriptedEndpoint, 
         lambda: chat_response(""),
     ],
 )
-async def test_bad_reply_is_never_stored(answer, endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+async def test_truncated_or_refused_reply_is_never_stored(
+    answer: Callable[[], web.Response], endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
     endpoint.script = lambda prompt, number: answer()
     client = endpoint.client()
     client.cache = CallCache(tmp_path / "c.sqlite")
@@ -92,7 +99,7 @@ async def test_bad_reply_is_never_stored(answer, endpoint: ScriptedEndpoint, tmp
     assert len(endpoint.payloads) == 2 and client.cache.stats().replies == 0
 
 
-async def test_refused_request_is_never_stored(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+async def test_rejected_request_is_never_stored(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     async with FaultServer(lambda number: error(413) if number == 1 else reply(chat())) as server:
         client = endpoint.client(executor_base_url=server.base_url)
         client.cache = CallCache(tmp_path / "c.sqlite")
@@ -101,7 +108,7 @@ async def test_refused_request_is_never_stored(endpoint: ScriptedEndpoint, tmp_p
         assert (await client.complete(MESSAGES, seed=1)).text == "42"
 
 
-async def test_ping_always_asks(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+async def test_ping_bypasses_the_cache(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     client = endpoint.client()
     client.cache = CallCache(tmp_path / "c.sqlite")
     for _ in range(2):
@@ -149,7 +156,7 @@ async def test_damaged_reply_is_a_miss(damage: str, tmp_path: Path) -> None:
     assert cache.get("key").text == "42"
 
 
-async def test_verify_removes_the_damaged(tmp_path: Path) -> None:
+async def test_verify_deletes_damaged_replies(tmp_path: Path) -> None:
     cache = CallCache(tmp_path / "c.sqlite")
     await fill(cache, [f"k{n}" for n in range(10)])
     with sqlite3.connect(cache.path) as connection:
@@ -158,27 +165,27 @@ async def test_verify_removes_the_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database", b"", b"SQLite format 3\0" + b"\xff" * 5000])
-async def test_file_that_is_no_cache_is_set_aside(content: bytes, tmp_path: Path) -> None:
+async def test_file_that_is_not_a_cache_is_set_aside(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     path.write_bytes(content)
     cache = CallCache(path)
     await cache.put("key", GOOD)
     assert cache.get("key").text == "42"
-    kept = list(tmp_path.glob("c.damaged-*"))
-    assert [file.read_bytes() for file in kept] == ([content] if content else [])
+    set_aside = list(tmp_path.glob("c.damaged-*"))
+    assert [file.read_bytes() for file in set_aside] == ([content] if content else [])
 
 
 # -- size ------------------------------------------------------------------------------------------------------------
 
 
-async def test_size_is_bounded_and_the_least_used_go_first(tmp_path: Path) -> None:
+async def test_pruning_evicts_the_least_recently_used_first(tmp_path: Path) -> None:
     cache = CallCache(tmp_path / "c.sqlite")
     await fill(cache, [f"k{n}" for n in range(100)])
     size = cache.stats().bytes
     with sqlite3.connect(cache.path) as connection:
         connection.execute("UPDATE replies SET used = CAST(SUBSTR(key, 2) AS REAL)")
-    gone = cache.prune(size // 2)
-    assert cache.stats().bytes <= size // 2 and 49 <= gone <= 52
+    evicted = cache.prune(size // 2)
+    assert cache.stats().bytes <= size // 2 and 49 <= evicted <= 52
     assert cache.get("k0") is None and cache.get("k99") is not None
 
 
@@ -193,12 +200,45 @@ async def test_reading_counts_as_use(tmp_path: Path) -> None:
     assert cache.get("old") is not None and cache.get("new") is None
 
 
-async def test_writing_keeps_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_writes_respect_the_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aflow_trl.llm.cache.PRUNE_EVERY", 10)
     cache = CallCache(tmp_path / "c.sqlite", max_bytes=5_000)
     for start in range(0, 200, 10):
         await fill(cache, [f"k{n}" for n in range(start, start + 10)])
     assert cache.stats().bytes < 8_000 and cache.get("k199") is not None
+
+
+# -- the writer thread -----------------------------------------------------------------------------------------------
+
+
+def test_close_right_after_the_first_put_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer still has to open the file when `close` waits for it."""
+
+    def slow_checksum(reply: str) -> str:
+        time.sleep(0.2)  # delays the writer until `close` waits
+        return _checksum(reply)
+
+    monkeypatch.setattr("aflow_trl.llm.cache._checksum", slow_checksum)
+    cache = CallCache(tmp_path / "c.sqlite")
+    cache._enqueue(_Write("key", _serialize(GOOD), None))
+    closer = threading.Thread(target=cache.close, daemon=True)
+    closer.start()
+    closer.join(timeout=5)
+    assert not closer.is_alive()
+    assert CallCache(cache.path).get("key") is not None
+
+
+async def test_cache_can_be_used_again_after_close(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path / "c.sqlite")
+    for key in ("first", "second"):
+        await cache.put(key, GOOD)
+        cache.close()
+    assert cache.stats().replies == 2
+
+
+async def test_put_returns_even_if_the_file_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    await asyncio.wait_for(CallCache(tmp_path / "file" / "c.sqlite").put("key", GOOD), timeout=5)
 
 
 # -- processes -------------------------------------------------------------------------------------------------------
@@ -238,8 +278,8 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_run_that_was_killed_pays_nothing_twice(tmp_path: Path) -> None:
-    """Killed at several moments; what had been answered and received is never asked for again."""
+async def test_killed_run_pays_for_no_reply_twice(tmp_path: Path) -> None:
+    """Killed at several moments; a reply that was received is never requested again."""
     answered: list[bytes] = []
     async with FaultServer(lambda number: late(reply(chat(f"answer {number}")), 0.02)) as server:
         read = server._read
@@ -266,7 +306,7 @@ async def test_run_that_was_killed_pays_nothing_twice(tmp_path: Path) -> None:
         )
         output, _ = await process.communicate()
     assert process.returncode == 0
-    # Only calls in flight at a kill, at most 4 each time, were sent once more.
+    # Only the calls in flight at a kill, at most 4 each time, are sent again.
     assert len(set(answered)) == 120 and len(answered) <= 120 + 3 * 4
     again = await asyncio.create_subprocess_exec(*command, env={**os.environ, "KEY": "k"}, stdout=subprocess.PIPE)
     repeated, _ = await again.communicate()
@@ -276,7 +316,8 @@ async def test_run_that_was_killed_pays_nothing_twice(tmp_path: Path) -> None:
 def test_cache_command(tmp_path: Path) -> None:
     cache = CallCache(tmp_path / "c.sqlite")
     asyncio.run(fill(cache, [f"k{n}" for n in range(10)]))
-    time.sleep(0.01)
+    with sqlite3.connect(cache.path) as connection:
+        connection.execute("UPDATE replies SET checksum = 'x' WHERE key = 'k1'")
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -284,7 +325,9 @@ def test_cache_command(tmp_path: Path) -> None:
         )
 
     assert "10 replies" in command("stats", str(cache.path)).stdout
-    assert "0 damaged replies" in command("verify", str(cache.path)).stdout
-    assert "10 replies thrown out" in command("prune", str(cache.path)).stdout
+    assert "1" in command("verify", str(cache.path)).stdout.split()
+    assert cache.stats().replies == 9
+    assert "9" in command("prune", str(cache.path)).stdout.split()
+    assert cache.stats().replies == 0
     missing = command("stats", str(tmp_path / "no.sqlite"))
     assert missing.returncode == 2 and "no.sqlite" in missing.stderr

@@ -1,9 +1,9 @@
-"""The workflow language: what is accepted, what is refused and where, and the one canonical form."""
+"""The workflow language: which texts are valid, how errors are reported, and the canonical form."""
 
 from __future__ import annotations
 
 import random
-import string
+import time
 
 import pytest
 from hypothesis import given
@@ -27,6 +27,7 @@ from aflow_trl.dsl import (
     mermaid,
     parse,
     sample_workflow,
+    walk,
 )
 from aflow_trl.errors import DSLError
 
@@ -73,7 +74,7 @@ ACCEPTED = [
     ("[Custom, Custom] -> Programmer -> ScEnsemble", "[Custom, Custom] -> Programmer -> ScEnsemble"),
     ("[Custom, Custom] -> Review ? Revise : done", "[Custom, Custom] -> Review ? Revise : done"),
 ]
-REFUSED = [
+REJECTED = [
     ("", "empty", 1, 1),
     ("   \n ", "empty", 1, 1),
     ("Foo", "unknown_operator", 1, 1),
@@ -118,6 +119,7 @@ REFUSED = [
     ('Custom("open', "unexpected_character", 1, 8),
     ("[[[[[[Custom]]]]]]", "too_deep", 1, 7),
     ("[" * 900 + "Custom" + "]" * 900, "too_deep", 1, 7),
+    ("[" * 900 + 'Custom("x")' + "]" * 900, "too_deep", 1, 7),
     (" -> ".join(["Format"] * 25), "too_many_operators", 1, 1),
     ("Programmer * 5 -> Programmer * 5 -> Programmer * 5", "too_expensive", 1, 1),
     ("Custom -> " * 400 + "Custom", "too_long", 1, 1),
@@ -127,27 +129,23 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("source", "canonical"), ACCEPTED)
-def test_accepted_text_has_one_canonical_form(source: str, canonical: str) -> None:
+def test_valid_text_has_one_canonical_form(source: str, canonical: str) -> None:
     assert format_workflow(parse(source)) == canonical
 
 
-@pytest.mark.parametrize(("source", "label", "line", "column"), REFUSED)
-def test_refused_text_names_place_and_label(source: str, label: str, line: int, column: int) -> None:
+@pytest.mark.parametrize(("source", "label", "line", "column"), REJECTED)
+def test_invalid_text_is_rejected_with_label_and_position(source: str, label: str, line: int, column: int) -> None:
     with pytest.raises(DSLError) as caught:
         parse(source)
     assert (caught.value.label, caught.value.line, caught.value.column) == (label, line, column)
 
 
-def test_error_shows_a_caret_and_what_was_expected() -> None:
+def test_error_shows_a_caret_and_the_expected_tokens() -> None:
     with pytest.raises(DSLError) as caught:
         parse("Custom -> [Review")
     lines = str(caught.value).splitlines()
     assert lines[1] == "Custom -> [Review" and lines[2].index("^") == caught.value.column - 1
-    assert "']'" in caught.value.expected
-
-
-def test_table_is_large_enough() -> None:
-    assert len(ACCEPTED) + len(REFUSED) >= 60
+    assert caught.value.expected == ("','", "']'")
 
 
 # -- properties ------------------------------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ with_text = st.builds(
     st.sampled_from(["Custom", "CustomCodeGenerate"]),
     st.text(st.characters(codec="utf-8"), max_size=12),
 )
-judges = st.builds(Operator, st.sampled_from(["Review", "Test", "Programmer"]))
+conditions = st.builds(Operator, st.sampled_from(["Review", "Test", "Programmer"]))
 
 
 def _compound(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -167,7 +165,7 @@ def _compound(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     return st.one_of(
         st.lists(inner, min_size=1, max_size=3).map(lambda steps: chain(*steps)),
         st.lists(inner, min_size=1, max_size=3).map(lambda branches: Parallel(tuple(branches))),
-        st.builds(Conditional, judges, branch, branch),
+        st.builds(Conditional, conditions, branch, branch),
         st.builds(Repeat, inner, st.integers(1, 5)),
     )
 
@@ -194,7 +192,7 @@ fragments = st.lists(
 
 
 @given(st.text() | fragments)
-def test_any_text_raises_nothing_but_the_dsl_error_with_a_valid_position(text: str) -> None:
+def test_any_text_raises_at_most_a_dsl_error_with_a_valid_position(text: str) -> None:
     try:
         parse(text)
     except DSLError as error:
@@ -217,9 +215,7 @@ def test_sampled_workflows_are_valid(seed: int) -> None:
 
 
 @given(workflows)
-def test_a_sequence_holds_no_sequence(workflow: Workflow) -> None:
-    from aflow_trl.dsl import walk
-
+def test_a_chain_contains_no_chain(workflow: Workflow) -> None:
     for node, _ in walk(workflow.root):
         if isinstance(node, Chain):
             assert not any(isinstance(step, Chain | Done) for step in node.steps)
@@ -248,7 +244,9 @@ EXTRACTED = [
 
 
 @pytest.mark.parametrize(("completion", "canonical", "repairs"), EXTRACTED)
-def test_completion_yields_workflow_and_records_repairs(completion: str, canonical: str, repairs: tuple) -> None:
+def test_workflow_is_extracted_and_repairs_are_recorded(
+    completion: str, canonical: str, repairs: tuple[str, ...]
+) -> None:
     extraction = extract(completion)
     assert extraction.workflow is not None and format_workflow(extraction.workflow) == canonical
     assert extraction.repairs == repairs
@@ -258,7 +256,7 @@ def test_completion_yields_workflow_and_records_repairs(completion: str, canonic
     "completion",
     ["", "I would solve it by thinking.", "<workflow></workflow>", "<workflow>Customm</workflow>", "<workflow>Solver"],
 )
-def test_names_are_never_mapped_to_something_near(completion: str) -> None:
+def test_unknown_names_are_never_replaced_by_similar_ones(completion: str) -> None:
     assert not extract(completion).valid
 
 
@@ -279,25 +277,53 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("source", "calls", "critical", "depth"), BOUNDS)
-def test_bounds(source: str, calls: int, critical: int, depth: int) -> None:
+def test_static_bounds(source: str, calls: int, critical: int, depth: int) -> None:
     analysis = analyze(parse(source))
     assert (analysis.worst_case_calls, analysis.critical_path_calls, analysis.depth) == (calls, critical, depth)
 
 
-def test_drawing_names_every_operator() -> None:
-    drawing = mermaid(parse('[Custom("a \\"b\\""), Programmer] -> ScEnsemble -> (Review ? Revise : done) * 2'))
-    assert drawing.startswith("flowchart LR")
-    assert all(name in drawing for name in ("Custom", "Programmer", "ScEnsemble", "Review", "Revise", "up to 2 times"))
-    assert drawing.count("-->") == 8
+def test_flowchart_has_the_nodes_and_edges_of_the_workflow() -> None:
+    chart = mermaid(parse('[Custom("a \\"b\\""), Programmer] -> ScEnsemble -> (Review ? Revise : done) * 2'))
+    assert chart.splitlines() == [
+        "flowchart LR",
+        "    start([problem])",
+        '    n1["Custom(instruction=#quot;a \\#quot;b\\#quot;#quot;)"]',
+        '    n2["Programmer"]',
+        '    n3["ScEnsemble"]',
+        '    subgraph n4 ["up to 2 times"]',
+        '    n5{"Review"}',
+        '    n6["Revise"]',
+        "    end",
+        "    finish([answer])",
+        "    start --> n1",
+        "    start --> n2",
+        "    n1 --> n3",
+        "    n2 --> n3",
+        "    n3 --> n5",
+        "    n5 -->|no| n6",
+        "    n6 --> finish",
+        "    n5 -->|yes| finish",
+    ]
 
 
-def test_positions_are_no_part_of_equality() -> None:
+def test_positions_do_not_affect_equality() -> None:
     assert parse("Custom  ->  Review") == parse("Custom->Review")
 
 
-def test_random_ascii_parses_or_fails_quickly() -> None:
-    rng = random.Random(0)
-    for _ in range(300):
-        text = "".join(rng.choice(string.printable) for _ in range(60))
-        extraction = extract(text)
-        assert extraction.valid or extraction.error is not None
+ADVERSARIAL = {
+    "opening tags": "<workflow>" * 20_000,
+    "one long unclosed tag": "<workflow>" + "a" * 200_000,
+    "fences": "```\n" * 50_000,
+    "quotes": '"' * 200_000,
+    "escaped quotes": '"' + '\\"' * 100_000,
+    "nesting": "[" * 200_000,
+    "spaces before done": " " * 200_000 + "-> done x",
+    "lines": "\n" * 200_000,
+}
+
+
+@pytest.mark.parametrize("completion", ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_adversarial_completion_is_rejected_quickly(completion: str) -> None:
+    started = time.monotonic()
+    assert not extract(completion).valid
+    assert time.monotonic() - started < 1.0

@@ -1,77 +1,85 @@
-"""The meaning of every form, proved by the calls that were made; outcomes; common random numbers."""
+"""Semantics of every form of the language, observed through the calls made; outcomes; common random numbers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from aflow_trl.dsl import Extraction, parse
-from aflow_trl.engine import Budget, Engine, Outcome, RolloutRequest
-from aflow_trl.operators import Problem
+from aflow_trl.dsl import Extraction, OperatorSpec, parse
+from aflow_trl.engine import Budget, Engine, Outcome, RolloutRequest, Trace, read_trace
+from aflow_trl.errors import RunBudgetError
+from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.operators import DEFAULT_OPERATORS, Candidate, Operator, OperatorCall, OperatorRegistry, Problem, State
 from aflow_trl.simulator import SimulatedApp, in_process, recognize
 from conftest import ScriptedEndpoint, chat_response, operator_script
 
 PROBLEM = Problem("What is 6 * 7?")
-GOOD = "<feedback>fine</feedback><verdict>correct</verdict>"
-BAD = "<feedback>wrong</feedback><verdict>incorrect</verdict>"
+POSITIVE = "<feedback>fine</feedback><verdict>correct</verdict>"
+NEGATIVE = "<feedback>wrong</feedback><verdict>incorrect</verdict>"
 
 
-async def run(endpoint: ScriptedEndpoint, *workflows: str, problem: Problem = PROBLEM, **options):
+async def run(endpoint: ScriptedEndpoint, *workflows: str, problem: Problem = PROBLEM, **options: Any) -> list[Trace]:
     return await endpoint.engine(**options).run([RolloutRequest(text, problem) for text in workflows])
 
 
-def asked(endpoint: ScriptedEndpoint) -> list[str]:
+def called_operators(endpoint: ScriptedEndpoint) -> list[str]:
     return [recognize(prompt)[0] for prompt in endpoint.prompts]
 
 
-async def test_sequence_passes_the_solution_on(endpoint: ScriptedEndpoint) -> None:
+async def test_chain_passes_the_solution_on(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom=["first", "second"])
     (trace,) = await run(endpoint, "Custom -> Custom")
     assert trace.answer == "second"
     assert "first" in endpoint.prompts[1] and PROBLEM.question in endpoint.prompts[1]
 
 
-async def test_negative_verdict_takes_the_first_branch(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="41", Review=BAD, Revise="<solution>42</solution>")
+async def test_negative_verdict_runs_the_first_branch(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="41", Review=NEGATIVE, Revise="<solution>42</solution>")
     (trace,) = await run(endpoint, "Custom -> Review ? Revise : done")
-    assert asked(endpoint) == ["Custom", "Review", "Revise"]
+    assert called_operators(endpoint) == ["Custom", "Review", "Revise"]
     assert trace.answer == "42"
 
 
-async def test_positive_verdict_takes_the_other_branch(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="42", Review=GOOD, Format="<answer>forty-two</answer>")
+async def test_positive_verdict_runs_the_second_branch(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="42", Review=POSITIVE, Format="<answer>forty-two</answer>")
     (trace,) = await run(endpoint, "Custom -> Review ? Revise : Format")
-    assert asked(endpoint) == ["Custom", "Review", "Format"]
+    assert called_operators(endpoint) == ["Custom", "Review", "Format"]
     assert trace.answer == "forty-two"
 
 
-async def test_done_outside_a_loop_goes_on_with_the_next_step(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="42", Review=GOOD, Format="<answer>42</answer>")
+async def test_done_outside_a_loop_continues_with_the_next_step(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="42", Review=POSITIVE, Format="<answer>42</answer>")
     await run(endpoint, "Custom -> Review ? Revise : done -> Format")
-    assert asked(endpoint) == ["Custom", "Review", "Format"]
+    assert called_operators(endpoint) == ["Custom", "Review", "Format"]
 
 
 async def test_done_leaves_the_loop_early(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="40", Review=[BAD, GOOD], Revise="<solution>42</solution>")
+    endpoint.script = operator_script(Custom="40", Review=[NEGATIVE, POSITIVE], Revise="<solution>42</solution>")
     (trace,) = await run(endpoint, "Custom -> (Review ? Revise : done) * 5")
-    assert asked(endpoint) == ["Custom", "Review", "Revise", "Review"]
+    assert called_operators(endpoint) == ["Custom", "Review", "Revise", "Review"]
     assert trace.answer == "42"
 
 
 async def test_done_leaves_the_innermost_loop_only(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="42", Review=GOOD, Format="<answer>42</answer>")
+    endpoint.script = operator_script(Custom="42", Review=POSITIVE, Format="<answer>42</answer>")
     await run(endpoint, "Custom -> ((Review ? Revise : done) * 3 -> Format) * 2")
-    assert asked(endpoint) == ["Custom", "Review", "Format", "Review", "Format"]
+    assert called_operators(endpoint) == ["Custom", "Review", "Format", "Review", "Format"]
 
 
 async def test_loop_runs_n_times_without_done(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="0", Review=BAD, Revise=[f"<solution>{n}</solution>" for n in (1, 2, 3)])
+    endpoint.script = operator_script(
+        Custom="0", Review=NEGATIVE, Revise=[f"<solution>{n}</solution>" for n in (1, 2, 3)]
+    )
     (trace,) = await run(endpoint, "Custom -> (Review -> Revise) * 3")
-    assert asked(endpoint) == ["Custom", *["Review", "Revise"] * 3]
+    assert called_operators(endpoint) == ["Custom", *["Review", "Revise"] * 3]
     assert trace.answer == "3"
 
 
@@ -84,7 +92,7 @@ async def test_branches_start_from_the_same_state(endpoint: ScriptedEndpoint) ->
     assert trace.answer == "42"
 
 
-async def test_branches_run_at_once(endpoint: ScriptedEndpoint) -> None:
+async def test_branches_run_concurrently(endpoint: ScriptedEndpoint) -> None:
     async def slow(_: str) -> str:
         await asyncio.sleep(0.2)
         return "42"
@@ -98,24 +106,24 @@ async def test_branches_run_at_once(endpoint: ScriptedEndpoint) -> None:
 async def test_operator_maps_over_candidates(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom=["1", "2"], Format=["<answer>a</answer>", "<answer>b</answer>"])
     (trace,) = await run(endpoint, "[Custom, Custom] -> Format")
-    assert asked(endpoint).count("Format") == 2
+    assert called_operators(endpoint).count("Format") == 2
     assert trace.answer in ("a", "b")
 
 
-async def test_condition_branches_for_each_candidate(endpoint: ScriptedEndpoint) -> None:
+async def test_condition_is_evaluated_for_each_candidate(endpoint: ScriptedEndpoint) -> None:
     def script(prompt: str, number: int) -> str:
         name, fields = recognize(prompt)
         if name == "Review":
-            return BAD if fields["solution"] == "41" else GOOD
+            return NEGATIVE if fields["solution"] == "41" else POSITIVE
         return {"Custom": "41" if number == 1 else "42", "Revise": "<solution>42</solution>"}[name]
 
     endpoint.script = script
     (trace,) = await run(endpoint, "[Custom, Custom] -> Review ? Revise : done")
-    assert asked(endpoint).count("Revise") == 1
+    assert called_operators(endpoint).count("Revise") == 1
     assert trace.answer == "42"
 
 
-async def test_final_vote_takes_the_majority_and_the_first_on_ties(endpoint: ScriptedEndpoint) -> None:
+async def test_final_vote_picks_the_majority_and_the_first_on_ties(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom=["7", "42", "42.0"])
     (trace,) = await run(endpoint, "[Custom, Custom, Custom]")
     assert trace.answer in ("42", "42.0")
@@ -124,13 +132,13 @@ async def test_final_vote_takes_the_majority_and_the_first_on_ties(endpoint: Scr
     assert trace.answer == trace.nodes[0].text
 
 
-async def test_review_last_answers_with_the_solution(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="The answer is 42.", Review=GOOD)
+async def test_answer_after_review_is_the_solution(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="The answer is 42.", Review=POSITIVE)
     (trace,) = await run(endpoint, "Custom -> Review")
     assert trace.answer == "42"
 
 
-async def test_programmer_hands_on_code_for_code_and_output_for_math(endpoint: ScriptedEndpoint) -> None:
+async def test_programmer_answers_with_code_for_code_and_output_for_math(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Programmer="```python\ndef solve(): return 42\n```")
     (trace,) = await run(endpoint, "Programmer")
     assert trace.answer == "42"
@@ -148,20 +156,20 @@ async def test_invalid_workflow_is_not_run(endpoint: ScriptedEndpoint) -> None:
     assert not endpoint.payloads
 
 
-async def test_over_budget_workflow_is_a_policy_failure(endpoint: ScriptedEndpoint) -> None:
+async def test_workflow_over_budget_is_a_policy_failure(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom=[str(n) for n in range(5)])
     (trace,) = await run(endpoint, "Custom * 5", budget=Budget(max_calls=3))
     assert trace.outcome is Outcome.OVER_BUDGET
-    assert len(endpoint.payloads) == 4, "it ends with the call that went over"
+    assert len(endpoint.payloads) == 4, "it stops at the call that exceeds the budget"
 
 
-async def test_malformed_replies_of_the_executor_do_not_use_up_the_budget(endpoint: ScriptedEndpoint) -> None:
+async def test_malformed_replies_do_not_count_towards_the_call_budget(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: "no form" if "<solution>" in prompt and number % 2 else "x"
     (trace,) = await run(endpoint, "Custom -> Revise -> Revise", budget=Budget(max_calls=3))
     assert trace.outcome is Outcome.OK and trace.model_calls == 5
 
 
-async def test_lone_surrogate_in_an_argument_reaches_the_executor_cleaned(endpoint: ScriptedEndpoint) -> None:
+async def test_lone_surrogate_in_an_argument_is_replaced_in_the_request(endpoint: ScriptedEndpoint) -> None:
     (trace,) = await run(endpoint, 'Custom("\\ud800")')
     assert trace.outcome is Outcome.OK and "Instruction: ?" in endpoint.prompts[0]
 
@@ -173,7 +181,7 @@ async def test_unavailable_endpoint_never_becomes_an_answer(endpoint: ScriptedEn
     assert trace.outcome is Outcome.UNAVAILABLE and engine.fatal is None
 
 
-async def test_rejected_request_is_scored_as_it_stands(endpoint: ScriptedEndpoint) -> None:
+async def test_rejected_request_keeps_the_state_and_is_scored(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: (
         chat_response("42") if number == 1 else web.json_response({"error": {"code": "content_filter"}}, status=400)
     )
@@ -182,7 +190,7 @@ async def test_rejected_request_is_scored_as_it_stands(endpoint: ScriptedEndpoin
     assert "RejectedRequestError" in trace.nodes[1].failure
 
 
-async def test_fatal_error_is_kept_for_the_run(endpoint: ScriptedEndpoint) -> None:
+async def test_fatal_error_is_stored_for_the_run(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: web.json_response({"error": {"message": "bad key"}}, status=401)
     engine = endpoint.engine()
     traces = await engine.run([RolloutRequest("Custom", PROBLEM)] * 3)
@@ -190,7 +198,7 @@ async def test_fatal_error_is_kept_for_the_run(endpoint: ScriptedEndpoint) -> No
     assert engine.fatal is not None and "sk-planted" not in str(engine.fatal)
 
 
-async def test_step_deadline_leaves_a_trace_for_everyone(endpoint: ScriptedEndpoint) -> None:
+async def test_step_deadline_leaves_a_trace_for_every_rollout(endpoint: ScriptedEndpoint) -> None:
     async def hang() -> str:
         await asyncio.sleep(3)
         return ""
@@ -202,7 +210,7 @@ async def test_step_deadline_leaves_a_trace_for_everyone(endpoint: ScriptedEndpo
     assert (fast.outcome, slow.outcome, slow.label) == (Outcome.OK, Outcome.UNAVAILABLE, "deadline")
 
 
-async def test_requests_may_be_text_workflows_or_extractions(endpoint: ScriptedEndpoint) -> None:
+async def test_a_request_can_hold_a_text_a_workflow_or_an_extraction(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom="42")
     kinds = ["Custom", parse("Custom"), Extraction(parse("Custom"), None)]
     traces = await endpoint.engine().run([RolloutRequest(kind, PROBLEM) for kind in kinds])
@@ -215,8 +223,8 @@ async def test_operator_failure_keeps_the_state(endpoint: ScriptedEndpoint) -> N
     assert (trace.answer, trace.parse_errors) == ("42", 2)
 
 
-async def test_trace_is_plain_json_and_costs_come_from_each_reply(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = operator_script(Custom="42", Review=GOOD)
+async def test_trace_is_plain_json_with_costs_from_each_reply(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="42", Review=POSITIVE)
     (trace,) = await run(endpoint, "Custom -> Review")
     record = json.loads(json.dumps(trace.to_json()))
     assert record["workflow"] == "Custom -> Review" and len(record["nodes"]) == 2
@@ -224,10 +232,46 @@ async def test_trace_is_plain_json_and_costs_come_from_each_reply(endpoint: Scri
     assert record["tokens"] == 30
 
 
-async def test_unknown_price_is_unknown(endpoint: ScriptedEndpoint) -> None:
+async def test_cost_at_an_unknown_price_is_unknown(endpoint: ScriptedEndpoint) -> None:
     engine = Engine(endpoint.client(executor_input_usd_per_mtok=None))
     (trace,) = await engine.run([RolloutRequest("Custom", PROBLEM)])
     assert trace.usd is None
+
+
+async def test_trace_survives_json(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = operator_script(Custom="42", Review=POSITIVE)
+    first, second = await run(endpoint, "[Custom, Custom] -> Review", "Custom")
+    for trace in (first, second):
+        assert read_trace(json.loads(json.dumps(trace.to_json()))) == trace
+
+
+async def test_spent_run_budget_is_reported_as_such(endpoint: ScriptedEndpoint) -> None:
+    cost = (10 * 1.0 + 5 * 2.0) / 1e6
+    engine = Engine(endpoint.client(executor_max_usd=1.5 * cost))
+    (trace,) = await engine.run([RolloutRequest("Custom -> Custom -> Custom", PROBLEM)])
+    assert isinstance(engine.fatal, RunBudgetError) and len(endpoint.payloads) == 2
+    assert (trace.outcome, trace.label) == (Outcome.UNAVAILABLE, "RunBudgetError")
+
+
+# -- operators -------------------------------------------------------------------------------------------------------
+
+
+class Shout(Operator):
+    spec = OperatorSpec("Shout", max_calls=1)
+    description = "Shouts."
+
+    async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
+        return state.with_candidate(Candidate((await call.ask(state.problem.statement)).upper()))
+
+
+async def test_engine_runs_exactly_the_operators_of_its_registry(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = lambda prompt, number: "hello"
+    private = OperatorRegistry([Shout])
+    shout, custom = await run(endpoint, "Shout", "Custom", operators=private)
+    assert (shout.outcome, shout.answer) == (Outcome.OK, "HELLO")
+    assert (custom.outcome, custom.label) == (Outcome.INVALID, "unknown_operator")
+    (default,) = await run(endpoint, "Shout")
+    assert "Shout" not in DEFAULT_OPERATORS and default.label == "unknown_operator"
 
 
 # -- common random numbers -------------------------------------------------------------------------------------------
@@ -236,7 +280,7 @@ async def test_unknown_price_is_unknown(endpoint: ScriptedEndpoint) -> None:
 async def test_group_pays_once_for_a_shared_prefix(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(
         Custom="40",
-        Review=BAD,
+        Review=NEGATIVE,
         Revise="<solution>42</solution>",
         Format="<answer>42</answer>",
         Programmer="```python\ndef solve(): return 42\n```",
@@ -245,7 +289,7 @@ async def test_group_pays_once_for_a_shared_prefix(endpoint: ScriptedEndpoint) -
         ["Custom -> Review"] * 3 + ["Custom -> Review -> Revise"] * 3 + ["Custom -> Format", "Custom -> Programmer"]
     )
     traces = await run(endpoint, *group)
-    assert sorted(asked(endpoint)) == ["Custom", "Format", "Programmer", "Review", "Revise"]
+    assert sorted(called_operators(endpoint)) == ["Custom", "Format", "Programmer", "Review", "Revise"]
     assert sum(trace.paid_calls for trace in traces) == 5
     assert [trace.model_calls for trace in traces] == [2, 2, 2, 3, 3, 3, 2, 2]
 
@@ -268,15 +312,11 @@ async def test_equal_calls_inside_one_workflow_draw_different_samples(endpoint: 
         "[Custom -> (Review ? Revise : done) * 2, AnswerGenerate] -> MdEnsemble",
     ],
 )
-async def test_samples_do_not_depend_on_which_call_ends_first(workflow: str) -> None:
-    import random
-
-    from aflow_trl.llm import ExecutorConfig, LLMClient
-
+async def test_samples_do_not_depend_on_which_call_finishes_first(workflow: str) -> None:
     problem = Problem("Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?")
 
     class Jittery(SimulatedApp):
-        async def respond(self, payload):
+        async def respond(self, payload: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             await asyncio.sleep(random.random() * 0.02)
             return await super().respond(payload)
 
@@ -289,6 +329,12 @@ async def test_samples_do_not_depend_on_which_call_ends_first(workflow: str) -> 
     assert await keys() == await keys() == await keys()
 
 
+async def test_members_of_a_group_record_who_pays_for_a_shared_call(endpoint: ScriptedEndpoint) -> None:
+    first, second = await run(endpoint, "Custom", "Custom")
+    assert [first.nodes[0].shared, second.nodes[0].shared] == [False, True]
+    assert replace(second.nodes[0], shared=False) == first.nodes[0]
+
+
 async def test_salt_changes_the_samples(endpoint: ScriptedEndpoint) -> None:
     engine = endpoint.engine()
     for salt in ("1", "2", "1"):
@@ -298,6 +344,6 @@ async def test_salt_changes_the_samples(endpoint: ScriptedEndpoint) -> None:
 
 
 async def test_equal_workflows_on_one_problem_have_equal_traces(endpoint: ScriptedEndpoint) -> None:
-    endpoint.script = lambda prompt, number: GOOD if recognize(prompt)[0] == "Review" else str(number)
+    endpoint.script = lambda prompt, number: POSITIVE if recognize(prompt)[0] == "Review" else str(number)
     first, second = await run(endpoint, "Custom -> Review", "(Custom)->Review")
     assert (first.answer, first.model_calls, first.workflow) == (second.answer, second.model_calls, second.workflow)

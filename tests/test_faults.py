@@ -1,4 +1,4 @@
-"""Every fault of an endpoint, at the level of the reward: a number, `None`, or a run that stops. Never a wrong zero."""
+"""Every fault of an endpoint, at the level of the reward: a number, `None` or a stopped run, but never a false zero."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from transformers import TrainerControl, TrainerState
 
 from aflow_trl.dsl import format_workflow, sample_workflow
 from aflow_trl.engine import Engine
-from aflow_trl.errors import FatalEndpointError
-from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.errors import FatalEndpointError, RunBudgetError
+from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
 from aflow_trl.rewards import workflow_rewards
-from aflow_trl.rollouts import Rollouts
-from aflow_trl.rollouts.metrics import batch_metrics
-from aflow_trl.trainer import StopRun
+from aflow_trl.rollouts import Rollouts, execution_metrics
+from aflow_trl.trainer import StopConditions
 from conftest import KEY_NAME
-from fault_server import FATAL, GOOD, ONCE, RETRIED, SCORED, Fault, FaultServer, chat, error, late, reply
+from fault_server import FATAL, GOOD, NOT_RETRIED, RETRIED, SCORED, Fault, FaultServer, chat, error, late, reply
 
 DEADLINE_S = 1.0
 
@@ -41,7 +40,7 @@ def config(base_url: str, **options: Any) -> ExecutorConfig:
 
 
 async def rewards_against(script: Any, count: int = 1) -> tuple[list[float | None], Rollouts, FaultServer]:
-    """Total of the reward functions' primary for `Custom` on a question whose answer is 42."""
+    """Correctness rewards of `Custom` on questions whose answer is 42."""
     async with FaultServer(script) as server:
         client = LLMClient(config(server.base_url))
         rollouts = Rollouts(Engine(client))
@@ -57,37 +56,37 @@ async def rewards_against(script: Any, count: int = 1) -> tuple[list[float | Non
 
 
 @pytest.mark.parametrize("name", RETRIED)
-async def test_passing_fault_is_tried_again_and_scored(name: str) -> None:
+async def test_transient_fault_is_retried_and_scored(name: str) -> None:
     values, _, server = await rewards_against(lambda number: RETRIED[name] if number == 1 else GOOD)
     assert (values, server.requests) == ([1.0], 2)
 
 
-@pytest.mark.parametrize("name", [*RETRIED, *ONCE])
-async def test_lasting_fault_is_none_and_never_zero(name: str) -> None:
+@pytest.mark.parametrize("name", [*RETRIED, *NOT_RETRIED])
+async def test_persistent_fault_is_none_and_never_zero(name: str) -> None:
     started = time.monotonic()
-    values, rollouts, _ = await rewards_against(lambda number: (RETRIED | ONCE)[name])
+    values, rollouts, _ = await rewards_against(lambda number: (RETRIED | NOT_RETRIED)[name])
     assert values == [None] and rollouts.engine.fatal is None
     assert time.monotonic() - started < DEADLINE_S + 1
 
 
 @pytest.mark.parametrize("name", ["redirect to itself", "redirect to another host", "500, x-should-retry false"])
-async def test_fault_that_cannot_pass_is_asked_once(name: str) -> None:
-    values, _, server = await rewards_against(lambda number: ONCE[name])
+async def test_permanent_fault_is_not_retried(name: str) -> None:
+    values, _, server = await rewards_against(lambda number: NOT_RETRIED[name])
     assert (values, server.requests) == ([None], 1)
 
 
 @pytest.mark.parametrize("name", FATAL)
-async def test_fatal_fault_stops_the_run_at_first_sight(name: str) -> None:
+async def test_fatal_fault_stops_the_run_at_the_first_request(name: str) -> None:
     values, rollouts, server = await rewards_against(lambda number: FATAL[name])
     assert (values, server.requests) == ([None], 1)
     message = str(rollouts.engine.fatal)
     assert "gpt-4o-mini" in message and "127.0.0.1" in message and os.environ[KEY_NAME] not in message
-    control = StopRun(rollouts).on_step_end(None, TrainerState(), TrainerControl())  # type: ignore[arg-type]
+    control = StopConditions(rollouts).on_step_end(None, TrainerState(), TrainerControl())  # type: ignore[arg-type]
     assert control.should_save and control.should_training_stop
 
 
 @pytest.mark.parametrize("name", SCORED)
-async def test_what_a_workflow_can_go_on_with_is_scored(name: str) -> None:
+async def test_usable_reply_is_scored(name: str) -> None:
     fault, value = SCORED[name]
     values, rollouts, server = await rewards_against(lambda number: fault)
     assert values == [value] and rollouts.engine.fatal is None
@@ -101,20 +100,21 @@ async def test_what_a_workflow_can_go_on_with_is_scored(name: str) -> None:
         ("413", "rejected"),
         ("refusal", "refused"),
         ("content filter", "refused"),
-        ("cut off, wrong", "truncated"),
+        ("truncated, wrong", "truncated"),
     ],
 )
-async def test_what_went_wrong_in_a_scored_rollout_is_counted(name: str, counter: str) -> None:
+async def test_faults_of_a_scored_rollout_are_counted(name: str, counter: str) -> None:
     _, rollouts, _ = await rewards_against(lambda number: SCORED[name][0])
-    (rollout,) = await rollouts._batch[1]
-    metrics = batch_metrics([rollout], wall_s=1.0)
+    assert rollouts._pending is not None
+    batch = await rollouts._pending[1]
+    metrics = execution_metrics(batch.rollouts, wall_s=1.0)
     counts = {other: metrics[f"executor/{other}"] for other in ("rejected", "refused", "truncated")}
     assert counts == dict.fromkeys(counts, 0.0) | {counter: 1.0}
 
 
-@pytest.mark.parametrize("name", [*RETRIED, *ONCE, *FATAL, "400 context length", "413"])
-async def test_ping_turns_every_lasting_fault_into_a_clear_end(name: str) -> None:
-    fault = (RETRIED | ONCE | FATAL | {k: v[0] for k, v in SCORED.items()})[name]
+@pytest.mark.parametrize("name", [*RETRIED, *NOT_RETRIED, *FATAL, "400 context length", "413"])
+async def test_ping_reports_every_persistent_fault(name: str) -> None:
+    fault = (RETRIED | NOT_RETRIED | FATAL | {k: v[0] for k, v in SCORED.items()})[name]
     async with FaultServer(lambda number: fault) as server:
         client = LLMClient(config(server.base_url, executor_call_timeout_s=0.4))
         with pytest.raises(FatalEndpointError, match=r"gpt-4o-mini.*127\.0\.0\.1"):
@@ -123,7 +123,7 @@ async def test_ping_turns_every_lasting_fault_into_a_clear_end(name: str) -> Non
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"])
-async def test_endpoint_that_cannot_be_reached_ends_the_start_and_later_is_none(url: str) -> None:
+async def test_unreachable_endpoint_fails_the_ping_and_later_is_none(url: str) -> None:
     client = LLMClient(config(url, executor_call_timeout_s=0.4))
     with pytest.raises(FatalEndpointError, match="does not answer"):
         await client.ping()
@@ -133,17 +133,15 @@ async def test_endpoint_that_cannot_be_reached_ends_the_start_and_later_is_none(
     await client.aclose()
 
 
-async def test_a_call_that_timed_out_is_paid_for_all_the_same() -> None:
+async def test_a_failed_attempt_that_may_be_billed_is_counted() -> None:
     _, rollouts, server = await rewards_against(lambda number: RETRIED["200 empty body"] if number == 1 else GOOD)
     client = rollouts.engine.client
     assert (client.spending.requests, server.requests) == (2, 2)
-    assert client.spending.usd > client.config.price.cost(chat_usage())
+    assert client.spending.usd > client.config.price.cost(CHAT_USAGE)
 
 
-def chat_usage() -> Any:
-    from aflow_trl.llm import Usage
-
-    return Usage(10, 5)
+CHAT_USAGE = Usage(10, 5)
+"""Usage that the completions of the fault server report."""
 
 
 def resident_mib(peak: bool = False) -> float:
@@ -151,10 +149,10 @@ def resident_mib(peak: bool = False) -> float:
     return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) / 1024
 
 
-async def test_endless_body_is_given_up_before_it_fills_the_memory() -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+async def test_endless_body_is_abandoned_before_it_fills_the_memory() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = resident_mib(peak=True)
-    await rewards_against(lambda number: ONCE["endless body"])
+    await rewards_against(lambda number: NOT_RETRIED["endless body"])
     assert resident_mib(peak=True) - before < 100
 
 
@@ -175,8 +173,8 @@ async def test_cancelled_call_leaves_no_task_behind() -> None:
 # -- concurrency -----------------------------------------------------------------------------------------------------
 
 
-class Crowd:
-    """An endpoint that refuses what is beyond its own concurrency."""
+class BusyEndpoint:
+    """An endpoint that rejects requests beyond its capacity."""
 
     def __init__(self, capacity: int, latency_s: float = 0.03) -> None:
         self.capacity, self.latency_s = capacity, latency_s
@@ -198,31 +196,31 @@ class Crowd:
         return answer
 
 
-async def test_concurrency_shrinks_to_what_the_endpoint_bears() -> None:
-    crowd = Crowd(capacity=8)
-    async with FaultServer(crowd.script) as server:
+async def test_concurrency_shrinks_to_the_capacity_of_the_endpoint() -> None:
+    busy = BusyEndpoint(capacity=8)
+    async with FaultServer(busy.script) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=64, executor_call_timeout_s=20.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(400)))
-        limit = client._state().scheduler.lanes[0].limit
+        limit = client._state().scheduler.endpoints[0].limit
         await client.aclose()
     assert limit <= 24
-    assert crowd.refused < 200
+    assert busy.refused < 200
 
 
-async def test_one_episode_of_refusals_halves_the_concurrency_once() -> None:
+async def test_one_episode_of_rate_limiting_halves_the_concurrency_once() -> None:
     async with FaultServer(lambda number: late(error(429), 0.1) if number <= 16 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=16, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(16)))
-        limit = client._state().scheduler.lanes[0].limit
+        limit = client._state().scheduler.endpoints[0].limit
         await client.aclose()
     assert 8 <= limit < 11
 
 
-async def test_concurrency_grows_back_while_the_endpoint_is_clean() -> None:
+async def test_concurrency_recovers_while_the_endpoint_answers() -> None:
     async with FaultServer(lambda number: error(429) if number == 1 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(80)))
-        limit = client._state().scheduler.lanes[0].limit
+        limit = client._state().scheduler.endpoints[0].limit
         await client.aclose()
     assert limit == 8
 
@@ -231,7 +229,7 @@ async def test_server_errors_do_not_shrink_the_concurrency() -> None:
     async with FaultServer(lambda number: error(500) if number % 3 == 0 else GOOD) as server:
         client = LLMClient(config(server.base_url, executor_concurrency=8, executor_call_timeout_s=10.0))
         await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(60)))
-        limit = client._state().scheduler.lanes[0].limit
+        limit = client._state().scheduler.endpoints[0].limit
         await client.aclose()
     assert limit == 8
 
@@ -250,22 +248,22 @@ async def test_retry_after_pauses_every_call() -> None:
     assert min(sent[1:]) - sent[0] >= 0.49
 
 
-# -- the budget of the run -------------------------------------------------------------------------------------------
+# -- run budget ------------------------------------------------------------------------------------------------------
 
 
-async def test_run_budget_ends_calls_and_is_exceeded_by_no_more_than_those_in_flight() -> None:
-    cost = config("http://x").price.cost(chat_usage())
+async def test_run_budget_is_exceeded_by_no_more_than_the_calls_in_flight() -> None:
+    cost = config("http://x").price.cost(CHAT_USAGE)
     async with FaultServer(lambda number: GOOD) as server:
         client = LLMClient(config(server.base_url, executor_max_usd=10 * cost, executor_concurrency=4))
         calls = [client.complete([{"role": "user", "content": "x"}], seed=n) for n in range(40)]
-        ended = await asyncio.gather(*calls, return_exceptions=True)
+        results = await asyncio.gather(*calls, return_exceptions=True)
         await client.aclose()
-    stopped = [error_ for error_ in ended if isinstance(error_, FatalEndpointError)]
+    stopped = [result for result in results if isinstance(result, RunBudgetError)]
     assert 10 <= server.requests <= 13 and len(stopped) == 40 - server.requests
     assert "executor_max_usd" in str(stopped[0])
 
 
-def test_run_budget_without_a_price_is_refused() -> None:
+def test_run_budget_without_a_price_is_rejected() -> None:
     with pytest.raises(ValueError, match="executor_input_usd_per_mtok"):
         ExecutorConfig(executor_max_usd=5.0, executor_base_url="http://localhost/v1")
 
@@ -286,15 +284,15 @@ SOAK_FAULTS = [
             "choices empty",
         )
     ),
-    *(SCORED[name][0] for name in ("empty text", "413", "cut off, wrong")),
+    *(SCORED[name][0] for name in ("empty text", "413", "truncated, wrong")),
 ]
 
 
 @pytest.mark.slow
 async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> None:
-    """2,000 workflows of the grammar against an endpoint where every fifth request goes wrong."""
-    dice = random.Random(0)
-    workflows = [f"<workflow>{format_workflow(sample_workflow(dice))}</workflow>" for _ in range(2_000)]
+    """2,000 random workflows against an endpoint where every fifth request fails."""
+    rng = random.Random(0)
+    workflows = [f"<workflow>{format_workflow(sample_workflow(rng))}</workflow>" for _ in range(2_000)]
 
     async def batch(rollouts: Rollouts, texts: list[str]) -> list[float | None]:
         numbers = range(len(texts))
@@ -308,8 +306,8 @@ async def test_soak_every_workflow_is_scored_or_unscored_and_nothing_leaks() -> 
 
     def script(number: int) -> Fault:
         return (
-            dice.choice(SOAK_FAULTS)
-            if dice.random() < 0.2
+            rng.choice(SOAK_FAULTS)
+            if rng.random() < 0.2
             else reply(
                 chat("<thought>x</thought><answer>42</answer> correct ```python\ndef solve():\n    return 42\n```")
             )

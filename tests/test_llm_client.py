@@ -1,4 +1,4 @@
-"""The client against a real local server that misbehaves: what each fault becomes."""
+"""The client against a real local server that misbehaves: how each fault is classified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 from aiohttp import web
 
 from aflow_trl.errors import FatalEndpointError, RecipeError, RejectedRequestError, UnavailableError
-from aflow_trl.llm import ExecutorConfig, LLMClient, Price, Usage
+from aflow_trl.llm import ExecutorConfig, LLMClient, Price, Priority, Usage
+from aflow_trl.llm.client import MAX_BACKOFF_S
+from aflow_trl.llm.retry import RetryLaterError
+from aflow_trl.simulator import SimulatedApp, in_process
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -27,8 +30,8 @@ def raw(text: str, status: int = 200, content_type: str = "application/json") ->
     return lambda: web.Response(text=text, status=status, content_type=content_type)
 
 
-# What comes first -> what the call becomes when good replies follow.
-RECOVERED = [
+# Retried; the call succeeds once good replies follow.
+TRANSIENT = [
     ("429", error(429)),
     ("429 with Retry-After", error(429, {"Retry-After": "0.1"})),
     ("429 with garbage Retry-After", error(429, {"Retry-After": "soon"})),
@@ -62,7 +65,7 @@ REJECTED = [
     ("413", error(413)),
     ("422", error(422)),
 ]
-GOES_ON = [
+USABLE = [
     ("empty text", lambda: chat_response(""), ""),
     ("refusal", raw('{"choices": [{"message": {"content": null, "refusal": "no"}}]}'), ""),
     ("tool calls only", raw('{"choices": [{"message": {"content": null, "tool_calls": [1]}}]}'), ""),
@@ -72,22 +75,28 @@ GOES_ON = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "first"), RECOVERED, ids=[row[0] for row in RECOVERED])
-async def test_passing_fault_is_retried(fault: str, first: Callable, endpoint: ScriptedEndpoint) -> None:
+@pytest.mark.parametrize(("fault", "first"), TRANSIENT, ids=[row[0] for row in TRANSIENT])
+async def test_transient_fault_is_retried(
+    fault: str, first: Callable[[], web.Response], endpoint: ScriptedEndpoint
+) -> None:
     endpoint.script = lambda prompt, number: first() if number == 1 else GOOD
     completion = await endpoint.client().complete(MESSAGES, seed=0)
     assert (completion.text, completion.attempts) == (GOOD, 2)
 
 
-@pytest.mark.parametrize(("fault", "reply"), RECOVERED, ids=[row[0] for row in RECOVERED])
-async def test_lasting_fault_is_unavailable(fault: str, reply: Callable, endpoint: ScriptedEndpoint) -> None:
+@pytest.mark.parametrize(("fault", "reply"), TRANSIENT, ids=[row[0] for row in TRANSIENT])
+async def test_persistent_fault_is_unavailable(
+    fault: str, reply: Callable[[], web.Response], endpoint: ScriptedEndpoint
+) -> None:
     endpoint.script = lambda prompt, number: reply()
     with pytest.raises(UnavailableError):
         await endpoint.client(executor_call_timeout_s=0.6).complete(MESSAGES, seed=0)
 
 
 @pytest.mark.parametrize(("fault", "reply"), FATAL, ids=[row[0] for row in FATAL])
-async def test_fatal_fault_is_told_at_first_sight(fault: str, reply: Callable, endpoint: ScriptedEndpoint) -> None:
+async def test_fatal_fault_is_raised_at_the_first_attempt(
+    fault: str, reply: Callable[[], web.Response], endpoint: ScriptedEndpoint
+) -> None:
     endpoint.script = lambda prompt, number: reply()
     with pytest.raises(FatalEndpointError, match="gpt-4o-mini"):
         await endpoint.client().complete(MESSAGES, seed=0)
@@ -95,8 +104,8 @@ async def test_fatal_fault_is_told_at_first_sight(fault: str, reply: Callable, e
 
 
 @pytest.mark.parametrize(("fault", "reply"), REJECTED, ids=[row[0] for row in REJECTED])
-async def test_refused_request_is_no_infrastructure_failure(
-    fault: str, reply: Callable, endpoint: ScriptedEndpoint
+async def test_rejected_request_is_not_an_infrastructure_failure(
+    fault: str, reply: Callable[[], web.Response], endpoint: ScriptedEndpoint
 ) -> None:
     endpoint.script = lambda prompt, number: reply()
     with pytest.raises(RejectedRequestError):
@@ -104,13 +113,15 @@ async def test_refused_request_is_no_infrastructure_failure(
     assert len(endpoint.payloads) == 1
 
 
-@pytest.mark.parametrize(("case", "reply", "text"), GOES_ON, ids=[row[0] for row in GOES_ON])
-async def test_odd_reply_goes_on(case: str, reply: Callable, text: str, endpoint: ScriptedEndpoint) -> None:
+@pytest.mark.parametrize(("case", "reply", "text"), USABLE, ids=[row[0] for row in USABLE])
+async def test_unusual_reply_is_usable(
+    case: str, reply: Callable[[], web.Response], text: str, endpoint: ScriptedEndpoint
+) -> None:
     endpoint.script = lambda prompt, number: reply()
     assert (await endpoint.client().complete(MESSAGES, seed=0)).text == text
 
 
-async def test_slow_drip_ends_at_our_deadline(endpoint: ScriptedEndpoint) -> None:
+async def test_slow_drip_is_cut_off_at_the_deadline(endpoint: ScriptedEndpoint) -> None:
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -150,12 +161,12 @@ async def test_missing_usage_is_estimated_and_flagged(endpoint: ScriptedEndpoint
 
 
 async def test_concurrency_is_limited(endpoint: ScriptedEndpoint) -> None:
-    running = most = 0
+    running = peak = 0
 
     async def count() -> str:
-        nonlocal running, most
+        nonlocal running, peak
         running += 1
-        most = max(most, running)
+        peak = max(peak, running)
         await asyncio.sleep(0.02)
         running -= 1
         return GOOD
@@ -163,10 +174,10 @@ async def test_concurrency_is_limited(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: count()
     client = endpoint.client(executor_concurrency=3)
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(20)))
-    assert most == 3
+    assert peak == 3
 
 
-async def test_ping_turns_an_endpoint_that_is_down_into_a_clear_end() -> None:
+async def test_ping_reports_an_endpoint_that_is_down() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -177,7 +188,7 @@ async def test_ping_turns_an_endpoint_that_is_down_into_a_clear_end() -> None:
         await LLMClient(config).ping()
 
 
-def test_missing_key_is_told_before_any_call() -> None:
+def test_missing_api_key_is_reported_before_any_call() -> None:
     with pytest.raises(RecipeError, match="NO_SUCH_KEY_VARIABLE"):
         LLMClient(ExecutorConfig(executor_base_url="http://x/v1", executor_api_key_env="NO_SUCH_KEY_VARIABLE"))
 
@@ -190,8 +201,6 @@ async def test_key_appears_in_no_error(endpoint: ScriptedEndpoint) -> None:
 
 
 def test_works_on_several_event_loops() -> None:
-    from aflow_trl.simulator import SimulatedApp, in_process
-
     client = LLMClient(ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp()))
     texts = [asyncio.run(client.complete(MESSAGES, seed=0)).text for _ in range(2)]
     assert texts[0] == texts[1]
@@ -200,3 +209,16 @@ def test_works_on_several_event_loops() -> None:
 def test_unknown_price_is_not_free() -> None:
     assert Price(None, 1.0).cost(Usage(10, 10)) is None
     assert Price(0.0, 0.0).cost(Usage(10, 10)) == 0.0
+
+
+def test_dated_model_has_the_list_price_of_its_model() -> None:
+    assert ExecutorConfig(executor_model="gpt-4o-mini-2024-07-18").price == ExecutorConfig().price
+    assert ExecutorConfig().price.input_usd == 0.15
+
+
+async def test_thousands_of_retries_at_once_stay_a_retry(endpoint: ScriptedEndpoint) -> None:
+    """The exponential pause must not overflow, however often an endpoint asks to retry immediately."""
+    client = endpoint.client(executor_call_timeout_s=60.0)
+    slot = await client._state().scheduler.acquire(Priority(), 0)
+    pause_s = client._pause(RetryLaterError("busy"), slot, 5_000, deadline=time.monotonic() + 60)
+    assert 0 < pause_s <= MAX_BACKOFF_S

@@ -1,4 +1,4 @@
-"""Constrained decoding: what the expression accepts is the language, up to the depth and no further."""
+"""Constrained decoding: the expression accepts exactly the canonical workflows up to its depth."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.dsl import Limits, analyze, builtin_vocabulary, extract, format_workflow, parse, workflow_regex
+from aflow_trl.dsl import (
+    Limits,
+    Workflow,
+    analyze,
+    builtin_vocabulary,
+    extract,
+    format_workflow,
+    parse,
+    workflow_regex,
+)
 from aflow_trl.errors import DSLError
 from test_dsl import workflows
 
-UNCOUNTED = Limits(max_source_chars=10**9, max_operators=10**9, max_model_calls=10**9)
-"""Limits that count things, which no regular expression of this size can."""
+NO_COUNTS = Limits(max_source_chars=10**9, max_operators=10**9, max_model_calls=10**9)
+"""Only the limit on depth, which is all that a regular expression of this size can enforce."""
 DEPTHS = (1, 2, 3)
 
 
@@ -23,23 +32,23 @@ def compiled(depth: int) -> re.Pattern[str]:
     return re.compile(workflow_regex(depth, tags=False))
 
 
-@pytest.mark.parametrize("depth", [1, 2])  # level 3 is made of level 2 as that is of level 1
+@pytest.mark.parametrize("depth", [1, 2])  # level 3 is built from level 2 in the same way
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_everything_it_accepts_is_a_workflow_of_that_depth(depth: int, data: st.DataObject) -> None:
+def test_every_match_is_a_workflow_within_the_depth(depth: int, data: st.DataObject) -> None:
     text = data.draw(st.from_regex(compiled(depth), fullmatch=True))
-    assert analyze(parse(text, limits=UNCOUNTED)).depth <= depth
+    assert analyze(parse(text, limits=NO_COUNTS)).depth <= depth
 
 
 @given(workflows)
 @settings(max_examples=60, deadline=None)
-def test_every_workflow_up_to_the_depth_is_accepted_and_no_deeper_one(workflow: object) -> None:
+def test_a_workflow_matches_exactly_if_it_is_within_the_depth(workflow: Workflow) -> None:
     text, actual = format_workflow(workflow), analyze(workflow).depth
     for depth in DEPTHS:
         assert bool(compiled(depth).fullmatch(text)) == (actual <= depth)
 
 
-TEXTS = [
+EXAMPLES = [
     ("Custom", 1, True),
     ("Custom -> Review -> Revise", 1, True),
     ('Custom(instruction="a \\"b\\" c") -> Format', 1, True),
@@ -58,28 +67,28 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "depth", "accepted"), TEXTS)
-def test_texts(text: str, depth: int, accepted: bool) -> None:
+@pytest.mark.parametrize(("text", "depth", "accepted"), EXAMPLES)
+def test_examples(text: str, depth: int, accepted: bool) -> None:
     assert bool(compiled(depth).fullmatch(text)) is accepted
 
 
-def test_own_operators_are_the_only_ones() -> None:
-    words = {name: builtin_vocabulary()[name] for name in ("Custom", "Revise")}
-    pattern = re.compile(workflow_regex(2, vocabulary=words, tags=False))
+def test_only_operators_of_the_vocabulary_match() -> None:
+    vocabulary = {name: builtin_vocabulary()[name] for name in ("Custom", "Revise")}
+    pattern = re.compile(workflow_regex(2, vocabulary=vocabulary, tags=False))
     assert pattern.fullmatch("[Custom, Revise]") and not pattern.fullmatch("Programmer")
     assert not pattern.fullmatch("Review ? Revise : done")
 
 
 @given(workflows)
 @settings(max_examples=40, deadline=None)
-def test_a_completion_holds_the_workflow_between_the_tags(workflow: object) -> None:
+def test_a_completion_encloses_the_workflow_in_tags(workflow: Workflow) -> None:
     text = f"<workflow>{format_workflow(workflow)}</workflow>"
     if analyze(workflow).depth <= 2:
         assert re.fullmatch(workflow_regex(2), text)
-        assert extract(text, limits=UNCOUNTED).workflow == workflow
+        assert extract(text, limits=NO_COUNTS).workflow == workflow
 
 
-def test_limits_that_count_are_left_to_the_parser() -> None:
+def test_only_the_parser_enforces_counts() -> None:
     text = " -> ".join(["Custom"] * 30)
     assert compiled(1).fullmatch(text)
     with pytest.raises(DSLError, match="30 operators"):
@@ -87,10 +96,10 @@ def test_limits_that_count_are_left_to_the_parser() -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 4])
-def test_a_depth_that_cannot_be_written_out_is_refused(depth: int) -> None:
+def test_unsupported_depth_is_rejected(depth: int) -> None:
     with pytest.raises(ValueError, match=f"between 1 and 3, got {depth}"):
         workflow_regex(depth)
 
 
-def test_size_is_what_the_docs_say() -> None:
+def test_expression_grows_tenfold_with_each_level() -> None:
     assert [len(workflow_regex(depth)) for depth in DEPTHS] == pytest.approx([550, 6_500, 68_000], rel=0.1)

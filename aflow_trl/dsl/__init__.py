@@ -1,9 +1,11 @@
-"""The workflow language: grammar, AST, parser, canonical printer, static analysis, sampling, drawing."""
+"""The workflow language: grammar, AST, parser, canonical printer, static analysis, sampling and drawing."""
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
 from .ast import (
     Analysis,
+    Arguments,
+    ArgumentValue,
     Chain,
     Conditional,
     Done,
@@ -26,7 +28,7 @@ from .regex import MAX_REGEX_DEPTH, workflow_regex
 from .sampling import sample_workflow
 from .templates import workflow_templates
 from .traversal import children, walk
-from .vocabulary import Vocabulary, builtin_vocabulary, operator_table
+from .vocabulary import OperatorEntry, Vocabulary, builtin_vocabulary, operator_table
 
 format = format_workflow
 """Public alias of [`format_workflow`]."""
@@ -37,6 +39,8 @@ __all__ = [
     "MAX_REGEX_DEPTH",
     "REPAIRS",
     "Analysis",
+    "ArgumentValue",
+    "Arguments",
     "Chain",
     "Conditional",
     "DSLError",
@@ -45,6 +49,7 @@ __all__ = [
     "Limits",
     "Node",
     "Operator",
+    "OperatorEntry",
     "OperatorSpec",
     "Parallel",
     "Position",

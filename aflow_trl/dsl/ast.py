@@ -1,8 +1,8 @@
 """
-Data types of the workflow language.
+Data types of the workflow language: the AST, the limits on it and the results of analysis and extraction.
 
-A *workflow* is a program over *operators*. Nodes are frozen and compare by structure: source positions and the written
-text take no part in equality.
+A *workflow* is a program over *operators*. Nodes are frozen and compare by structure: neither source positions nor the
+original text take part in equality, so that two spellings of the same workflow are equal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from ..errors import DSLError
 
-Literal: TypeAlias = str | int | float | bool
-Arguments: TypeAlias = tuple[tuple[str, Literal], ...]
+ArgumentValue: TypeAlias = str | int | float | bool
+# A sorted tuple rather than a dict: nodes have to be hashable, and equal whatever order the arguments are written in.
+Arguments: TypeAlias = tuple[tuple[str, ArgumentValue], ...]
 
 MAX_REPEAT = 5
 """Largest n of `(S) * n`."""
@@ -21,7 +22,7 @@ MAX_REPEAT = 5
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a node starts in the source; lines and columns count from 1."""
+    """Position of a node in the source; lines and columns count from 1."""
 
     line: int = 1
     column: int = 1
@@ -32,33 +33,45 @@ START = Position()
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A call of an operator; arguments are sorted by name, a positional string is stored under its name."""
+    """
+    A call of an operator.
+
+    Raises:
+        `ValueError`: The arguments are not sorted by name, or a name is repeated.
+    """
 
     name: str
     arguments: Arguments = ()
+    """Name-value pairs, sorted by name; a positional string is stored under the name of its parameter."""
     position: Position = field(default=START, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.arguments]
         if names != sorted(set(names)):
-            raise ValueError(f"Arguments of {self.name} must be sorted by name and named once, got {names}.")
+            raise ValueError(f"Arguments of {self.name} must be sorted by name without duplicates, got {names}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """`A -> B -> C`: two or more steps, none of them a chain itself (groups that add nothing are flattened)."""
+    """
+    `A -> B -> C`: steps that run one after the other. Build it with [`chain`], which flattens nested chains.
+
+    Raises:
+        `ValueError`: There are fewer than two steps, or a step is itself a [`Chain`] or [`Done`].
+    """
 
     steps: tuple[Node, ...]
     position: Position = field(default=START, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        # Flat chains give every workflow a single AST, and so a single canonical text.
         if len(self.steps) < 2 or any(isinstance(step, Chain | Done) for step in self.steps):
             raise ValueError("A Chain needs two or more steps, none of them a Chain or Done; use `chain()`.")
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """`[A, B, C]`: every branch starts from the same incoming state."""
+    """`[A, B, C]`: branches that all start from the same incoming state."""
 
     branches: tuple[Node, ...]
     position: Position = field(default=START, compare=False, repr=False)
@@ -66,8 +79,9 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class Conditional:
-    """`X ? Y : Z`: run X; a negative verdict runs Y (`negative`), any other verdict Z (`otherwise`)."""
+    """`X ? Y : Z`: run X, then Y (`negative`) if its verdict is negative, else Z (`otherwise`)."""
 
+    # Wider than what can run: the parser builds whatever the grammar accepts, and `check` reports the rest.
     condition: Node
     negative: Node
     otherwise: Node
@@ -76,7 +90,7 @@ class Conditional:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`(S) * n`: S up to n times; `done` inside leaves it."""
+    """`(S) * n`: run S up to n times; `done` inside S leaves the loop."""
 
     body: Node
     times: int
@@ -85,7 +99,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """`done`: a branch that leaves the innermost loop, or does nothing where there is none."""
+    """`done`: a branch that leaves the innermost loop, or does nothing outside a loop."""
 
     position: Position = field(default=START, compare=False, repr=False)
 
@@ -94,7 +108,7 @@ Node: TypeAlias = Operator | Chain | Parallel | Conditional | Repeat | Done
 
 
 def chain(*steps: Node, position: Position = START) -> Node:
-    """The chain of `steps`, flattened; a single step is returned as it is."""
+    """Chain `steps`, flattening nested chains; a single step is returned unchanged."""
     flat = [inner for step in steps for inner in (step.steps if isinstance(step, Chain) else (step,))]
     return flat[0] if len(flat) == 1 else Chain(tuple(flat), position)
 
@@ -105,27 +119,28 @@ class Workflow:
 
     root: Node
     source: str = field(default="", compare=False)
+    """Text it was parsed from; empty for a workflow built in code."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorSpec:
-    """What static analysis knows of an operator."""
+    """Properties of an operator that parser and static analysis rely on."""
 
     name: str
     """Name in the language."""
     max_calls: int
-    """Most model calls one run can make."""
+    """Maximum number of model calls of one run."""
     gives_verdict: bool = False
-    """Whether it may stand before `?`."""
+    """Whether it can be the condition of `X ? Y : Z`."""
     is_ensemble: bool = False
     """Whether it reduces several candidates to one."""
     arguments: tuple[str, ...] = ()
-    """Names of the arguments it accepts; a positional string goes to the first."""
+    """Names of its parameters; a positional string goes to the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Static limits of a workflow; beyond any of them it is invalid."""
+    """Static limits on a workflow; a workflow that exceeds any of them is invalid."""
 
     max_source_chars: int = 2_000
     max_operators: int = 24
@@ -135,14 +150,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is known of a workflow without running it."""
+    """Properties of a workflow that can be determined without running it."""
 
     operators: tuple[str, ...]
-    """Operator names in the order they are written, with repetition."""
+    """Operator names in source order, with repetition."""
     worst_case_calls: int
-    """Most model calls it can make."""
+    """Maximum number of model calls."""
     critical_path_calls: int
-    """Most model calls that must follow one another."""
+    """Maximum number of model calls that have to run one after the other."""
     depth: int
     """Nesting of parallels, conditionals and loops; a plain chain has depth 1."""
 
@@ -154,13 +169,13 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What a completion says: a workflow or the error that stopped it, and the repairs that were needed."""
+    """Result of reading a completion: the workflow or the error, and the repairs that were applied."""
 
     workflow: Workflow | None
     error: DSLError | None
     repairs: tuple[str, ...] = ()
     text: str = ""
-    """Text that was taken for the workflow, before repairs."""
+    """Part of the completion that was read as the workflow, before repairs."""
 
     @property
     def valid(self) -> bool:

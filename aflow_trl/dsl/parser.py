@@ -1,21 +1,22 @@
-"""Text → AST. The grammar is `grammar.lark`; this module builds the nodes and turns lark's errors into ours."""
+"""Parser: text → AST. The grammar is `grammar.lark`; this module builds the nodes and translates lark's errors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any, cast
+from typing import cast
 
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from ..errors import DSLError
-from .analysis import DEFAULT_LIMITS, check
-from .ast import Conditional, Done, Limits, Literal, Node, Operator, Parallel, Position, Repeat, Workflow, chain
+from .analysis import DEFAULT_LIMITS, check, check_depth
+from .ast import ArgumentValue, Conditional, Done, Limits, Node, Operator, Parallel, Position, Repeat, Workflow, chain
 from .traversal import rewrite
 from .vocabulary import Vocabulary, builtin_vocabulary
 
-_HUMAN_TERMINALS = {
+_TERMINAL_DESCRIPTIONS = {
     "NAME": "an operator",
     "LSQB": "'['",
     "RSQB": "']'",
@@ -27,24 +28,28 @@ _HUMAN_TERMINALS = {
     "QMARK": "'?'",
     "_STAR": "'*'",
     "DONE": "'done'",
-    "INT": "a whole number",
+    "INT": "an integer",
     "NUMBER": "a number",
-    "STRING": "a quoted text",
+    "STRING": "a quoted string",
     "BOOLEAN": "true or false",
     "$END": "the end",
 }
 _CLOSERS = {"[": "]", "(": ")"}
+_POSITIONAL = ""
+"""Name of a positional argument until the vocabulary supplies that of its parameter."""
+_EXCERPT_CHARS = 80
+"""Part of an over-long source that its error shows."""
 
 
 def parse(source: str, *, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS) -> Workflow:
     """
-    Parse a workflow, strictly: nothing is repaired, nothing is mapped to something near.
+    Parse a workflow strictly: nothing is repaired, and no unknown name is replaced by a similar one.
 
     Args:
         source (`str`):
             Text of the workflow.
         vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
-            Operators that may be named. Defaults to the built-in ones.
+            Operators the workflow may use. Defaults to the built-in ones.
         limits ([`Limits`], *optional*):
             Static limits.
 
@@ -52,7 +57,7 @@ def parse(source: str, *, vocabulary: Vocabulary | None = None, limits: Limits =
         [`Workflow`]: The workflow, ready to run.
 
     Raises:
-        [`DSLError`]: The text is not a workflow, names an unknown operator or exceeds a limit.
+        [`DSLError`]: The text is not a workflow, uses an unknown operator or exceeds a limit.
 
     Example:
 
@@ -61,31 +66,36 @@ def parse(source: str, *, vocabulary: Vocabulary | None = None, limits: Limits =
     Operator(name='Custom', arguments=())
     ```
     """
-    words = builtin_vocabulary() if vocabulary is None else vocabulary
+    vocabulary = builtin_vocabulary() if vocabulary is None else vocabulary
+    # First, so that neither lexing nor the error message handles a text of unbounded length.
     if len(source) > limits.max_source_chars:
         message = f"{len(source)} characters, more than the {limits.max_source_chars} allowed"
-        raise DSLError(message, source=source[:80], line=1, column=1, label="too_long")
+        raise DSLError(message, source=source[:_EXCERPT_CHARS], line=1, column=1, label="too_long")
     if not source.strip():
-        raise DSLError("there is no workflow", source="", line=1, column=1, label="empty")
+        raise DSLError("the workflow is empty", source="", line=1, column=1, label="empty")
     try:
+        # lark types the result as a tree, but with a transformer it is what the transformer returns.
         root = cast(Node, _LARK.parse(source))
     except UnexpectedInput as error:
         raise _translate(error, source) from None
-    if '"' in source:
-        root = _name_positional(root, words)
     workflow = Workflow(root, source)
-    check(workflow, vocabulary=words, limits=limits)
+    # Without a string there is no positional argument, and rewriting copies the whole tree.
+    if '"' in source:
+        # Rewriting recurses: brackets nested a thousand deep would exceed Python's recursion limit.
+        check_depth(workflow, limits)
+        workflow = Workflow(_name_positional(root, vocabulary), source)
+    check(workflow, vocabulary=vocabulary, limits=limits)
     return workflow
 
 
 @v_args(inline=True)
-class _Build(Transformer[Token, Any]):
-    """Callbacks of the LALR parser: no tree is built in between."""
+class _Build(Transformer[Token, Node]):
+    """Callbacks of the LALR parser, one for each rule; lark calls them while it parses and builds no parse tree."""
 
     def workflow(self, root: Node) -> Node:
         return root
 
-    def sequence(self, *steps: Node) -> Node:
+    def chain(self, *steps: Node) -> Node:
         return chain(*steps, position=steps[0].position)
 
     def group(self, inner: Node) -> Node:
@@ -106,36 +116,38 @@ class _Build(Transformer[Token, Any]):
     def parallel(self, bracket: Token, *branches: Node) -> Node:
         return Parallel(branches, _position(bracket))
 
-    def done(self, word: Token) -> Node:
-        return Done(_position(word))
+    def done(self, keyword: Token) -> Node:
+        return Done(_position(keyword))
 
     def bare(self, name: Token) -> Node:
         return Operator(str(name), (), _position(name))
 
     def positional(self, name: Token, value: Token) -> Node:
-        return Operator(str(name), (("", json.loads(value)),), _position(name))
+        return Operator(str(name), ((_POSITIONAL, json.loads(value)),), _position(name))
 
-    def keywords(self, name: Token, *pairs: tuple[str, Literal]) -> Node:
+    def keywords(self, name: Token, *pairs: tuple[str, ArgumentValue]) -> Node:
         arguments = dict(pairs)
         if len(arguments) < len(pairs):
-            raise _DuplicateArgument(name)
+            raise _DuplicateArgumentError(name)
         return Operator(str(name), tuple(sorted(arguments.items())), _position(name))
 
-    def keyword(self, name: Token, value: Literal) -> tuple[str, Literal]:
+    def keyword(self, name: Token, value: ArgumentValue) -> tuple[str, ArgumentValue]:
         return str(name), value
 
-    def literal(self, token: Token) -> Literal:
-        value: Literal = json.loads(_strip_zeros(token))
+    def literal(self, token: Token) -> ArgumentValue:
+        value: ArgumentValue = json.loads(_strip_zeros(token))
         return value
 
 
-class _DuplicateArgument(UnexpectedInput):
-    """An argument is given twice; lark's grammar cannot say so."""
+class _DuplicateArgumentError(UnexpectedInput):
+    """An argument is repeated, which a context-free grammar cannot rule out."""
+
+    # Derived from lark's error because lark wraps any other exception of a callback in a `VisitError`.
 
     def __init__(self, operator: Token) -> None:
-        super().__init__(f"an argument of {operator} is given twice")
-        at = _position(operator)
-        self.line, self.column = at.line, at.column
+        super().__init__(f"an argument of {operator} is repeated")
+        position = _position(operator)
+        self.line, self.column = position.line, position.column
 
 
 def _position(token: Token) -> Position:
@@ -143,7 +155,7 @@ def _position(token: Token) -> Position:
 
 
 def _strip_zeros(token: Token) -> str:
-    """JSON knows no leading zeros; the language does."""
+    """Drop leading zeros of a number, which the language accepts and JSON does not."""
     if token.type != "NUMBER":
         return str(token)
     sign, digits = ("-", token[1:]) if token.startswith("-") else ("", str(token))
@@ -151,6 +163,7 @@ def _strip_zeros(token: Token) -> str:
     return sign + (stripped if stripped[:1].isdigit() else "0" + stripped)
 
 
+# LALR with an embedded transformer: parsing is on the path of every rollout, and takes well under a millisecond.
 _LARK: Lark = Lark(
     files("aflow_trl.dsl").joinpath("grammar.lark").read_text(encoding="utf-8"),
     start="workflow",
@@ -160,44 +173,46 @@ _LARK: Lark = Lark(
 
 
 def _name_positional(root: Node, vocabulary: Vocabulary) -> Node:
-    """Give positional strings (stored under the name "") the name of their operator's first argument."""
+    """Store positional strings under the name of their operator's first parameter."""
 
-    def named(node: Node) -> Node:
-        if not isinstance(node, Operator) or not node.arguments or node.arguments[0][0]:
+    def name_argument(node: Node) -> Node:
+        if not isinstance(node, Operator) or not node.arguments or node.arguments[0][0] != _POSITIONAL:
             return node
         spec = vocabulary.get(node.name)
+        # Left as it is, the static check reports the unknown operator or argument.
         if spec is None or not spec.arguments:
             return node
         return Operator(node.name, ((spec.arguments[0], node.arguments[0][1]),), node.position)
 
-    return rewrite(root, named)
+    return rewrite(root, name_argument)
 
 
 def _translate(error: UnexpectedInput, source: str) -> DSLError:
-    if isinstance(error, _DuplicateArgument):
-        label = "duplicate_argument"
-        return DSLError(str(error), source=source, line=error.line, column=error.column, label=label)
-    at = (error.line, error.column)
-    if isinstance(error, UnexpectedCharacters):
-        message, expected = f"unexpected character {error.char!r}", _expected(error.allowed or set())
-        label = "unexpected_character"
-        return DSLError(message, source=source, line=at[0], column=at[1], label=label, expected=expected)
-    assert isinstance(error, UnexpectedToken)
-    expected = _expected(error.accepts or error.expected)
-    if error.token.type != "$END":
-        message = f"unexpected {str(error.token)!r}"
-        return DSLError(message, source=source, line=at[0], column=at[1], label="unexpected_token", expected=expected)
-    line, column = source.count("\n") + 1, len(source) - (source.rfind("\n") + 1) + 1
-    if (opener := _last_open(source)) is not None:
-        message, label = f"'{opener}' is never closed", "unclosed"
+    line, column = error.line, error.column
+    expected: tuple[str, ...] = ()
+    if isinstance(error, _DuplicateArgumentError):
+        message, label = str(error), "duplicate_argument"
+    elif isinstance(error, UnexpectedCharacters):
+        message, label = f"unexpected character {error.char!r}", "unexpected_character"
+        expected = _describe(error.allowed or ())
     else:
-        message, label = "the workflow ends too early", "incomplete"
+        assert isinstance(error, UnexpectedToken)
+        expected = _describe(error.accepts or error.expected)
+        if error.token.type != "$END":
+            message, label = f"unexpected {str(error.token)!r}", "unexpected_token"
+        else:
+            # lark places the end at the last token; the caret belongs behind the text, where something is missing.
+            line, column = source.count("\n") + 1, len(source) - source.rfind("\n")
+            if (opener := _last_open(source)) is not None:
+                message, label = f"'{opener}' is never closed", "unclosed"
+            else:
+                message, label = "the workflow is incomplete", "incomplete"
     return DSLError(message, source=source, line=line, column=column, label=label, expected=expected)
 
 
-def _expected(terminals: Any) -> tuple[str, ...]:
-    # Anonymous terminals ("->") keep lark's generated names.
-    return tuple(sorted({_HUMAN_TERMINALS.get(name, "'->'") for name in terminals}))
+def _describe(terminals: Iterable[str]) -> tuple[str, ...]:
+    # Only "->" has no name in the grammar; lark generates one for it.
+    return tuple(sorted({_TERMINAL_DESCRIPTIONS.get(name, "'->'") for name in terminals}))
 
 
 def _last_open(source: str) -> str | None:

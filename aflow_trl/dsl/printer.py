@@ -1,15 +1,17 @@
-"""The one canonical form of a workflow."""
+"""Printer: AST → the canonical text, of which every workflow has exactly one."""
 
 from __future__ import annotations
 
 import json
 
-from .ast import Chain, Conditional, Done, Literal, Node, Operator, Parallel, Repeat, Workflow
+from .ast import ArgumentValue, Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow
 
 
 def format_workflow(workflow: Workflow | Node) -> str:
     """
-    Canonical text of a workflow or a node, on one line; `parse(format_workflow(w)) == w` for every workflow `w`.
+    Print the canonical text of a workflow or a node, on one line.
+
+    It inverts [`parse`]: `parse(format_workflow(w)) == w` for every workflow `w`.
 
     Example:
 
@@ -31,6 +33,7 @@ def _text(node: Node) -> str:
         case Parallel():
             return "[" + ", ".join(_text(branch) for branch in node.branches) + "]"
         case Conditional():
+            # The condition of a valid workflow is a single operator, which needs no parentheses.
             return f"{_text(node.condition)} ? {_branch(node.negative)} : {_branch(node.otherwise)}"
         case Repeat():
             return f"{_primary(node.body)} * {node.times}"
@@ -38,13 +41,16 @@ def _text(node: Node) -> str:
             return "done"
 
 
+# The grammar allows only a primary before `?` and `*`, so anything else has to be parenthesised.
 def _primary(node: Node) -> str:
     return _text(node) if isinstance(node, Operator | Parallel) else f"({_text(node)})"
 
 
+# A branch may be a repeat without parentheses: `X ? Y : Z * 3` repeats Z.
 def _branch(node: Node) -> str:
     return _text(node) if isinstance(node, Done | Repeat) else _primary(node)
 
 
-def _literal(value: Literal) -> str:
+def _literal(value: ArgumentValue) -> str:
+    # JSON, because the grammar's string literals are JSON strings.
     return json.dumps(value, ensure_ascii=False)

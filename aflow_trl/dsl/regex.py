@@ -1,7 +1,7 @@
 """
 The language as a regular expression, for constrained decoding.
 
-Nesting is not regular, so it is written out up to a depth; the expression grows about tenfold with each level.
+Nesting is not regular, so it is expanded up to a fixed depth; the expression grows about tenfold with each level.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from .ast import MAX_REPEAT
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 MAX_REGEX_DEPTH = 3
-"""Beyond it the expression has hundreds of thousands of characters."""
+"""Maximum depth; one level more and the expression has hundreds of thousands of characters."""
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
 
 
 def workflow_regex(depth: int = 2, *, vocabulary: Vocabulary | None = None, tags: bool = True) -> str:
     """
-    A regular expression for workflows in canonical form.
+    Build a regular expression for workflows in canonical form.
 
-    Everything it accepts is a workflow of known operators, nested no deeper than `depth`; every workflow up to that
-    depth is accepted in its canonical form. The limits on the number of operators and of model calls cannot be said in
-    a regular expression: a text within it may still be too long or too expensive.
+    Everything it accepts is a workflow over the vocabulary, nested no deeper than `depth`; every workflow up to that
+    depth is accepted in its canonical form. A regular expression cannot express the limits on the number of operators
+    and of model calls: a matching text may still be too long or too expensive.
 
     Args:
         depth (`int`, *optional*, defaults to `2`):
-            Nesting of parallels, conditions and loops, as [`Analysis`] counts it: 1 is a plain chain. At most 3.
+            Maximum nesting of parallels, conditions and loops, counted as in [`Analysis`]: 1 is a plain chain. At
+            most 3.
         vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
-            Operators that may be named. Defaults to the built-in ones.
+            Operators the workflow may use. Defaults to the built-in ones.
         tags (`bool`, *optional*, defaults to `True`):
-            Whether the workflow stands between `<workflow>` tags, as in a completion.
+            Whether the workflow is enclosed in `<workflow>` tags, as in a completion.
 
     Returns:
         `str`: The expression, without anchors, look-around or back-references.
@@ -40,27 +41,43 @@ def workflow_regex(depth: int = 2, *, vocabulary: Vocabulary | None = None, tags
     """
     if not 1 <= depth <= MAX_REGEX_DEPTH:
         raise ValueError(f"depth must be between 1 and {MAX_REGEX_DEPTH}, got {depth}.")
-    words = builtin_vocabulary() if vocabulary is None else vocabulary
-    operator = _any(_operator(name, spec.arguments) for name, spec in words.items())
-    judges = [_operator(name, spec.arguments) for name, spec in words.items() if spec.gives_verdict]
-    judge = _any(judges) if judges else None
+    vocabulary = builtin_vocabulary() if vocabulary is None else vocabulary
+    operator = _any(_operator(name, spec.arguments) for name, spec in vocabulary.items())
+    conditions = [_operator(name, spec.arguments) for name, spec in vocabulary.items() if spec.gives_verdict]
+    condition = _any(conditions) if conditions else None
     step, bodies = operator, [operator]
     for _ in range(depth - 1):
-        step, bodies = _deeper(step, bodies, operator, judge)
-    sequence = _chain(step)
-    return f"<workflow>{sequence}</workflow>" if tags else sequence
+        step, bodies = _deepen(step, bodies, operator, condition)
+    chain = _chain(step)
+    return f"<workflow>{chain}</workflow>" if tags else chain
 
 
-def _deeper(step: str, bodies: list[str], operator: str, judge: str | None) -> tuple[str, list[str]]:
-    """Steps that hold `step` one level down, and what of them may be repeated without parentheses."""
-    inside = f"\\({_chain(step)}\\)"
+def _deepen(step: str, bodies: list[str], operator: str, condition: str | None) -> tuple[str, list[str]]:
+    """
+    Add a level of nesting.
+
+    Args:
+        step (`str`):
+            Expression for the steps of the level below.
+        bodies (`list[str]`):
+            Steps of the level below that can be repeated without parentheses.
+        operator (`str`):
+            Expression for an operator.
+        condition (`str`, *optional*):
+            Expression for an operator that gives a verdict; `None` if the vocabulary has none.
+
+    Returns:
+        `tuple[str, list[str]]`: `step` and `bodies` of the new level.
+    """
+    group = f"\\({_chain(step)}\\)"
+    # A branch is a chain of steps, so within brackets the two separators may alternate freely.
     parallel = f"\\[{step}(?:(?:, | -> ){step})*\\]"
-    repeat = f"{_any([*bodies, inside])} \\* [1-{MAX_REPEAT}]"
+    # A character class, which is enough as long as MAX_REPEAT has a single digit.
+    repeat = f"{_any([*bodies, group])} \\* [1-{MAX_REPEAT}]"
     parts = [operator, parallel, repeat]
-    if judge is not None:
-        # One level down like the rest: what stands in a branch is a step, or a sequence in parentheses.
-        branch = _any(["done", step, inside])
-        parts.append(f"{judge} \\? {branch} : {branch}")
+    if condition is not None:
+        branch = _any(["done", step, group])
+        parts.append(f"{condition} \\? {branch} : {branch}")
     return _any(parts), [operator, parallel]
 
 
@@ -69,11 +86,12 @@ def _chain(step: str) -> str:
 
 
 def _operator(name: str, arguments: tuple[str, ...]) -> str:
-    """An operator with any of its arguments, in the order of the canonical form."""
+    """An operator with any subset of its arguments, in the order of the canonical form."""
     pairs = [f"{argument}={_STRING}" for argument in sorted(arguments)]
-    given = [pair + "".join(f"(?:, {later})?" for later in pairs[place + 1 :]) for place, pair in enumerate(pairs)]
-    return f"{name}(?:\\({_any(given)}\\))?" if given else name
+    # One alternative for each possible first argument, so that the commas come out right without look-around.
+    lists = [pair + "".join(f"(?:, {later})?" for later in pairs[index + 1 :]) for index, pair in enumerate(pairs)]
+    return f"{name}(?:\\({_any(lists)}\\))?" if lists else name
 
 
-def _any(choices: Iterable[str]) -> str:
-    return f"(?:{'|'.join(choices)})"
+def _any(alternatives: Iterable[str]) -> str:
+    return f"(?:{'|'.join(alternatives)})"

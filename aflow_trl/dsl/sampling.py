@@ -1,4 +1,4 @@
-"""Random valid workflows: exploration without a model, and material for a cold start that favours nothing."""
+"""Random valid workflows, for exploration without a model and for warm-start data that favours no operator."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
 from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Repeat, Workflow, chain
 from .vocabulary import Vocabulary, builtin_vocabulary
+
+# Cumulative thresholds of the draw for a step; what remains above the last is a loop.
+PLAIN_BELOW = 0.62
+CONDITIONAL_BELOW = 0.78
+ENSEMBLE_BELOW = 0.94
+SAME_OPERATOR_RATE = 0.7
+"""Probability that a branch of an ensemble is a sample of the operator its branches have in common."""
+MAX_LOOP_LEVEL = 2
+"""Loops nest no deeper than this, so that few draws exceed the depth limit and have to be rejected."""
 
 
 def sample_workflow(
@@ -24,16 +33,17 @@ def sample_workflow(
         limits ([`Limits`], *optional*):
             Static limits the workflow has to respect.
         max_steps (`int`, *optional*, defaults to `3`):
-            Most steps of the outer chain.
+            Maximum number of steps of the outermost chain.
 
     Returns:
         [`Workflow`]: A valid workflow.
     """
-    words = builtin_vocabulary() if vocabulary is None else vocabulary
+    vocabulary = builtin_vocabulary() if vocabulary is None else vocabulary
+    # Rejection sampling: with the default limits and operators fewer than 1 % of the draws fail.
     while True:
-        workflow = Workflow(_chain(rng, words, max_steps, 0))
+        workflow = Workflow(_chain(rng, vocabulary, max_steps, 0))
         try:
-            check(workflow, vocabulary=words, limits=limits)
+            check(workflow, vocabulary=vocabulary, limits=limits)
         except DSLError:
             continue
         return workflow
@@ -45,15 +55,18 @@ def _chain(rng: random.Random, vocabulary: Vocabulary, max_steps: int, level: in
 
 def _step(rng: random.Random, vocabulary: Vocabulary, level: int) -> Node:
     plain = [Operator(name) for name, spec in vocabulary.items() if not spec.is_ensemble]
-    judges = [Operator(name) for name, spec in vocabulary.items() if spec.gives_verdict]
+    conditions = [Operator(name) for name, spec in vocabulary.items() if spec.gives_verdict]
     ensembles = [Operator(name) for name, spec in vocabulary.items() if spec.is_ensemble]
-    draw = rng.random() if level < 2 else 0.0
-    if draw < 0.62:
+    # At the deepest level every step is a plain operator.
+    draw = rng.random() if level < MAX_LOOP_LEVEL else 0.0
+    if draw < PLAIN_BELOW:
         return rng.choice(plain)
-    if draw < 0.78 and judges:
-        return Conditional(rng.choice(judges), rng.choice(plain), Done())
-    if draw < 0.94 and ensembles:
-        repeated = rng.choice(plain)
-        branches = [repeated if rng.random() < 0.7 else rng.choice(plain) for _ in range(rng.randint(2, 3))]
+    if draw < CONDITIONAL_BELOW and conditions:
+        return Conditional(rng.choice(conditions), rng.choice(plain), Done())
+    if draw < ENSEMBLE_BELOW and ensembles:
+        common = rng.choice(plain)
+        branches = [
+            common if rng.random() < SAME_OPERATOR_RATE else rng.choice(plain) for _ in range(rng.randint(2, 3))
+        ]
         return chain(Parallel(tuple(branches)), rng.choice(ensembles))
     return Repeat(_chain(rng, vocabulary, 2, level + 1), rng.randint(2, 3))

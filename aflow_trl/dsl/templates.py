@@ -1,4 +1,4 @@
-"""The usual forms of workflows, filled with every operator: what a search by hand would try."""
+"""Common workflow shapes filled with every operator: the baseline of a manual search."""
 
 from __future__ import annotations
 
@@ -9,40 +9,53 @@ from .analysis import DEFAULT_LIMITS, check
 from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Workflow, chain
 from .vocabulary import Vocabulary, builtin_vocabulary
 
-WIDTHS = (3, 5, 7, 9)
-"""Branches of an ensemble."""
+# Odd, because an even number of samples ties more often, and breaking a tie costs a model call.
+ENSEMBLE_WIDTHS = (3, 5, 7, 9)
+"""Numbers of branches of the ensembles."""
 
 
 def workflow_templates(*, vocabulary: Vocabulary | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Workflow]:
     """
-    Single operators, chains of two, ensembles of equal samples, of one sample an operator and of checked samples, and
-    a judge with a repair behind every operator.
+    List workflows of the common shapes.
+
+    These are single operators, chains of two, an operator with a condition and a repair behind it, ensembles of
+    several samples of one operator, and ensembles of two samples each of two operators.
 
     Args:
         vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
             Operators to fill in. Defaults to the built-in ones.
         limits ([`Limits`], *optional*):
-            Static limits; forms beyond them are left out.
+            Static limits; workflows that exceed them are omitted.
 
     Returns:
-        `list[Workflow]`: Valid workflows, without repetition.
+        `list[Workflow]`: Valid workflows, without duplicates.
     """
-    words = builtin_vocabulary() if vocabulary is None else vocabulary
-    ensembles = [Operator(name) for name, spec in words.items() if spec.is_ensemble]
-    judges = [Operator(name) for name, spec in words.items() if spec.gives_verdict]
-    plain = [Operator(name) for name, spec in words.items() if not spec.is_ensemble]
+    vocabulary = builtin_vocabulary() if vocabulary is None else vocabulary
+    ensembles = [Operator(name) for name, spec in vocabulary.items() if spec.is_ensemble]
+    conditions = [Operator(name) for name, spec in vocabulary.items() if spec.gives_verdict]
+    plain = [Operator(name) for name, spec in vocabulary.items() if not spec.is_ensemble]
     nodes: list[Node] = [*plain, *(chain(a, b) for a, b in product(plain, plain) if a != b)]
-    nodes += [chain(a, Conditional(judge, b, Done())) for a, judge, b in product(plain, judges, plain) if a != judge]
-    nodes += [chain(Parallel((own,) * width), end) for own, width, end in product(plain, WIDTHS, ensembles)]
     nodes += [
-        chain(Parallel((a,) * 2 + (b,) * 2), end) for a, b, end in product(plain, plain, ensembles) if a.name < b.name
+        chain(a, Conditional(condition, b, Done()))
+        for a, condition, b in product(plain, conditions, plain)
+        if a != condition
     ]
-    found = []
-    for node in nodes:
-        workflow = Workflow(node)
-        try:
-            check(workflow, vocabulary=words, limits=limits)
-        except DSLError:
-            continue
-        found.append(workflow)
-    return found
+    nodes += [
+        chain(Parallel((operator,) * width), ensemble)
+        for operator, width, ensemble in product(plain, ENSEMBLE_WIDTHS, ensembles)
+    ]
+    # The order of the branches makes no difference to a vote, so each pair appears once.
+    nodes += [
+        chain(Parallel((a,) * 2 + (b,) * 2), ensemble)
+        for a, b, ensemble in product(plain, plain, ensembles)
+        if a.name < b.name
+    ]
+    return [workflow for node in nodes if _is_valid(workflow := Workflow(node), vocabulary, limits)]
+
+
+def _is_valid(workflow: Workflow, vocabulary: Vocabulary, limits: Limits) -> bool:
+    try:
+        check(workflow, vocabulary=vocabulary, limits=limits)
+    except DSLError:
+        return False
+    return True

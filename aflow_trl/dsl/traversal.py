@@ -1,4 +1,4 @@
-"""Iterative walk over a tree. Not recursive: it must survive any nesting, so that `too_deep` can be told."""
+"""Traversal of the AST."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .ast import Chain, Conditional, Done, Node, Operator, Parallel, Repeat
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """Direct children, in the order they are written."""
+    """Direct children, in source order."""
     match node:
         case Chain():
             return node.steps
@@ -23,17 +23,18 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def walk(root: Node) -> Iterator[tuple[Node, int]]:
-    """Every node with its depth, in the order they are written; a plain chain has depth 1."""
+    """Yield every node and its depth, in source order; the nodes of a plain chain have depth 1."""
+    # Iterative, because it has to survive any nesting: it is what `too_deep` is detected with.
     stack: list[tuple[Node, int]] = [(root, 1)]
     while stack:
         node, depth = stack.pop()
         yield node, depth
-        inner = depth + isinstance(node, Parallel | Conditional | Repeat)
-        stack.extend((child, inner) for child in reversed(children(node)))
+        inner_depth = depth + isinstance(node, Parallel | Conditional | Repeat)
+        stack.extend((child, inner_depth) for child in reversed(children(node)))
 
 
 def rewrite(node: Node, replace: Callable[[Node], Node]) -> Node:
-    """The tree with `replace` applied to every leaf (operators and `done`)."""
+    """Copy the tree with `replace` applied to every leaf (operators and `done`)."""
     match node:
         case Chain():
             return Chain(tuple(rewrite(step, replace) for step in node.steps), node.position)

@@ -1,11 +1,11 @@
-"""The operators a workflow may name, as static analysis sees them."""
+"""The operators a workflow may use, as parser and static analysis see them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 from ..assets import read_config
 from .ast import OperatorSpec
@@ -13,10 +13,26 @@ from .ast import OperatorSpec
 Vocabulary: TypeAlias = Mapping[str, OperatorSpec]
 
 
+class _OptionalFields(TypedDict, total=False):
+    # `NotRequired` would say this in one class, but is not in the standard library of Python 3.10.
+    gives_verdict: bool
+    is_ensemble: bool
+    arguments: list[str]
+
+
+class OperatorEntry(_OptionalFields):
+    """An operator in `configs/operators.yaml`."""
+
+    description: str
+    max_calls: int
+    prompts: dict[str, str]
+
+
 @cache
-def operator_table() -> Mapping[str, Mapping[str, Any]]:
-    """`configs/operators.yaml` as it stands: name → description, prompts and static facts."""
-    table: dict[str, Mapping[str, Any]] = read_config("operators.yaml")
+def operator_table() -> Mapping[str, OperatorEntry]:
+    """Content of `configs/operators.yaml`: description, static properties and prompts of each built-in operator."""
+    table: dict[str, OperatorEntry] = read_config("operators.yaml")
+    # Cached and shared by the whole process, so nobody may add to it.
     return MappingProxyType(table)
 
 
@@ -27,11 +43,11 @@ def builtin_vocabulary() -> Vocabulary:
         {
             name: OperatorSpec(
                 name=name,
-                max_calls=row["max_calls"],
-                gives_verdict=row.get("gives_verdict", False),
-                is_ensemble=row.get("is_ensemble", False),
-                arguments=tuple(row.get("arguments", ())),
+                max_calls=entry["max_calls"],
+                gives_verdict=entry.get("gives_verdict", False),
+                is_ensemble=entry.get("is_ensemble", False),
+                arguments=tuple(entry.get("arguments", ())),
             )
-            for name, row in operator_table().items()
+            for name, entry in operator_table().items()
         }
     )

@@ -1,4 +1,4 @@
-"""Runs a batch of workflows: everything at once, a trace for each, whatever happens inside."""
+"""The engine: runs a batch of workflows concurrently and returns a trace for each, whatever happens inside."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from ..errors import AflowError, BudgetExceededError, FatalEndpointError
 from ..llm import LLMClient
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry
 from .garbage_collection import no_full_collections
-from .interpreter import DEFAULT_MODEL, Executed, Interpreter
-from .single_flight import Shared
+from .interpreter import DEFAULT_MODEL, Execution, Interpreter
+from .single_flight import SingleFlight
 from .trace import Budget, Outcome, RolloutRequest, Trace
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STEP_TIMEOUT_S = 1_800.0
-STARTS_AT_ONCE = 16
+STARTS_PER_TURN = 16
 """Rollouts that may start in one turn of the event loop: parsing one takes up to a millisecond."""
-KNOWN_TEXTS = 4_096
-"""Completions whose workflow is remembered: the same ones come again in a group and from step to step."""
+MAX_CACHED_EXTRACTIONS = 4_096
+"""Completions whose extraction is cached: equal completions recur within a group and from step to step."""
 SHARE_MODES = ("step", "group", "off")
 
 
 class Engine:
     """
-    Executes workflows on operators through one executor.
+    Runs workflows on operators.
 
     Args:
         client ([`~aflow_trl.llm.LLMClient`]):
-            The executor.
+            Client of the executor.
         operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
-            Operators a workflow may name. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
+            Operators a workflow may use. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
         limits ([`~aflow_trl.dsl.Limits`], *optional*):
             Static limits of a workflow.
         budget ([`Budget`], *optional*):
-            What one workflow may spend when it runs.
+            Budget of a running workflow. Defaults to `Budget()`.
         step_timeout_s (`float`, *optional*, defaults to `1800.0`):
-            Deadline of one batch in seconds; what has not ended by then is `unavailable`.
+            Deadline of a batch in seconds; rollouts that have not finished by then are `unavailable`.
         share (`str`, *optional*, defaults to `"step"`):
-            Which equal operator calls are one execution: those of the whole batch (`"step"`), of a group (`"group"`),
-            or none (`"off"`: equal calls still draw equal samples, each paid for by itself).
+            Scope within which equal operator calls are one execution: the whole batch (`"step"`), a group (`"group"`),
+            or nothing (`"off"`: equal calls still draw equal samples, but each is paid for).
         models (`Mapping[str, LLMClient]`, *optional*):
-            Executors of their own for some operators.
+            Clients of dedicated executors, by the operator they serve.
+
+    Raises:
+        `ValueError`: `share` is not one of these modes.
 
     Example:
 
@@ -71,21 +74,20 @@ class Engine:
         if share not in SHARE_MODES:
             raise ValueError(f"share is {share!r}. Use one of {', '.join(SHARE_MODES)}.")
         self.share = share
-
         self.client = client
         self.clients = {DEFAULT_MODEL: client, **(models or {})}
-        """Executors by the operator they serve."""
+        """Clients by the operator they serve."""
         self.operators = DEFAULT_OPERATORS if operators is None else operators
         self.limits = limits
         self.budget = budget or Budget()
         self.step_timeout_s = step_timeout_s
         self._extractions: dict[str, Extraction] = {}
         self.fatal: FatalEndpointError | None = None
-        """Set once no later call can succeed; the run has to stop."""
+        """First error after which no call can succeed; once it is set, the run has to stop."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Specs of the operators a workflow may name."""
+        """Specs of the operators a workflow may use."""
         return self.operators.vocabulary
 
     async def run(
@@ -96,46 +98,48 @@ class Engine:
         on_trace: Callable[[int, Trace], None] | None = None,
     ) -> list[Trace]:
         """
-        Run a batch. Equal operator calls are made once (see `sharing.py`).
+        Run a batch. Equal operator calls are executed once (see `single_flight.py`).
 
         Args:
             requests (`Sequence[RolloutRequest]`):
                 Workflows and problems.
             salt (`str`, *optional*, defaults to `""`):
-                Sets the randomness of this batch apart from other batches'.
+                Separates the randomness of this batch from that of other batches.
             on_trace (`Callable[[int, Trace], None]`, *optional*):
-                Called with index and trace as soon as a rollout has ended, once for each request.
+                Called once for each request, with its index and trace, as soon as the rollout has finished.
 
         Returns:
-            `list[Trace]`: One trace for each request, in order, always.
+            `list[Trace]`: One trace for each request, in order, even if rollouts fail.
         """
-        told = on_trace or (lambda index, trace: None)
+        report = on_trace or (lambda index, trace: None)
         with no_full_collections():
-            ended = await self._run_all(requests, salt, told)
+            results = await self._run_all(requests, salt, report)
         traces = []
-        for index, (request, trace) in enumerate(zip(requests, ended, strict=True)):
-            if not isinstance(trace, Trace):
-                trace = self._lost(request, trace)
-                told(index, trace)
+        for index, (request, result) in enumerate(zip(requests, results, strict=True)):
+            if isinstance(result, Trace):
+                trace = result
+            else:
+                trace = self._unfinished(request, result)
+                report(index, trace)
             traces.append(trace)
         return traces
 
     async def _run_all(
-        self, requests: Sequence[RolloutRequest], salt: str, on_trace: Callable[[int, Trace], None]
+        self, requests: Sequence[RolloutRequest], salt: str, report: Callable[[int, Trace], None]
     ) -> list[Trace | BaseException]:
-        async def one(index: int, request: RolloutRequest) -> Trace:
-            trace = await self._rollout(request, shared, salt)
-            on_trace(index, trace)
+        async def run_one(index: int, request: RolloutRequest) -> Trace:
+            trace = await self._rollout(request, executions, salt)
+            report(index, trace)
             return trace
 
-        shared: Shared[Executed] = Shared(enabled=self.share != "off")
+        executions: SingleFlight[Execution] = SingleFlight(enabled=self.share != "off")
         started: dict[int, asyncio.Task[Trace]] = {}
-        tasks: list[asyncio.Task[Trace]] = []
         try:
-            for index in sorted(range(len(requests)), key=lambda index: -_apparent_steps(requests[index])):
-                started[index] = asyncio.ensure_future(one(index, requests[index]))
-                if len(started) % STARTS_AT_ONCE == 0:
-                    # The first run while the others are still to be parsed, and the loop serves others in between.
+            # Long workflows start first; otherwise short ones take the slots, and the batch ends on a long one alone.
+            for index in sorted(range(len(requests)), key=lambda index: -_estimated_steps(requests[index])):
+                started[index] = asyncio.ensure_future(run_one(index, requests[index]))
+                if len(started) % STARTS_PER_TURN == 0:
+                    # The first ones run while the others are still to be parsed, and other tasks get their turns.
                     await asyncio.sleep(0)
             tasks = [started[index] for index in range(len(requests))]
             if tasks:
@@ -144,11 +148,12 @@ class Engine:
                 task.cancel()
             return await asyncio.gather(*tasks, return_exceptions=True)
         finally:
+            # Reached early if the batch itself is cancelled.
             for task in started.values():
                 task.cancel()
-            await shared.close()
+            await executions.close()
 
-    async def _rollout(self, request: RolloutRequest, shared: Shared[Executed], salt: str) -> Trace:
+    async def _rollout(self, request: RolloutRequest, executions: SingleFlight[Execution], salt: str) -> Trace:
         extraction = self._extraction(request.workflow)
         workflow = extraction.workflow
         if workflow is None:
@@ -165,10 +170,12 @@ class Engine:
             depth=analysis.depth,
         )
         started = time.monotonic()
+        # The salt is part of every key, so calls of different groups never share one.
         if self.share == "group":
             salt = f"{salt} {request.group}"
-        interpreter = Interpreter(self.clients, self.operators, shared, request.problem, self.budget, salt)
+        interpreter = Interpreter(self.clients, self.operators, executions, request.problem, self.budget, salt)
         try:
+            # Rollouts that start after a fatal error need not find it out again by a failing call.
             if self.fatal is not None:
                 raise self.fatal
             trace.answer, trace.critical_path_s = await interpreter.run(workflow)
@@ -188,31 +195,32 @@ class Engine:
         if isinstance(workflow, Extraction):
             return workflow
         if workflow not in self._extractions:
-            if len(self._extractions) >= KNOWN_TEXTS:
+            # Cleared rather than evicted in order: what recurs is cached again within a step.
+            if len(self._extractions) >= MAX_CACHED_EXTRACTIONS:
                 self._extractions.clear()
             self._extractions[workflow] = extract(workflow, vocabulary=self.vocabulary, limits=self.limits)
         return self._extractions[workflow]
 
     def canonical(self, text: str) -> str | None:
-        """Canonical workflow of a completion or a bare workflow; `None` if it holds none."""
+        """Canonical workflow of a completion or a bare workflow; `None` if the text contains no valid workflow."""
         workflow = self._extraction(text).workflow
         return None if workflow is None else format_workflow(workflow)
 
     def note_fatal(self, error: Exception) -> None:
-        """Remember an error after which no call can succeed; others are ignored."""
+        """Store the first error after which no call can succeed; other errors are ignored."""
         if isinstance(error, FatalEndpointError) and self.fatal is None:
             self.fatal = error
             logger.error("the run has to stop: %s", error)
 
-    def _lost(self, request: RolloutRequest, reason: BaseException) -> Trace:
-        """Trace of a rollout that was cut off by the deadline or by an unexpected error in an operator."""
+    def _unfinished(self, request: RolloutRequest, reason: BaseException) -> Trace:
+        """Trace of a rollout that was stopped by the deadline or by an unexpected error in an operator."""
         if not isinstance(reason, asyncio.CancelledError):
             logger.error("a rollout failed unexpectedly", exc_info=reason)
             return Trace(Outcome.UNAVAILABLE, request.problem, label=type(reason).__name__, detail=str(reason))
-        detail = f"not finished within the step's {self.step_timeout_s:g} s"
+        detail = f"not finished within the step's deadline of {self.step_timeout_s:g} s"
         return Trace(Outcome.UNAVAILABLE, request.problem, label="deadline", detail=detail)
 
 
-def _apparent_steps(request: RolloutRequest) -> int:
-    """Length of a workflow as it shows before parsing: the longest start first, or short ones take the places."""
+def _estimated_steps(request: RolloutRequest) -> int:
+    """Rough length of a workflow before it is parsed."""
     return request.workflow.count("->") if isinstance(request.workflow, str) else 0

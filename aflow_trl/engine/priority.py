@@ -1,4 +1,4 @@
-"""How far a workflow still has to go from each of its operators: where calls wait, the longest way goes first."""
+"""Number of calls ahead of each operator of a workflow, by which waiting calls are ordered."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from ..dsl import Chain, Conditional, Node, Operator, Parallel, Repeat, Vocabula
 
 def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
     """
-    Usual calls on the longest way from each operator to the end of the workflow, its own included.
+    Count the typical calls on the longest path from each operator to the end of the workflow.
 
     Args:
         root (`Node`):
             Workflow.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators and what they may call.
+            Operators by name.
 
     Returns:
-        `dict[int, int]`: By the `id` of the operator's node.
+        `dict[int, int]`: Number of calls, including those of the operator itself, by the `id` of the operator's node.
     """
-    # An operator usually needs one call; to count on all its repairs would put short workflows before longer ones.
-    usual = {name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in vocabulary.items()}
+    # An operator typically needs one call. Counting all its possible repairs would rank short workflows above longer
+    # ones.
+    typical = {name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in vocabulary.items()}
+    # By identity: equal nodes at different positions have different paths ahead.
     remaining: dict[int, int] = {}
 
     def visit(node: Node, after: int) -> None:
         match node:
             case Operator():
-                remaining[id(node)] = critical_calls(node, usual) + after
+                remaining[id(node)] = critical_calls(node, typical) + after
             case Chain():
                 for step in reversed(node.steps):
                     visit(step, after)
-                    after += critical_calls(step, usual)
+                    after += critical_calls(step, typical)
             case Parallel():
                 for branch in node.branches:
                     visit(branch, after)
@@ -39,9 +41,9 @@ def remaining_calls(root: Node, vocabulary: Vocabulary) -> dict[int, int]:
                 branches = (node.negative, node.otherwise)
                 for branch in branches:
                     visit(branch, after)
-                visit(node.condition, after + max(critical_calls(branch, usual) for branch in branches))
+                visit(node.condition, after + max(critical_calls(branch, typical) for branch in branches))
             case Repeat():
-                visit(node.body, after + (node.times - 1) * critical_calls(node.body, usual))
+                visit(node.body, after + (node.times - 1) * critical_calls(node.body, typical))
             case _:
                 pass
 

@@ -1,10 +1,11 @@
 """
-Common random numbers and single flight: equal operator calls of one step are one execution.
+Common random numbers and single flight: equal operator calls of a step are one execution.
 
-A call's key is (operator, arguments, problem, incoming state, sample index, salt). The sample index counts equal
-calls inside one workflow, so that `[Custom, Custom, Custom]` draws three samples and the first of them is the one
-every other workflow's first `Custom` draws. It depends on the workflow and the states alone, never on which call ends
-first.
+The key of a call is (operator, arguments, problem, incoming state, sample index, salt). The sample index counts equal
+calls within one workflow, so that `[Custom, Custom, Custom]` draws three samples, the first of which is also that of
+the first `Custom` in any other workflow. Members of a group thus differ in reward because their workflows differ,
+not because the executor drew other samples. The index depends only on the workflow and the states, never on the order
+in which calls finish.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from ..dsl import Chain, Conditional, Node, Operator, Parallel, Repeat, children
+from ..dsl import Arguments, Chain, Conditional, Node, Operator, Parallel, Repeat, children
 from ..llm import Priority
 
 Result = TypeVar("Result")
-CallName = tuple[str, tuple[tuple[str, Any], ...]]
+CallSignature: TypeAlias = tuple[str, Arguments]
+"""Operator name and arguments."""
 
 
 def digest(*parts: object) -> str:
-    """Short stable digest of plain data."""
+    """Short digest of plain data, stable across processes."""
+    # JSON rather than `hash`, which differs from process to process.
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -35,36 +38,41 @@ class Numbering:
     """
     Sample indices of one lane.
 
-    Concurrent lanes of a workflow must not draw the same sample, and must not wait for one another to find out. So a
-    lane starts counting where its earlier siblings can have ended: at the state they share, after the calls its
-    siblings make on that very state (`first`); elsewhere, after all calls they could make (`later`).
+    Concurrent lanes of a workflow must draw different samples without waiting for one another. So a lane starts to
+    count above all that its earlier siblings can draw: on the state they start from, above the calls that the siblings
+    make on that very state (`leading`); on any other state, above all calls they could make (`total`).
     """
 
     state: str = ""
-    """Digest of the state this lane started from."""
-    first: Counter[CallName] = field(default_factory=Counter)
-    later: Counter[CallName] = field(default_factory=Counter)
-    made: Counter[tuple[CallName, str]] = field(default_factory=Counter)
+    """Digest of the state from which this lane starts."""
+    leading: Counter[CallSignature] = field(default_factory=Counter)
+    """Offset of the indices on that state."""
+    total: Counter[CallSignature] = field(default_factory=Counter)
+    """Offset of the indices on other states."""
+    drawn: Counter[tuple[CallSignature, str]] = field(default_factory=Counter)
+    """Samples this lane has drawn, by call and state."""
 
-    def draw(self, call: CallName, state: str) -> int:
-        """Sample index of the next call of `call` on `state`."""
-        index = self.made[call, state]
-        self.made[call, state] += 1
-        return index + (self.first if state == self.state else self.later)[call]
+    def draw(self, call: CallSignature, state: str) -> int:
+        """Sample index of the next `call` on `state`."""
+        index = self.drawn[call, state]
+        self.drawn[call, state] += 1
+        return index + self._offset(state)[call]
 
-    def branch(self, state: str, before: Iterable[Node]) -> Numbering:
-        """Numbering of a branch that starts from `state` beside the earlier siblings `before`."""
-        inherited = self.first if state == self.state else self.later
-        first = inherited + Counter({call: n for (call, at), n in self.made.items() if at == state})
-        later = Counter(self.later)
-        for node in before:
-            first += leading_calls(node)
-            later += all_calls(node)
-        return Numbering(state, first, later)
+    def branch(self, state: str, earlier_siblings: Iterable[Node]) -> Numbering:
+        """Numbering of a branch that starts from `state`, next to `earlier_siblings`."""
+        leading = self._offset(state) + Counter({call: n for (call, at), n in self.drawn.items() if at == state})
+        total = Counter(self.total)
+        for sibling in earlier_siblings:
+            leading += leading_calls(sibling)
+            total += all_calls(sibling)
+        return Numbering(state, leading, total)
+
+    def _offset(self, state: str) -> Counter[CallSignature]:
+        return self.leading if state == self.state else self.total
 
 
-def leading_calls(node: Node) -> Counter[CallName]:
-    """Calls a node makes on the state it starts from."""
+def leading_calls(node: Node) -> Counter[CallSignature]:
+    """Calls that a node makes on the state it starts from."""
     match node:
         case Operator():
             return Counter({(node.name, node.arguments): 1})
@@ -80,8 +88,8 @@ def leading_calls(node: Node) -> Counter[CallName]:
             return Counter()
 
 
-def all_calls(node: Node) -> Counter[CallName]:
-    """Upper bound of the calls a node makes, loops counted in full."""
+def all_calls(node: Node) -> Counter[CallSignature]:
+    """Upper bound on the calls that a node makes, with loops counted in full."""
     if isinstance(node, Repeat):
         return Counter({call: n * node.times for call, n in all_calls(node.body).items()})
     if isinstance(node, Operator):
@@ -90,43 +98,54 @@ def all_calls(node: Node) -> Counter[CallName]:
 
 
 @dataclass
-class Shared(Generic[Result]):
+class SingleFlight(Generic[Result]):
     """
-    Executions of one step by key.
+    Executions of one step, by key.
 
     Args:
         enabled (`bool`, *optional*, defaults to `True`):
-            Whether equal keys are one execution. If not, each is executed for itself, with the same randomness.
+            Whether equal keys share one execution. Otherwise each call is executed separately, with the same
+            randomness.
     """
 
     enabled: bool = True
-    flights: dict[str, asyncio.Task[Result]] = field(default_factory=dict)
+    tasks: dict[str, asyncio.Task[Result]] = field(default_factory=dict)
     _priorities: dict[str, Priority] = field(default_factory=dict)
 
     async def get(
-        self, key: str, start: Callable[[Priority], Coroutine[Any, Any, Result]], priority: int = 0
+        self, key: str, start: Callable[[Priority], Awaitable[Result]], priority: int = 0
     ) -> tuple[Result, bool]:
         """
-        The result for `key`, started now if nobody has; as urgent as for the most urgent of those who want it.
+        Await the result for `key`, and start its execution if nobody has.
+
+        Args:
+            key (`str`):
+                Key of the call.
+            start (`Callable[[Priority], Awaitable[Result]]`):
+                Starts the execution; its priority rises to that of the most urgent caller.
+            priority (`int`, *optional*, defaults to `0`):
+                Priority of this caller.
 
         Returns:
-            `tuple[Result, bool]`: The result, and whether somebody else had started it.
+            `tuple[Result, bool]`: The result, and whether another caller had started the execution.
         """
-        flight = self.flights.get(key)
-        shared = flight is not None
-        if flight is None:
-            own = self._priorities[key] = Priority(priority)
-            flight = asyncio.ensure_future(start(own))
-            self.flights[key if self.enabled else f"{key} {len(self.flights)}"] = flight
-            # A failure nobody waits for any more is no news.
-            flight.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task = self.tasks.get(key)
+        shared = task is not None
+        if task is None:
+            self._priorities[key] = Priority(priority)
+            task = asyncio.ensure_future(start(self._priorities[key]))
+            # An execution that is not shared is stored under a unique key, so that `close` can stop it.
+            self.tasks[key if self.enabled else f"{key} {len(self.tasks)}"] = task
+            # Reads the exception, or asyncio would log it as never retrieved if all callers have been cancelled.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
         else:
             self._priorities[key].raise_to(priority)
-        return await asyncio.shield(flight), shared
+        # Shielded, because a caller that is cancelled must not cancel the execution of the others.
+        return await asyncio.shield(task), shared
 
     async def close(self) -> None:
-        """End what still runs and wait until it has ended."""
-        running = [flight for flight in self.flights.values() if not flight.done()]
-        for flight in running:
-            flight.cancel()
+        """Cancel the running executions and wait until they have stopped."""
+        running = [task for task in self.tasks.values() if not task.done()]
+        for task in running:
+            task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

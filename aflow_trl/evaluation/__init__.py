@@ -1,28 +1,28 @@
-"""Policies and baselines on the same problems."""
+"""Evaluation: the policy of a run on held-out problems, and policies beside baselines on a data file."""
 
 from .baselines import evaluate, self_consistency, votes_at_equal_cost
-from .comparison import best_on, oracle, paired_difference, summarize_system
-from .evaluator import Evaluator, sample_policy, share_of
-from .pipeline import run_evaluation
+from .comparison import best_on, oracle_choice, paired_difference, pass_at_k, summarize_system
+from .held_out import HeldOutEvaluator
+from .pipeline import PolicyChoice, run_evaluation
 from .report import markdown_evaluation, plot_evaluation, print_evaluation
-from .results import Evaluation, Result, Results
+from .systems import Result, Results, SystemEvaluator
 
 __all__ = [
-    "Evaluation",
-    "Evaluator",
+    "HeldOutEvaluator",
+    "PolicyChoice",
     "Result",
     "Results",
+    "SystemEvaluator",
     "best_on",
     "evaluate",
     "markdown_evaluation",
-    "oracle",
+    "oracle_choice",
     "paired_difference",
+    "pass_at_k",
     "plot_evaluation",
     "print_evaluation",
     "run_evaluation",
-    "sample_policy",
     "self_consistency",
-    "share_of",
     "summarize_system",
     "votes_at_equal_cost",
 ]

@@ -1,4 +1,4 @@
-"""The baselines, and everything side by side."""
+"""Policies and baselines side by side on the same problems."""
 
 from __future__ import annotations
 
@@ -9,92 +9,105 @@ from typing import Any
 
 from ..dsl import format_workflow, parse, sample_workflow
 from ..rollouts import Rollouts
-from .comparison import best_on, oracle, paired_difference, summarize_system
-from .results import Evaluation
+from .comparison import best_on, oracle_choice, paired_difference, pass_at_k, summarize_system
+from .systems import SystemEvaluator
 
-SINGLE, COT = "Custom", "AnswerGenerate"
+SINGLE_CALL, CHAIN_OF_THOUGHT = "Custom", "AnswerGenerate"
+DEFAULT_VOTES = 5
+"""Samples of self-consistency where there is no policy whose cost it should match."""
 MAX_VOTES = 9
 
 
 def votes_at_equal_cost(calls: float) -> int:
-    """Samples of chain of thought that cost about as much."""
+    """Number of chain-of-thought samples that cost about as many calls."""
     return max(2, min(MAX_VOTES, round(calls)))
 
 
 def self_consistency(votes: int) -> str:
     """Workflow of self-consistency."""
-    return f"[{', '.join([COT] * votes)}] -> ScEnsemble"
+    return f"[{', '.join([CHAIN_OF_THOUGHT] * votes)}] -> ScEnsemble"
 
 
 def random_workflows(rollouts: Rollouts, count: int) -> Callable[[int], list[str]]:
-    """A valid workflow for each problem, drawn without regard to it; by seed."""
-    words = rollouts.engine.vocabulary
+    """A valid workflow for each problem, drawn independently of it; by seed."""
+    vocabulary = rollouts.engine.vocabulary
 
     def draw(seed: int) -> list[str]:
-        dice = random.Random(seed)
-        return [format_workflow(sample_workflow(dice, vocabulary=words)) for _ in range(count)]
+        rng = random.Random(seed)
+        return [format_workflow(sample_workflow(rng, vocabulary=vocabulary)) for _ in range(count)]
 
     return draw
 
 
 def fixed(text: str, count: int, rollouts: Rollouts) -> Callable[[int], list[str]]:
-    """One workflow for all problems."""
+    """The same workflow for all problems."""
     canonical = format_workflow(parse(text, vocabulary=rollouts.engine.vocabulary))
     return lambda seed: [canonical] * count
 
 
 async def evaluate(
-    evaluation: Evaluation,
+    evaluator: SystemEvaluator,
     *,
     policies: Mapping[str, Callable[[int], Sequence[str]]],
     workflows: Sequence[str],
-    validation: Evaluation | None,
+    validation: SystemEvaluator | None,
 ) -> dict[str, Any]:
     """
-    Policies, baselines, and what perfect choice among the listed workflows would get.
+    Evaluate policies and baselines, with bounds of what choosing among the listed workflows could reach.
 
     Args:
-        evaluation ([`Evaluation`]):
-            Problems to report on.
+        evaluator ([`SystemEvaluator`]):
+            Runs systems on the problems to report on.
         policies (`Mapping[str, Callable[[int], Sequence[str]]]`):
             Completions of each policy, by seed.
         workflows (`Sequence[str]`):
             Fixed workflows.
-        validation ([`Evaluation`], *optional*):
-            Problems to choose the best fixed workflow on. If `None`, none is reported as chosen.
+        validation ([`SystemEvaluator`], *optional*):
+            Runs systems on the problems to choose the best fixed workflow on. If `None`, none is reported as chosen.
 
     Returns:
-        `dict[str, Any]`: `systems` by name as [`summarize_system`] gives them, `best_fixed`, and `differences` of
-        every policy from the best baseline.
+        `dict[str, Any]`: `systems` by name as [`summarize_system`] gives them, `best_fixed`, `best_baseline` and
+        `differences` of every policy from it.
     """
-    own, count = evaluation.rollouts, len(evaluation.rows)
-    results = {name: await evaluation.run(name, texts) for name, texts in policies.items()}
-    first = next(iter(results.values()), None)
-    calls = fmean(one.calls for runs in first for one in runs) if first else 5.0
-    votes = votes_at_equal_cost(calls)
-    results[f"single call: {SINGLE}"] = await evaluation.run(SINGLE, fixed(SINGLE, count, own))
-    results[f"chain of thought: {COT}"] = await evaluation.run(COT, fixed(COT, count, own))
-    consistency = self_consistency(votes)
-    name = f"self-consistency of {votes}"
-    results[name] = await evaluation.run(consistency, fixed(consistency, count, own))
-    results["random valid workflow"] = await evaluation.run("random", random_workflows(own, count))
-    listed = {text: await evaluation.run(text, fixed(text, count, own)) for text in workflows}
-    baselines = [name for name in results if name not in policies]
-    chosen = None
+    rollouts, count = evaluator.rollouts, len(evaluator.rows)
+    results = {name: await evaluator.run(name, texts) for name, texts in policies.items()}
+    policy_results = next(iter(results.values()), None)
+    votes = DEFAULT_VOTES
+    if policy_results is not None:
+        votes = votes_at_equal_cost(fmean(result.calls for runs in policy_results for result in runs))
+    baselines = {
+        f"single call: {SINGLE_CALL}": SINGLE_CALL,
+        f"chain of thought: {CHAIN_OF_THOUGHT}": CHAIN_OF_THOUGHT,
+        f"self-consistency of {votes}": self_consistency(votes),
+    }
+    for name, text in baselines.items():
+        results[name] = await evaluator.run(text, fixed(text, count, rollouts))
+    results["random valid workflow"] = await evaluator.run("random", random_workflows(rollouts, count))
+    listed = {text: await evaluator.run(text, fixed(text, count, rollouts)) for text in workflows}
+    compared = [name for name in results if name not in policies]
+    best_fixed = None
     if validation is not None and listed:
         size = len(validation.rows)
-        chosen = best_on({text: await validation.run(text, fixed(text, size, own)) for text in listed})
-        results["best fixed, chosen on validation"] = listed[chosen]
-        baselines.append("best fixed, chosen on validation")
+        on_validation = {text: await validation.run(text, fixed(text, size, rollouts)) for text in listed}
+        best_fixed = best_on(on_validation)
+        results["best fixed, chosen on validation"] = listed[best_fixed]
+        compared.append("best fixed, chosen on validation")
+    best_baseline = best_on({name: results[name] for name in compared})
+    bounds = {}
     if len(listed) > 1:
-        results["oracle over the list"] = oracle(listed)
-    reference = best_on({name: results[name] for name in baselines})
-    shown = results | {text: own for text, own in listed.items() if text not in (SINGLE, COT)}
+        # Bounds, not systems: nothing is compared with them.
+        bounds[f"pass@{len(listed)} over the list"] = pass_at_k(listed)
+        if (choice := oracle_choice(listed)) is not None:
+            bounds["oracle choice from the list"] = choice
+    others = {text: runs for text, runs in listed.items() if text not in (SINGLE_CALL, CHAIN_OF_THOUGHT)}
     return {
-        "systems": {name: summarize_system(own, evaluation.rows) for name, own in shown.items()},
-        "best_fixed": chosen,
-        "best_baseline": reference,
-        "differences": {name: paired_difference(results[name], results[reference]) for name in policies},
+        "systems": {
+            name: summarize_system(runs, evaluator.rows) for name, runs in (results | bounds | others).items()
+        },
+        "bounds": list(bounds),
+        "best_fixed": best_fixed,
+        "best_baseline": best_baseline,
+        "differences": {name: paired_difference(results[name], results[best_baseline]) for name in policies},
         "problems": count,
-        "seeds": list(evaluation.seeds),
+        "seeds": list(evaluator.seeds),
     }

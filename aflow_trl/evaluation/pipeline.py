@@ -1,23 +1,25 @@
-"""Policies and baselines side by side on one data file: accuracy with intervals, cost, and what was left unscored."""
+"""The evaluation command: from a data file to a page with policies and baselines."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data import Row, load_rows, normal_form, selection_split, split_digest
-from ..dsl import Vocabulary, format_workflow, parse
+from ..dsl import format_workflow, parse
 from ..engine import Engine
-from ..errors import DataError
+from ..errors import DataError, RecipeError
 from ..llm import SIMULATED, LLMClient
-from ..operators import Problem, vocabulary
+from ..operators import DEFAULT_OPERATORS, Problem
+from ..policies import Policy, is_adapter, read_spec, weights_digest
 from ..rollouts import Rollouts
 from ..storage import check_or_write_settings, versions, write_json
 from .baselines import evaluate
 from .report import markdown_evaluation, plot_evaluation
-from .results import Evaluation
+from .systems import SystemEvaluator
 
 DEFAULT_WORKFLOWS = (
     "Custom",
@@ -29,7 +31,23 @@ DEFAULT_WORKFLOWS = (
     "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
     "[AnswerGenerate, Programmer, Custom] -> ScEnsemble",
 )
-"""The list, if none is given."""
+"""Fixed workflows that are evaluated where none are given."""
+SETTINGS_FILE = "evaluation_settings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A policy to evaluate."""
+
+    model: str
+    checkpoint: int | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    """Sampling temperature; 0 decodes greedily. Defaults to that of the training."""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not self.temperature >= 0:
+            raise RecipeError(f"the temperature must be 0 or more, got {self.temperature:g}.")
 
 
 def run_evaluation(
@@ -37,18 +55,15 @@ def run_evaluation(
     *,
     data: str,
     valid: str | None,
-    model: str | None,
-    checkpoint: int | None,
-    prompt: str | None,
-    temperature: float | None,
+    policy: PolicyChoice | None,
     workflows: Sequence[str],
     seeds: Sequence[int],
     limit: int,
     out: Path,
-    progress: Callable[[str, int, int], None],
+    on_progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """
-    Evaluate from files to files: `results.json`, `results.md` and `accuracy_cost.png` in a folder.
+    Evaluate a policy and its baselines, and write `results.json`, `results.md` and `accuracy_cost.png` into a folder.
 
     Args:
         client ([`~aflow_trl.llm.LLMClient`]):
@@ -57,56 +72,51 @@ def run_evaluation(
             Problems.
         valid (`str`, *optional*):
             Problems to choose the best fixed workflow on.
-        model (`str`, *optional*):
-            Policy; if it is an adapter, the model it was made for is evaluated as well, as the untrained policy.
-        checkpoint (`int`, *optional*):
-            Checkpoint of the policy.
-        prompt (`str`, *optional*):
-            Prompt of the policy.
-        temperature (`float`, *optional*):
-            Of the policy's sampling. Defaults to that of its training.
+        policy ([`PolicyChoice`], *optional*):
+            Policy. If it is an adapter, the model that it was trained from is evaluated as the untrained policy.
         workflows (`Sequence[str]`):
-            Fixed workflows. If empty, a short list.
+            Fixed workflows; [`DEFAULT_WORKFLOWS`] if empty.
         seeds (`Sequence[int]`):
             Repetitions.
         limit (`int`):
-            Most problems.
+            Maximum number of problems.
         out (`Path`):
-            Folder to write; what it holds of an earlier run with the same settings is used.
-        progress (`Callable[[str, int, int], None]`):
-            Told of what is done.
+            Folder to write. Results of an earlier run with the same settings are used.
+        on_progress (`Callable[[str, int, int], None]`):
+            Called with a name, the number of finished problems and the number of all.
 
     Returns:
         `dict[str, Any]`: The report.
 
     Raises:
-        [`RecipeError`]: Something given is wrong, or the folder holds another evaluation.
+        [`RecipeError`]: An argument is wrong, or the folder holds another evaluation.
     """
-    from ..policies import weights_digest
-
-    words = vocabulary()
-    listed = [format_workflow(parse(text, vocabulary=words)) for text in workflows or DEFAULT_WORKFLOWS]
+    if limit < 1:
+        raise RecipeError(f"the number of problems (--limit) must be at least 1, got {limit}.")
+    vocabulary = DEFAULT_OPERATORS.vocabulary
+    listed = [format_workflow(parse(text, vocabulary=vocabulary)) for text in workflows or DEFAULT_WORKFLOWS]
     rows = load_rows(data, split="test", count=limit, seed=0)
     valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
     if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:
         raise DataError(
-            f"{len(shared)} problems are in both {data} and {valid}. Choose on other problems than tested."
+            f"{len(shared)} problems are in both {data} and {valid}. Choose workflows on other problems than those "
+            "that are reported."
         )
     settings = {
         "data": split_digest(rows),
         "valid": split_digest(valid_rows) if valid_rows else None,
-        "model": model and f"{model} {weights_digest(model, checkpoint)} {prompt or ''} {temperature or ''}",
+        "policy": policy and asdict(policy) | {"weights": weights_digest(policy.model, policy.checkpoint)},
         "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
     }
-    check_or_write_settings(out / "settings.json", settings, "Name another folder with --out.")
-    rollouts = Rollouts(Engine(client, vocabulary=words))
-    evaluation = Evaluation(rollouts, rows, out / "test", seeds, progress)
-    validation = Evaluation(rollouts, valid_rows, out / "valid", seeds, progress) if valid_rows else None
-    policies = _policies(model, checkpoint, prompt, temperature, rows, words) if model else {}
+    check_or_write_settings(out / SETTINGS_FILE, settings, "Name another folder with --out.")
+    rollouts = Rollouts(Engine(client))
+    evaluator = SystemEvaluator(rollouts, rows, out / "test", seeds, on_progress)
+    validation = SystemEvaluator(rollouts, valid_rows, out / "valid", seeds, on_progress) if valid_rows else None
+    policies = _policies(policy, rows) if policy is not None else {}
 
     async def work() -> dict[str, Any]:
         try:
-            return await evaluate(evaluation, policies=policies, workflows=listed, validation=validation)
+            return await evaluate(evaluator, policies=policies, workflows=listed, validation=validation)
         finally:
             await client.aclose()
 
@@ -117,32 +127,35 @@ def run_evaluation(
     return report
 
 
-def _policies(
-    model: str,
-    checkpoint: int | None,
-    prompt: str | None,
-    temperature: float | None,
-    rows: Sequence[Row],
-    words: Vocabulary,
-) -> Mapping[str, Callable[[int], Sequence[str]]]:
-    from ..policies import Policy, is_adapter, trained_sampling
-
-    sampling = trained_sampling(model) | ({} if temperature is None else {"temperature": temperature})
+def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callable[[int], Sequence[str]]]:
     problems = [Problem(row.question, row.domain, row.context) for row in rows]
+    # "Untrained" has to be sampled as "trained" is, or the difference would be that of the temperatures.
+    temperature = choice.temperature
+    if temperature is None:
+        temperature = read_spec(Path(choice.model)).sampling.temperature
 
-    def completions(trained: bool) -> Callable[[int], list[str]]:
+    def sampler(trained: bool) -> Callable[[int], list[str]]:
         loaded: list[Policy] = []
 
         def draw(seed: int) -> list[str]:
-            if not loaded:
-                loaded.append(Policy(model, words, checkpoint=checkpoint, prompt=prompt, trained=trained))
-            return [own[0] for own in loaded[0].compose(problems, samples=1, sampling=sampling, seed=seed)]
+            if not loaded:  # not before it is needed: all of its results may be on disk
+                loaded.append(
+                    Policy(
+                        choice.model,
+                        DEFAULT_OPERATORS,
+                        checkpoint=choice.checkpoint,
+                        prompt=choice.prompt,
+                        trained=trained,
+                    )
+                )
+            completions = loaded[0].compose(problems, samples=1, temperature=temperature, seed=seed)
+            return [texts[0] for texts in completions]
 
         return draw
 
-    policies = {"trained policy": completions(True)}
-    if is_adapter(model, checkpoint):
-        policies["untrained policy"] = completions(False)
+    policies = {"trained policy": sampler(True)}
+    if is_adapter(choice.model, choice.checkpoint):
+        policies["untrained policy"] = sampler(False)
     return policies
 
 

@@ -1,4 +1,4 @@
-"""An evaluation on one page: table, Markdown, accuracy against cost."""
+"""An evaluation on one page: console table, Markdown, plot of accuracy against cost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..runs import COLOURS
+from ..runs import COLOURS, new_figure, save_figure
 
 LABEL_CHARS = 44
 
@@ -54,13 +53,15 @@ def markdown_evaluation(report: Mapping[str, Any]) -> str:
 
 def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
     """Accuracy against model calls a problem, with intervals; systems are numbered as in the legend."""
-    figure, axis = plt.subplots(figsize=(11, 5.4), layout="constrained")
+    figure, axis = new_figure(figsize=(11, 5.4))
     placed: list[tuple[float, float]] = []
     handles = []
     ordered = sorted(report["systems"].items(), key=lambda item: -item[1]["strict"]["mean"])
     for number, (name, own) in enumerate(ordered, start=1):
         policy = name in report["differences"]
-        colour = COLOURS["trained"] if policy else COLOURS["calls"] if "oracle" in name else COLOURS["accuracy"]
+        colour = (
+            COLOURS["trained"] if policy else COLOURS["calls"] if name in report["bounds"] else COLOURS["accuracy"]
+        )
         x, strict = own["calls_per_problem"], own["strict"]
         error = [[strict["mean"] - strict["low"]], [strict["high"] - strict["mean"]]]
         size = 8 if policy else 5
@@ -81,9 +82,7 @@ def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _title(report: Mapping[str, Any]) -> str:

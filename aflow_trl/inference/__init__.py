@@ -1,5 +1,5 @@
-"""inference"""
+"""Inference: answering questions with workflows."""
 
-from .answering import Answered, answer, answer_file, print_answer, read_questions, vote, workflows_of
+from .answering import Answered, Question, answer_questions, majority, read_questions
 
-__all__ = ["Answered", "answer", "answer_file", "print_answer", "read_questions", "vote", "workflows_of"]
+__all__ = ["Answered", "Question", "answer_questions", "majority", "read_questions"]

@@ -1,9 +1,11 @@
-"""Client of the executor: a shell over `openai.AsyncOpenAI`. Imports errors only."""
+"""Client of the executor: a shell over `openai.AsyncOpenAI` with limits, retries, a disk cache and accounting."""
 
 from .cache import CacheStats, CallCache
-from .client import SIMULATED, LLMClient, Spending, api_key
+from .client import LLMClient, Spending
+from .config import ExecutorConfig
+from .endpoints import SIMULATED, api_key
 from .limiter import Priority
-from .types import Completion, ExecutorConfig, Messages, Price, Usage
+from .types import Completion, Messages, Price, Usage
 
 __all__ = [
     "SIMULATED",

@@ -1,7 +1,7 @@
 """
-Replies on disk: what was paid for once is not paid for again, by any process, across steps, runs and kills.
+Disk cache of replies: a call that has been paid for is not paid for again, across steps, runs, processes and kills.
 
-SQLite in WAL mode, replies as JSON with a checksum. A reply is on disk before anybody goes on with it.
+SQLite in WAL mode, with replies as JSON beside a checksum. A reply is on disk before a workflow continues with it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import NamedTuple
 
 from .types import Completion, Usage
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BYTES = 2 << 30
-KEEP_SHARE = 0.9
-"""Share of the most bytes that is left when replies are thrown out, least recently used first."""
+PRUNE_TO_SHARE = 0.9
+"""Share of the maximum size that remains after pruning, so that not every write has to prune again."""
 PRUNE_EVERY = 1_000
-"""Replies written between two looks at the size."""
+"""Number of writes between two checks of the size, which scan the whole table."""
 BUSY_TIMEOUT_S = 30.0
+"""How long to wait for a lock that another process holds."""
 MAX_BATCH = 256
-_Item: TypeAlias = "tuple[str, str | None, Future[None] | None]"
-"""Key, reply and who waits for it to be on disk; no reply: the key was read."""
+"""Maximum number of replies in a transaction; one transaction a reply would be bound by the disk's syncs."""
+
+# WITHOUT ROWID stores a reply next to its key, which saves the look-up of a row id.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies
     (key TEXT PRIMARY KEY, reply TEXT NOT NULL, checksum TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
@@ -41,64 +43,77 @@ _BYTES = "LENGTH(key) + LENGTH(CAST(reply AS BLOB)) + LENGTH(checksum) + 8"
 _SIZE = f"SELECT COUNT(*), COALESCE(SUM({_BYTES}), 0) FROM replies"
 
 
+class _Write(NamedTuple):
+    """A job of the writer thread."""
+
+    key: str
+    reply: str | None
+    """Reply to store; `None` records that the stored one was used."""
+    done: Future[None] | None
+    """Resolved once the reply is on disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What a cache holds."""
+    """Size and age of a cache."""
 
     replies: int
     bytes: int
     oldest: float | None
-    """Unix time of the least recent use."""
+    """Unix time of the least recent use; `None` if the cache is empty."""
     newest: float | None
+    """Unix time of the most recent use."""
 
 
 class CallCache:
     """
-    Replies of an executor by the key of their call. Safe for many processes and threads.
+    Replies of an executor by the key of their call. Safe to use from several processes and threads.
 
     Args:
         path (`str` or `Path`):
-            SQLite file; made at first use where there is none.
+            SQLite file; created at first use.
         max_bytes (`int`, *optional*, defaults to 2 GiB):
-            Bytes of replies to keep.
+            Maximum size of the replies; beyond it, the least recently used ones are evicted.
     """
 
     def __init__(self, path: str | Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.path = Path(path)
         self.max_bytes = max_bytes
+        # SQLite connections belong to the thread that opened them.
         self._local = threading.local()
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        # Writes go through one thread: SQLite has a single writer, and the event loop must not wait for the disk.
+        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._start_lock = threading.Lock()
-        self._written = 0
         self._opened = False
+        self._unchecked_writes = 0
+        # Two locks, because `close` holds that of the writer while the writer may still have to open the file.
+        self._writer_lock = threading.Lock()
+        self._open_lock = threading.Lock()
 
     def get(self, key: str) -> Completion | None:
-        """The reply of a call; `None` if there is none, or none that is whole."""
+        """The stored reply of a call; `None` if there is none or it is damaged."""
         try:
             row = self._connection().execute("SELECT reply, checksum FROM replies WHERE key = ?", (key,)).fetchone()
-            completion = None if row is None else _read(*row)
+            completion = None if row is None else _deserialize(*row)
         except sqlite3.Error as error:
-            logger.warning("the cache %s could not be read: %s", self.path, error)
+            logger.warning("cannot read the cache %s (%s); the call is sent", self.path, error)
             return None
         if completion is not None:
-            self._queue.put((key, None, None))
-            self._ensure_writer()
+            self._enqueue(_Write(key, None, None))
         elif row is not None:
-            logger.warning("a damaged reply in the cache %s is asked for again", self.path)
+            logger.warning("a reply in the cache %s is damaged; the call is sent again", self.path)
         return completion
 
     async def put(self, key: str, completion: Completion) -> None:
-        """Keep a reply, if it is a good one; it is on disk when this returns."""
+        """Store a reply unless it is truncated or refused; it is on disk when this returns."""
         if completion.truncated or completion.refused:
             return
         done: Future[None] = Future()
-        self._queue.put((key, _write(completion), done))
-        self._ensure_writer()
+        self._enqueue(_Write(key, _serialize(completion), done))
         await asyncio.wrap_future(done)
 
     def stats(self) -> CacheStats:
-        """Number and bytes of replies, and when they were last used."""
+        """Number and size of the replies, and when they were last used."""
         connection = self._connection()
         count, size = connection.execute(_SIZE).fetchone()
         oldest, newest = connection.execute("SELECT MIN(used), MAX(used) FROM replies").fetchone()
@@ -106,42 +121,42 @@ class CallCache:
 
     def prune(self, max_bytes: int | None = None) -> int:
         """
-        Throw out the least recently used replies until the rest fits.
+        Evict the least recently used replies until the remainder fits.
 
         Args:
             max_bytes (`int`, *optional*):
-                Bytes to keep. Defaults to the cache's own limit.
+                Size to prune to. Defaults to the limit of the cache.
 
         Returns:
-            `int`: Replies thrown out.
+            `int`: Number of replies evicted.
         """
         limit = self.max_bytes if max_bytes is None else max_bytes
         connection = self._connection()
         _, size = connection.execute(_SIZE).fetchone()
         if size <= limit:
             return 0
-        target, gone = limit * KEEP_SHARE if max_bytes is None else limit, []
+        target, evicted = limit * PRUNE_TO_SHARE if max_bytes is None else limit, []
         for key, length in connection.execute(f"SELECT key, {_BYTES} FROM replies ORDER BY used"):
             if size <= target:
                 break
-            gone.append((key,))
+            evicted.append((key,))
             size -= length
         with connection:
-            connection.executemany("DELETE FROM replies WHERE key = ?", gone)
-        return len(gone)
+            connection.executemany("DELETE FROM replies WHERE key = ?", evicted)
+        return len(evicted)
 
     def verify(self) -> int:
-        """Read every reply and remove the damaged ones; returns how many there were."""
+        """Read every reply and delete the damaged ones; returns how many there were."""
         connection = self._connection()
         rows = connection.execute("SELECT key, reply, checksum FROM replies")
-        damaged = [(key,) for key, reply, checksum in rows if _read(reply, checksum) is None]
+        damaged = [(key,) for key, reply, checksum in rows if _deserialize(reply, checksum) is None]
         with connection:
             connection.executemany("DELETE FROM replies WHERE key = ?", damaged)
         return len(damaged)
 
     def close(self) -> None:
-        """End the writer; a later `put` starts it again."""
-        with self._start_lock:
+        """Complete the pending writes and stop the writer thread; a later `put` starts it again."""
+        with self._writer_lock:
             if self._writer is not None:
                 self._queue.put(None)
                 self._writer.join()
@@ -149,15 +164,15 @@ class CallCache:
 
     def _connection(self) -> sqlite3.Connection:
         if not self._opened:
-            with self._start_lock:
+            with self._open_lock:
                 if not self._opened:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     self._open_or_set_aside()
                     self._opened = True
-        return self._own_connection()
+        return self._thread_connection()
 
-    def _own_connection(self) -> sqlite3.Connection:
-        """The calling thread's connection."""
+    def _thread_connection(self) -> sqlite3.Connection:
+        """Connection of the calling thread."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
@@ -169,72 +184,76 @@ class CallCache:
 
     def _open_or_set_aside(self) -> None:
         try:
-            self._own_connection().execute("SELECT key FROM replies LIMIT 1").fetchone()
+            self._thread_connection().execute("SELECT key FROM replies LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
+            # Operational errors (a lock, a full disk) say nothing about the content of the file.
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            aside = self.path.with_suffix(f".damaged-{int(time.time())}")
-            logger.warning("%s is no cache (%s); it is kept as %s and a new one is begun", self.path, error, aside)
+            damaged = self.path.with_suffix(f".damaged-{int(time.time())}")
+            logger.warning("%s is not a cache (%s); moved to %s, starting a new one", self.path, error, damaged)
             del self._local.connection
-            self.path.rename(aside)
+            self.path.rename(damaged)
+            # Left behind, the journal of the old file would be replayed into the new one.
             for suffix in ("-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-            self._own_connection()
+            self._thread_connection()
 
-    def _ensure_writer(self) -> None:
-        with self._start_lock:
+    def _enqueue(self, write: _Write) -> None:
+        self._queue.put(write)
+        with self._writer_lock:
             if self._writer is None or not self._writer.is_alive():
-                self._writer = threading.Thread(target=self._write_all, name="aflow-cache", daemon=True)
+                self._writer = threading.Thread(target=self._run_writer, name="aflow-cache", daemon=True)
                 self._writer.start()
 
-    def _write_all(self) -> None:
-        """Write what waits, many replies a transaction, until told to end."""
+    def _run_writer(self) -> None:
+        """Write what is queued, many replies in a transaction, until a `None` asks to stop."""
         while (first := self._queue.get()) is not None:
-            batch, ending = [first], False
+            batch, stopping = [first], False
             while len(batch) < MAX_BATCH and not self._queue.empty():
-                item = self._queue.get()
-                if item is None:
-                    ending = True
+                write = self._queue.get()
+                if write is None:
+                    stopping = True
                     break
-                batch.append(item)
+                batch.append(write)
             self._write_batch(batch)
-            if ending:
+            if stopping:
                 return
 
-    def _write_batch(self, batch: list[_Item]) -> None:
+    def _write_batch(self, batch: list[_Write]) -> None:
         now = time.time()
-        new = [(key, reply, _checksum(reply), now) for key, reply, _ in batch if reply is not None]
+        rows = [(write.key, write.reply, _checksum(write.reply), now) for write in batch if write.reply is not None]
         try:
             with self._connection() as connection:
-                connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", new)
+                connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", rows)
                 connection.executemany(
                     "UPDATE replies SET used = ? WHERE key = ?",
-                    [(now, key) for key, reply, _ in batch if reply is None],
+                    [(now, write.key) for write in batch if write.reply is None],
                 )
-            self._written += len(new)
-            if self._written >= PRUNE_EVERY:
-                self._written = 0
+            self._unchecked_writes += len(rows)
+            if self._unchecked_writes >= PRUNE_EVERY:
+                self._unchecked_writes = 0
                 self.prune()
-        except sqlite3.Error as error:
-            # The reply itself is good: the run goes on, and pays again if it has to ask again.
-            logger.warning("the cache %s could not be written: %s", self.path, error)
-        for _, _, done in batch:
-            if done is not None and done.set_running_or_notify_cancel():
-                done.set_result(None)
+        except (sqlite3.Error, OSError) as error:
+            # The reply itself is good: the run continues, and pays again if it needs the reply again.
+            logger.warning("cannot write the cache %s: %s", self.path, error)
+        for write in batch:
+            if write.done is not None and write.done.set_running_or_notify_cancel():
+                write.done.set_result(None)
 
 
-def call_key(*parts: Any) -> str:
-    """Digest of everything a reply depends on."""
+def call_key(*parts: object) -> str:
+    """Digest of everything that a reply depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def _write(completion: Completion) -> str:
+def _serialize(completion: Completion) -> str:
     fields = {"text": completion.text, "finish_reason": completion.finish_reason, "usage": asdict(completion.usage)}
     return json.dumps(fields, ensure_ascii=True)
 
 
-def _read(reply: str, checksum: str) -> Completion | None:
+def _deserialize(reply: str, checksum: str) -> Completion | None:
+    # SQLite columns are untyped: a damaged reply may come back as bytes.
     if not isinstance(reply, str) or _checksum(reply) != checksum:
         return None
     fields = json.loads(reply)

@@ -1,8 +1,8 @@
 """
-Which call goes next, and where: limits of the endpoints of a pool, and one queue for all calls.
+Scheduling of calls: the limits of each endpoint of a pool, and one priority queue for all calls.
 
-A call waits only while no endpoint may take it. Of those that wait, the one with the longest way still to go goes
-first, so that the last workflow of a batch does not start when the others end.
+A call waits only while no endpoint may take it. Among the waiting calls, the one whose workflow has the longest
+critical path ahead goes first, so that the last workflow of a batch does not start when the others finish.
 """
 
 from __future__ import annotations
@@ -14,192 +14,226 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-GRANTS_AT_ONCE = 16
+GRANTS_PER_TURN = 16
 """Calls that may start in one turn of the event loop: building a request takes about a millisecond."""
-REPLIES_AT_ONCE = 8
-"""Replies that may be taken in in one turn: each goes on to the workflow's next call."""
-MAX_REST_S = 30.0
+REPLIES_PER_TURN = 8
+"""Replies that may be processed in one turn of the event loop: each continues a workflow up to its next call."""
+COOL_DOWN_S = 0.5
+"""Pause of a failing endpoint of a pool, doubled with each failure in a row."""
+MAX_COOL_DOWN_S = 30.0
 WINDOW_S = 60.0
-"""Length of the window that requests and tokens are limited in."""
+"""Length of the sliding window over which requests and tokens are limited."""
+
+
+@dataclass(slots=True)
+class _Reservation:
+    """An amount that counts towards a [`Window`] since a moment (monotonic, in seconds)."""
+
+    since: float
+    amount: float
 
 
 class Window:
     """
-    A limit on a sum in any minute, kept exactly.
+    Limit on a sum over a sliding window of a minute.
+
+    It is exact: no minute, wherever it begins, exceeds the limit. A token bucket would admit up to twice the limit.
 
     Args:
         limit (`int`, *optional*):
-            Most in a minute; `None` for no limit.
+            Maximum sum in any minute. If `None`, there is no limit.
     """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        self._entries: deque[list[float]] = deque()
+        self._reservations: deque[_Reservation] = deque()
         self._sum = 0.0
 
     def free_at(self, amount: float, now: float) -> float:
-        """The moment (monotonic, in seconds) from which the amount fits; `now` if it fits already."""
+        """Moment (monotonic, in seconds) from which `amount` fits; `now` if it fits already."""
         if self.limit is None:
             return now
-        while self._entries and self._entries[0][0] <= now - WINDOW_S:
-            self._sum -= self._entries.popleft()[1]
-        over = self._sum + min(amount, self.limit) - self.limit
-        if over <= 0:
+        while self._reservations and self._reservations[0].since <= now - WINDOW_S:
+            self._sum -= self._reservations.popleft().amount
+        # An amount above the limit would never fit; it is let through once the window is empty.
+        excess = self._sum + min(amount, self.limit) - self.limit
+        if excess <= 0:
             return now
-        for moment, held in self._entries:
-            over -= held
-            if over <= 0:
-                return moment + WINDOW_S
+        for reservation in self._reservations:
+            excess -= reservation.amount
+            if excess <= 0:
+                return reservation.since + WINDOW_S
         return now
 
-    def reserve(self, amount: float, now: float) -> list[float]:
-        """Count an amount from now on; returns the entry for [`Window.settle`]."""
-        entry = [now, amount]
+    def reserve(self, amount: float, now: float) -> _Reservation:
+        """Count an amount from `now` on; the result is for [`Window.settle`]."""
+        reservation = _Reservation(now, amount)
         if self.limit is not None:
-            self._entries.append(entry)
+            self._reservations.append(reservation)
             self._sum += amount
-        return entry
+        return reservation
 
-    def settle(self, entry: list[float], amount: float) -> None:
-        """Replace what was reserved by what it came to."""
-        if self.limit is not None and entry[0] > time.monotonic() - WINDOW_S:
-            self._sum += amount - entry[1]
-            entry[1] = amount
+    def settle(self, reservation: _Reservation, amount: float) -> None:
+        """Replace a reserved amount by the actual one."""
+        # A reservation outside the window has been subtracted from the sum already, or is about to be.
+        if self.limit is not None and reservation.since > time.monotonic() - WINDOW_S:
+            self._sum += amount - reservation.amount
+            reservation.amount = amount
 
 
 class EndpointLimiter:
     """
-    Limits of one endpoint. Its concurrency is halved once for each episode of rate limiting and regained call by call.
+    Limits of one endpoint, with a concurrency that adapts to what the endpoint can take.
+
+    The concurrency is halved once for each episode of rate limiting, and grows by one for each full round of replies.
 
     Args:
-        most (`int`):
-            Most requests in flight.
+        max_concurrency (`int`):
+            Maximum number of requests in flight.
         requests_per_minute (`int`, *optional*):
-            Most requests in any minute.
+            Maximum number of requests in any minute.
         tokens_per_minute (`int`, *optional*):
-            Most tokens in any minute.
+            Maximum number of tokens in any minute.
     """
 
     def __init__(
-        self, most: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+        self, max_concurrency: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
     ) -> None:
-        self.most = most
-        self.limit = float(most)
-        """Requests that may be in flight now; what counts is the whole part."""
-        self.taken = 0
+        self.max_concurrency = max_concurrency
+        self.limit = float(max_concurrency)
+        """Current limit on requests in flight, of which the integer part counts."""
+        self.in_flight = 0
         self.paused_until = 0.0
         self.requests = Window(requests_per_minute)
         self.tokens = Window(tokens_per_minute)
         self._shrunk_at = float("-inf")
-        self._failures = 0
+        self._failures_in_a_row = 0
 
     @property
     def load(self) -> float:
-        """Share of the requests it may have in flight that are."""
-        return self.taken / self.limit
+        """Requests in flight as a share of the current limit."""
+        return self.in_flight / self.limit
 
     def free_at(self, tokens: float, now: float) -> float | None:
-        """The moment from which it may take a call of so many tokens; `None` if that depends on calls in flight."""
-        if self.taken >= int(self.limit):
+        """Moment from which it may take a call of `tokens`; `None` if that depends on the calls in flight."""
+        if self.in_flight >= int(self.limit):
             return None
         return max(self.paused_until, self.requests.free_at(1, now), self.tokens.free_at(tokens, now))
 
-    def rate_limited(self, sent_at: float, pause_s: float) -> None:
-        """A request sent at this time was refused for its rate: halve the limit, and let every call wait.
+    def reserve(self, tokens: float, now: float) -> Slot:
+        """Take a slot for a call of `tokens`."""
+        self.in_flight += 1
+        self.requests.reserve(1, now)
+        return Slot(self, now, self.tokens.reserve(tokens, now))
 
-        Requests that were already under way when the limit shrank belong to the same episode and do not shrink it.
+    def rate_limited(self, sent_at: float, pause_s: float) -> None:
+        """
+        Handle a rate-limited request: halve the limit and pause all calls.
+
+        Args:
+            sent_at (`float`):
+                Moment at which the request was sent.
+            pause_s (`float`):
+                Length of the pause in seconds.
         """
         self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
+        # Requests that were under way when the limit shrank belong to the same episode and must not shrink it again.
         if sent_at > self._shrunk_at:
             self._shrunk_at = time.monotonic()
             self.limit = max(1.0, self.limit // 2)
 
     def answered(self, sent_at: float) -> None:
-        """A request sent at this time was answered: regain one place for every `limit` of these."""
-        self._failures = 0
+        """Handle an answered request: the limit grows by one for every `limit` of them."""
+        self._failures_in_a_row = 0
         if sent_at > self._shrunk_at:
-            self.limit = min(float(self.most), self.limit + 1 / self.limit)
+            self.limit = min(float(self.max_concurrency), self.limit + 1 / self.limit)
 
-    def rest(self) -> None:
-        """It failed where another lane may not: leave it alone for a while, longer each time in a row."""
-        self._failures += 1
-        pause_s = min(MAX_REST_S, 0.5 * 2**self._failures)
+    def cool_down(self) -> None:
+        """Avoid the endpoint for a while after a failure, longer with each failure in a row."""
+        self._failures_in_a_row += 1
+        # The exponent is capped: a dead endpoint collects thousands of failures, and 2**1024 is too large for a float.
+        pause_s = min(MAX_COOL_DOWN_S, COOL_DOWN_S * 2 ** min(self._failures_in_a_row, 16))
         self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
 
 
 class EventLoopThrottle:
     """
-    Lets a few through in each turn of the event loop, in order: what arrives together must not stall it together.
+    Lets a few tasks pass in each turn of the event loop, in order, so that simultaneous arrivals do not stall it.
 
     Args:
-        at_once (`int`):
-            How many in a turn.
+        per_turn (`int`):
+            Maximum number of tasks that pass in one turn.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = self._left = at_once
+    def __init__(self, per_turn: int) -> None:
+        self._per_turn = self._remaining = per_turn
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._armed = False
+        self._scheduled = False
 
     async def wait_turn(self) -> None:
-        """Wait for one's turn."""
-        self._arm()
-        if self._left > 0 and not self._waiting:
-            self._left -= 1
+        """Wait until this task may pass."""
+        self._schedule()
+        if self._remaining > 0 and not self._waiting:
+            self._remaining -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         await turn
 
-    def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        self._armed, self._left = False, self._at_once
-        while self._left > 0 and self._waiting:
+        self._scheduled, self._remaining = False, self._per_turn
+        while self._remaining > 0 and self._waiting:
             turn = self._waiting.popleft()
+            # A cancelled task does not use up a place of this turn.
             if not turn.done():
                 turn.set_result(None)
-                self._left -= 1
+                self._remaining -= 1
         if self._waiting:
-            self._arm()
+            self._schedule()
 
 
 class Priority:
     """
-    How far a call's workflow still has to go, in calls. Grows when a workflow with a longer way needs the same call.
+    Priority of the calls of one operator run: the number of calls on the critical path ahead, this call included.
+
+    It can rise while calls wait, when a workflow with a longer path needs the same run. Concurrent calls may share it.
 
     Args:
         value (`int`, *optional*, defaults to `0`):
-            Calls on the longest way from this call on, itself included.
+            Calls ahead.
     """
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
-        self._waiting: tuple[Scheduler, _Waiter] | None = None
+        self._waiting: dict[_Waiter, Scheduler] = {}
 
     def raise_to(self, value: int) -> None:
-        """Make it at least this urgent, also while it waits."""
+        """Raise the priority to at least `value`, for all calls that wait as well."""
         if value > self.value:
             self.value = value
-            if self._waiting is not None:
-                scheduler, waiter = self._waiting
+            for waiter, scheduler in self._waiting.items():
                 scheduler.push(waiter)
 
 
 @dataclass(slots=True)
 class Slot:
-    """The right to send one request on a lane, with what was reserved for it."""
+    """Permission to send one request to an endpoint, with the tokens reserved for it."""
 
-    lane: EndpointLimiter
+    endpoint: EndpointLimiter
     sent_at: float
-    reserved: list[float]
+    reservation: _Reservation
 
 
-@dataclass(slots=True)
+# Compared by identity: a waiter is a key of `Priority._waiting`, and two with equal fields are still two calls.
+@dataclass(slots=True, eq=False)
 class _Waiter:
+    """A call that waits for a slot."""
+
     priority: Priority
     tokens: float
     turn: asyncio.Future[Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -207,61 +241,70 @@ class _Waiter:
 
 class Scheduler:
     """
-    Hands out the places of some lanes, for one event loop.
+    Assigns the calls of one event loop to the slots of a pool of endpoints, in the order of their priorities.
 
     Args:
-        lanes (`list[EndpointLimiter]`):
+        endpoints (`list[EndpointLimiter]`):
             Endpoints of the pool.
     """
 
-    def __init__(self, lanes: list[EndpointLimiter]) -> None:
-        self.lanes = lanes
+    def __init__(self, endpoints: list[EndpointLimiter]) -> None:
+        self.endpoints = endpoints
         self._queue: list[tuple[int, int, _Waiter]] = []
+        # Breaks ties by arrival, and keeps heapq from comparing waiters, which have no order.
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, priority: Priority, tokens: float) -> Slot:
-        """Wait for a place, the most urgent first, and reserve one request and so many tokens of its lane."""
+        """
+        Wait for a slot, the highest priority first.
+
+        Args:
+            priority ([`Priority`]):
+                Priority of the call; it may rise during the wait.
+            tokens (`float`):
+                Tokens to reserve.
+
+        Returns:
+            [`Slot`]: The slot; give it back with [`Scheduler.release`].
+        """
         waiter = _Waiter(priority, tokens)
-        priority._waiting = (self, waiter)
+        priority._waiting[waiter] = self
         try:
             self.push(waiter)
             self.grant()
             return await waiter.turn
         except asyncio.CancelledError:
+            # The slot may have been granted between the cancellation and this moment.
             if waiter.turn.done() and not waiter.turn.cancelled():
                 self.release(waiter.turn.result(), 0)
             waiter.turn.cancel()
             raise
         finally:
-            priority._waiting = None
+            del priority._waiting[waiter]
 
     def acquire_free(self, tokens: float) -> Slot | None:
-        """A place that is free at once and that nobody waits for; `None` if there is none."""
+        """Take a slot that is free right away and that no call waits for; `None` if there is none."""
         if any(not waiter.turn.done() for _, _, waiter in self._queue):
             return None
         now = time.monotonic()
-        ready = [lane for lane in self.lanes if (moment := lane.free_at(tokens, now)) is not None and moment <= now]
-        return self._take(min(ready, key=lambda one: one.load), tokens, now) if ready else None
+        endpoint = self._least_loaded([moment <= now for moment in self._moments(tokens, now)])
+        return None if endpoint is None else endpoint.reserve(tokens, now)
 
-    def _take(self, lane: EndpointLimiter, tokens: float, now: float) -> Slot:
-        lane.taken += 1
-        lane.requests.reserve(1, now)
-        return Slot(lane, now, lane.tokens.reserve(tokens, now))
-
-    def release(self, permit: Slot, tokens: float | None = None) -> None:
-        """Give a place back. `tokens` is what the call came to, if it is known."""
+    def release(self, slot: Slot, tokens: float | None = None) -> None:
+        """Give a slot back. `tokens` are those the call used; if `None`, the reservation stands."""
         if tokens is not None:
-            permit.lane.tokens.settle(permit.reserved, tokens)
-        permit.lane.taken -= 1
+            slot.endpoint.tokens.settle(slot.reservation, tokens)
+        slot.endpoint.in_flight -= 1
         self.grant()
 
     def push(self, waiter: _Waiter) -> None:
-        """Queue a waiter, or queue it again further up."""
+        """Queue a waiter, or queue it again under a priority that has risen."""
+        # Its outdated entry stays in the heap; `grant` skips it because its turn has come by then.
         heapq.heappush(self._queue, (-waiter.priority.value, next(self._order), waiter))
 
     def grant(self) -> None:
-        """Give every free place to the call that is next; a few at a time, so that the loop serves others as well."""
+        """Grant the free slots to the calls at the head of the queue, a few in each turn of the event loop."""
         granted = 0
         while self._queue:
             waiter = self._queue[0][2]
@@ -269,24 +312,30 @@ class Scheduler:
                 heapq.heappop(self._queue)
                 continue
             now = time.monotonic()
-            moments = [
-                (moment, lane) for lane in self.lanes if (moment := lane.free_at(waiter.tokens, now)) is not None
-            ]
-            ready = [lane for moment, lane in moments if moment <= now]
-            if not ready:
-                self._wake_at(min((moment for moment, _ in moments), default=None))
+            moments = self._moments(waiter.tokens, now)
+            endpoint = self._least_loaded([moment <= now for moment in moments])
+            if endpoint is None:
+                self._grant_at(min(moments))
                 return
-            if granted == GRANTS_AT_ONCE:
-                self._wake_at(now)
+            if granted == GRANTS_PER_TURN:
+                self._grant_at(now)
                 return
             heapq.heappop(self._queue)
-            lane = min(ready, key=lambda one: one.load)
-            waiter.turn.set_result(self._take(lane, waiter.tokens, now))
+            waiter.turn.set_result(endpoint.reserve(waiter.tokens, now))
             granted += 1
 
-    def _wake_at(self, moment: float | None) -> None:
-        """Look again when time alone has freed a place; places that calls hold come back by themselves."""
-        if moment is None:
+    def _moments(self, tokens: float, now: float) -> list[float]:
+        """Moment from which each endpoint may take a call; infinity where it depends on the calls in flight."""
+        moments = [endpoint.free_at(tokens, now) for endpoint in self.endpoints]
+        return [float("inf") if moment is None else moment for moment in moments]
+
+    def _least_loaded(self, ready: list[bool]) -> EndpointLimiter | None:
+        candidates = [endpoint for endpoint, is_ready in zip(self.endpoints, ready, strict=True) if is_ready]
+        return min(candidates, key=lambda endpoint: endpoint.load) if candidates else None
+
+    def _grant_at(self, moment: float) -> None:
+        # At infinity only a call in flight can free a slot, and its release grants it.
+        if moment == float("inf"):
             return
         if self._timer is not None:
             self._timer.cancel()

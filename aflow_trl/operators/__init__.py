@@ -1,4 +1,4 @@
-"""The operators of a workflow, one small class each, and the decorator for a user's own."""
+"""The operators of a workflow, a small class each, and the registry and decorator that add others."""
 
 from .answers import extract_answer, final_answer, last_boxed, normalize_text, vote_key
 from .base import RETRY_HINT, Operator, OperatorCall, OperatorFailureError
@@ -15,6 +15,7 @@ from .builtin import (
     Test,
 )
 from .registry import DEFAULT_OPERATORS, OperatorRegistry, load_operators, operator
+from .replies import ReplyError
 from .types import Candidate, Problem, State
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "OperatorRegistry",
     "Problem",
     "Programmer",
+    "ReplyError",
     "Review",
     "Revise",
     "ScEnsemble",

@@ -1,4 +1,4 @@
-"""What an operator is and how it asks the model."""
+"""The base class of operators, and the access to the model that a run of one receives."""
 
 from __future__ import annotations
 
@@ -17,33 +17,42 @@ from .types import State
 
 Parsed = TypeVar("Parsed")
 
-RETRY_HINT = "Your last reply did not have the form asked for. Keep to the form exactly."
+RETRY_HINT = "Your last reply was not in the required format. Follow the format exactly."
 
 
 class OperatorFailureError(AflowError):
-    """An operator failed for a reason of its own (twice a malformed reply, a refusal). The state stays as it was."""
+    """An operator could not do its work (two malformed replies, for example). The incoming state stays unchanged."""
 
 
 @dataclass
 class OperatorCall:
-    """One run of an operator: how it asks the model, and what it spent. Built by the engine."""
+    """Access to the model for one run of an operator, with a record of its calls. Built by the engine."""
 
     client: LLMClient
     seed: int
-    """Decides every random choice of this run, the executor's sampling included."""
+    """Determines every random choice of this run, including the executor's sampling."""
     priority: Priority | None = None
-    """How far the workflow has to go from here, where calls have to wait."""
+    """Length of the rest of the workflow; orders the calls that wait for a slot."""
     completions: list[Completion] = field(default_factory=list)
     parse_errors: int = 0
-    """Replies that were not of the form asked for."""
+    """Number of malformed replies."""
     asked_again: int = 0
-    """Calls made because of them; a workflow's budget does not count these."""
-    _asked: Counter[str] = field(default_factory=Counter)
+    """Number of calls made because of a malformed reply; they do not count towards the workflow's budget."""
+    _calls_by_prompt: Counter[str] = field(default_factory=Counter)
 
     async def ask(self, prompt: str) -> str:
-        """One model call; returns the text of the reply."""
-        self._asked[prompt] += 1
-        seed = self.draw_seed(f"{self._asked[prompt]} {prompt}")
+        """
+        Make one model call.
+
+        Returns:
+            `str`: Text of the reply.
+
+        Raises:
+            [`EndpointError`]: The endpoint did not deliver; the engine handles it.
+        """
+        # Counted by prompt, not overall: concurrent calls start in any order, and each must draw the same seed again.
+        self._calls_by_prompt[prompt] += 1
+        seed = self.draw_seed(f"{self._calls_by_prompt[prompt]} {prompt}")
         messages = [{"role": "user", "content": prompt}]
         completion = await self.client.complete(messages, seed=seed, priority=self.priority)
         self.completions.append(completion)
@@ -51,7 +60,16 @@ class OperatorCall:
 
     async def ask_for(self, prompt: str, parse: Callable[[str], Parsed]) -> Parsed:
         """
-        One model call whose reply has to parse; a malformed reply is asked for again once.
+        Make one model call and parse the reply; a malformed reply is requested again once.
+
+        Args:
+            prompt (`str`):
+                Prompt.
+            parse (`Callable[[str], Parsed]`):
+                Parser that raises [`ReplyError`] for a malformed reply.
+
+        Returns:
+            `Parsed`: The parsed reply.
 
         Raises:
             [`OperatorFailureError`]: Both replies were malformed.
@@ -61,6 +79,7 @@ class OperatorCall:
         except ReplyError:
             self.parse_errors += 1
             self.asked_again += 1
+        # The hint also changes the seed, which depends on the prompt: the same request would return the same reply.
         try:
             return parse(await self.ask(f"{prompt}\n{RETRY_HINT}"))
         except ReplyError as error:
@@ -68,27 +87,28 @@ class OperatorCall:
             raise OperatorFailureError(str(error)) from None
 
     def draw_seed(self, purpose: str) -> int:
-        """Seed of one random choice of this run, below 2**31 as endpoints want it."""
+        """Derive the seed of a random choice of this run from `purpose`; a non-negative integer below 2**31."""
+        # `replace`, because a model may reply with lone surrogates. Endpoints take seeds as signed 32-bit integers.
         digest = hashlib.blake2b(f"{self.seed} {purpose}".encode("utf-8", errors="replace"), digest_size=4)
         return int.from_bytes(digest.digest(), "big") >> 1
 
 
 class Operator(ABC):
     """
-    One step of a workflow. Subclasses are stateless: everything they know is in the state and their arguments.
+    A step of a workflow. Subclasses are stateless: their input is the state and the arguments.
 
-    A non-ensemble operator is given a state with at most one candidate; it is mapped over several by the engine.
+    An operator that is not an ensemble receives a state with at most one candidate; the engine maps it over several.
     """
 
     spec: ClassVar[OperatorSpec]
-    """What static analysis knows of it."""
+    """Properties for parser and static analysis."""
     description: ClassVar[str]
-    """What the policy's system prompt says of it."""
+    """Description in the policy's system prompt."""
 
     @abstractmethod
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         """
-        Run on `state` and return the state it leaves.
+        Run the operator.
 
         Args:
             state ([`State`]):
@@ -99,8 +119,8 @@ class Operator(ABC):
                 Access to the model.
 
         Returns:
-            [`State`]: The new state.
+            [`State`]: The outgoing state.
 
         Raises:
-            [`OperatorFailureError`]: The operator failed; the engine keeps the incoming state.
+            [`OperatorFailureError`]: The operator failed; the engine continues with the incoming state.
         """

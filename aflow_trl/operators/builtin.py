@@ -1,4 +1,4 @@
-"""The ten operators that ship with the package. Their prompts stand in `configs/operators.yaml`."""
+"""The ten operators that ship with the package. Their prompts are in `configs/operators.yaml`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..sandbox import Status, judge, run
+from ..sandbox import Status, run, run_tests
 from .answers import code_block, final_answer, vote_key
 from .base import Operator, OperatorCall, OperatorFailureError
 from .prompts import render
 from .registry import builtin
 from .replies import ReplyError, fenced, tagged
-from .types import Candidate, State
+from .types import Candidate, Problem, State
 
 PROGRAM_ATTEMPTS = 3
 REPAIR_ATTEMPTS = 3
 VOTES = 5
+"""Votes of `MdEnsemble`; odd, so that two candidates cannot tie."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DEFAULT_INSTRUCTION = "Answer carefully."
+DEFAULT_ENTRY_POINT = "solve"
+"""Function a program defines where the problem does not name one."""
 FAILURE_CHARS = 1_000
-"""How much of an error message a prompt shows."""
+"""Part of an error message that a prompt includes."""
 
 
 def _attempt(state: State) -> str:
-    return (
-        f"An earlier attempt, which may be wrong:\n<attempt>\n{state.solution}\n</attempt>" if state.solution else ""
-    )
+    if not state.solution:
+        return ""
+    return f"An earlier attempt, which may be wrong:\n<attempt>\n{state.solution}\n</attempt>"
 
 
 @builtin
@@ -55,31 +58,39 @@ class AnswerGenerate(Operator):
 
 @builtin
 class Programmer(Operator):
-    """(problem, analysis) → code, output. The verdict is whether the program ran."""
+    """(problem, analysis) → code, output. The verdict says whether the program ran without an error."""
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
-        problem, failure = state.problem, ""
-        target, call_line = "Define solve(), which takes no argument and returns the final answer.", "print(solve())"
-        if problem.domain == "code" and problem.entry_point:
-            target, call_line = f"The program must define `{problem.entry_point}`.", problem.entry_point
+        problem, code, failure = state.problem, "", ""
+        target, last_line = _program_target(problem)
         analysis = f"Analysis so far:\n<analysis>\n{state.solution}\n</analysis>" if state.solution else ""
-        code = ""
         for _ in range(PROGRAM_ATTEMPTS):
             prompt = render("Programmer", analysis=analysis, problem=problem.statement, target=target, failure=failure)
             code = await call.ask_for(prompt, fenced)
-            result = await run(f"{code}\n{call_line}\n")
+            result = await run(f"{code}\n{last_line}\n")
             if result.status is Status.OK:
                 return replace(state.with_candidate(_program(code, result.stdout, problem.domain)), verdict=True)
+            # The end of a traceback names the error. A program that was killed leaves no message, only a status.
             error = result.stderr.strip()[-FAILURE_CHARS:] or result.status.value
             failure = f"An earlier program failed:\n<failure>\n{code}\n{error}\n</failure>"
+        # An existing solution is worth more than a program that does not run.
         if state.candidates:
             return replace(state, verdict=False)
         return replace(state.with_candidate(_program(code, "", problem.domain)), verdict=False)
 
 
+def _program_target(problem: Problem) -> tuple[str, str]:
+    """Instruction on what the program has to define, and the line appended to it for the run."""
+    if problem.domain == "code" and problem.entry_point:
+        # Merely naming the function fails if it is not defined; its arguments are unknown, so it cannot be called.
+        return f"The program must define `{problem.entry_point}`.", problem.entry_point
+    return "Define solve(), which takes no argument and returns the final answer.", "print(solve())"
+
+
 def _program(code: str, output: str, domain: str) -> Candidate:
     if domain == "code":
         return Candidate(f"```python\n{code}\n```", code)
+    # The last line is what `print(solve())` wrote; earlier lines are the program's own output.
     lines = output.strip().splitlines()
     answer = lines[-1] if lines else ""
     return Candidate(f"```python\n{code}\n```\nOutput: {answer}", answer)
@@ -95,9 +106,10 @@ class CustomCodeGenerate(Operator):
             instruction=arguments.get("instruction", DEFAULT_INSTRUCTION),
             attempt=_attempt(state),
             problem=state.problem.statement,
-            entry_point=state.problem.entry_point or "solve",
+            entry_point=state.problem.entry_point or DEFAULT_ENTRY_POINT,
         )
         code = await call.ask_for(prompt, fenced)
+        # Elsewhere code is not an answer, so the answer is extracted from the text, as for any other operator.
         answer = code if state.problem.domain == "code" else None
         return state.with_candidate(Candidate(f"```python\n{code}\n```", answer))
 
@@ -108,11 +120,13 @@ class Test(Operator):
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         problem = state.problem
+        # No verdict rather than a positive one: nothing has been tested.
         if not problem.public_tests or not state.candidates:
             return replace(state, verdict=None)
         code = final_answer(state.candidates[0], "code")
+        # One more test run than repairs: the last repair is tested, too.
         for attempt in range(REPAIR_ATTEMPTS + 1):
-            verdict = await judge(code, problem.public_tests, entry_point=problem.entry_point)
+            verdict = await run_tests(code, problem.public_tests, entry_point=problem.entry_point)
             passed = verdict.passed == verdict.total
             if passed or attempt == REPAIR_ATTEMPTS:
                 break
@@ -121,7 +135,7 @@ class Test(Operator):
                 problem=problem.statement,
                 solution=code,
                 failure=verdict.failure[:FAILURE_CHARS],
-                entry_point=problem.entry_point or "solve",
+                entry_point=problem.entry_point or DEFAULT_ENTRY_POINT,
             )
             code = await call.ask_for(prompt, fenced)
         return replace(state.with_candidate(Candidate(f"```python\n{code}\n```", code)), verdict=passed)
@@ -129,7 +143,7 @@ class Test(Operator):
 
 @builtin
 class Review(Operator):
-    """(problem, solution) → verdict, feedback. The solution stays what it was."""
+    """(problem, solution) → verdict, feedback. The solution stays unchanged."""
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         solution = state.solution or "(there is no solution yet)"
@@ -140,10 +154,11 @@ class Review(Operator):
 
 def _parse_review(text: str) -> tuple[str, bool]:
     reply = tagged("feedback", "verdict")(text)
-    word = reply["verdict"].lower().strip(" .")
-    if word not in ("correct", "incorrect"):
-        raise ReplyError(f"the verdict is {word!r}, neither correct nor incorrect")
-    return reply["feedback"], word == "correct"
+    verdict = reply["verdict"].lower().strip(" .")
+    # Compared as a whole: "correct" is part of "incorrect", and "not correct" is neither.
+    if verdict not in ("correct", "incorrect"):
+        raise ReplyError(f"the verdict is {verdict!r}, expected correct or incorrect")
+    return reply["feedback"], verdict == "correct"
 
 
 @builtin
@@ -174,7 +189,7 @@ class Format(Operator):
 
 @builtin
 class ScEnsemble(Operator):
-    """(solutions, problem) → solution. An exact vote after normalisation; the model breaks ties only."""
+    """(solutions, problem) → solution. An exact vote after normalisation; the model only breaks ties."""
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         domain = state.problem.domain
@@ -182,31 +197,31 @@ class ScEnsemble(Operator):
         if not keys:
             return state
         counts = Counter(keys)
-        most = max(counts.values())
-        tied = [state.candidates[keys.index(key)] for key, count in counts.items() if count == most]
-        chosen = tied[0] if len(tied) == 1 else tied[await _choose("ScEnsemble", tied, state, call)]
-        return state.with_candidate(chosen)
+        majority = max(counts.values())
+        # The model chooses among distinct answers, each represented by its first candidate.
+        tied = [state.candidates[keys.index(key)] for key, count in counts.items() if count == majority]
+        winner = tied[0] if len(tied) == 1 else tied[await _choose("ScEnsemble", tied, state, call)]
+        return state.with_candidate(winner)
 
 
 @builtin
 class MdEnsemble(Operator):
-    """(solutions, problem) → solution. Five votes of the model over shuffled letters; first wins ties."""
+    """(solutions, problem) → solution. Five model votes over shuffled letters; the first candidate wins ties."""
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         candidates = state.candidates
         if len(candidates) < 2:
             return state if not candidates else state.with_candidate(candidates[0])
-        orders = []
-        for vote in range(VOTES):
-            order = list(range(len(candidates)))
-            random.Random(call.draw_seed(f"order {vote}")).shuffle(order)
-            orders.append(order)
+        # Models prefer certain letters; a different order in each vote averages that preference out.
+        orders = [_shuffled(len(candidates), random.Random(call.draw_seed(f"order {vote}"))) for vote in range(VOTES)]
         votes = await asyncio.gather(*(self._vote(order, state, call) for order in orders), return_exceptions=True)
-        if fatal := [v for v in votes if isinstance(v, BaseException) and not isinstance(v, OperatorFailureError)]:
-            raise fatal[0]
+        # A vote that cannot be parsed is lost; anything else (an endpoint that is down) fails the operator run.
+        errors = (vote for vote in votes if isinstance(vote, BaseException))
+        if fatal := next((error for error in errors if not isinstance(error, OperatorFailureError)), None):
+            raise fatal
         counts = Counter(vote for vote in votes if isinstance(vote, int))
         if not counts:
-            raise OperatorFailureError("no vote could be read")
+            raise OperatorFailureError("none of the votes could be parsed")
         return state.with_candidate(candidates[max(sorted(counts), key=lambda index: counts[index])])
 
     async def _vote(self, order: list[int], state: State, call: OperatorCall) -> int:
@@ -214,14 +229,21 @@ class MdEnsemble(Operator):
         return order[await _choose("MdEnsemble", shuffled, state, call)]
 
 
+def _shuffled(count: int, rng: random.Random) -> list[int]:
+    order = list(range(count))
+    rng.shuffle(order)
+    return order
+
+
 async def _choose(operator: str, candidates: list[Candidate], state: State, call: OperatorCall) -> int:
-    """Ask the model for a letter; returns the index of the chosen candidate."""
+    """Let the model choose a candidate by its letter; returns the index of that candidate."""
+    # Not strict: candidates beyond the alphabet have no letter, so they cannot be chosen.
     lettered = "\n".join(f"{letter}: {c.text}" for letter, c in zip(LETTERS, candidates, strict=False))
 
     def parse(text: str) -> int:
         letter = tagged("choice")(text)["choice"].strip(" .").upper()
         if letter not in LETTERS[: len(candidates)] or len(letter) != 1:
-            raise ReplyError(f"{letter!r} is no letter of a candidate")
+            raise ReplyError(f"the choice is {letter!r}, expected a letter of a candidate")
         return LETTERS.index(letter)
 
     prompt = render(operator, problem=state.problem.statement, candidates=lettered)

@@ -1,4 +1,4 @@
-"""Filling the prompts of `configs/operators.yaml`."""
+"""Rendering of the prompt templates in `configs/operators.yaml`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 def render(operator: str, prompt: str = "default", **fields: str) -> str:
     """
-    Fill a prompt. A line all of whose fields are empty is left out; braces in the values are kept as they are.
+    Render a prompt of a built-in operator.
+
+    A line whose fields are all empty is omitted; braces in the values are kept.
 
     Args:
         operator (`str`):
             Name of the operator in `configs/operators.yaml`.
         prompt (`str`, *optional*, defaults to `"default"`):
-            Which of its prompts.
+            Name of the prompt, for operators with several.
         **fields (`str`):
-            Values of the fields.
+            Values of the template's fields.
 
     Returns:
         `str`: The prompt.
@@ -28,7 +30,8 @@ def render(operator: str, prompt: str = "default", **fields: str) -> str:
 
 
 def fill(template: str, **fields: str) -> str:
-    """[`render`] for a template that is given as text."""
+    """Fill a template by the rules of [`render`]."""
+    # `str.format` would fail on the braces of code and LaTeX in a template, and cannot omit lines.
     lines = []
     for line in template.split("\n"):
         names = _FIELD.findall(line)

@@ -1,4 +1,4 @@
-"""Which operators there are: the registry that engine, prompts and checks are given, and the decorator that fills it."""
+"""The operator registry, which parser, engine and prompts are passed, and the decorator that adds to it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OperatorClass = TypeVar("OperatorClass", bound=type[Operator])
 
 class OperatorRegistry(Mapping[str, type[Operator]]):
     """
-    Operators by name, in the order they were added.
+    Operators by name, in the order in which they were added.
 
     Args:
-        operators (`Iterable[type[Operator]]`, *optional*):
-            Classes to begin with.
+        operators (`Iterable[type[Operator]]`, *optional*, defaults to `()`):
+            Initial operator classes.
     """
 
     def __init__(self, operators: Iterable[type[Operator]] = ()) -> None:
@@ -37,42 +37,43 @@ class OperatorRegistry(Mapping[str, type[Operator]]):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Specs of the operators: what parser and static analysis need."""
+        """Specs of the operators, for parser and static analysis."""
         return MappingProxyType({name: cls.spec for name, cls in self._classes.items()})
 
     @property
     def descriptions(self) -> str:
-        """One line for each operator, for the policy's system prompt."""
+        """Descriptions for the policy's system prompt, one operator a line."""
         return "\n".join(f"- {name}: {cls.description}" for name, cls in self._classes.items())
 
     def add(self, cls: type[Operator]) -> None:
         """
-        Add an operator class, or replace the same class after a reload of its module.
+        Add an operator class.
 
         Raises:
-            [`RecipeError`]: Another module has defined an operator of that name.
+            [`RecipeError`]: Another module has already defined an operator of the same name.
         """
         name = cls.spec.name
         existing = self._classes.get(name)
+        # A class of the same module replaces the existing one: that is a reload, in a notebook for example.
         if existing is not None and existing.__module__ != cls.__module__:
             raise RecipeError(f"operator {name!r} is already defined in {existing.__module__}; choose another name.")
         self._classes[name] = cls
 
     def select(self, names: Sequence[str] | None) -> OperatorRegistry:
         """
-        The registry restricted to some operators, in the order of `names`; all of them if `names` is `None`.
+        Restrict the registry to `names`, in their order; `None` selects all operators.
 
         Raises:
-            [`RecipeError`]: There is no operator of that name.
+            [`RecipeError`]: A name is not in the registry.
         """
         for name in names or ():
             if name not in self._classes:
-                raise RecipeError(f"unknown operator {name!r}. Use some of {', '.join(self._classes)}.")
+                raise RecipeError(f"unknown operator {name!r}. Available operators: {', '.join(self._classes)}.")
         return OperatorRegistry(self._classes.values() if names is None else (self._classes[name] for name in names))
 
 
 DEFAULT_OPERATORS = OperatorRegistry()
-"""The operators that ship with the package and those that [`operator`] has added in this process."""
+"""The operators that ship with the package, and those that [`operator`] has added in this process."""
 
 
 def operator(
@@ -88,18 +89,18 @@ def operator(
 
     Args:
         description (`str`):
-            What the policy's system prompt says of it.
+            Description for the policy's system prompt.
         max_calls (`int`):
             Maximum number of model calls of one run.
         gives_verdict (`bool`, *optional*, defaults to `False`):
-            Whether it may stand before `?`.
+            Whether it can be the condition of `X ? Y : Z`.
         is_ensemble (`bool`, *optional*, defaults to `False`):
             Whether it reduces several candidates to one.
         arguments (`Sequence[str]`, *optional*, defaults to `()`):
-            Names of its arguments; a positional string goes to the first.
+            Names of its parameters; a positional string goes to the first.
 
     Raises:
-        [`RecipeError`]: Another module has defined an operator of that name.
+        [`RecipeError`]: Another module has already defined an operator of the same name.
 
     Example:
 
@@ -122,7 +123,7 @@ def operator(
 
 
 def builtin(cls: OperatorClass) -> OperatorClass:
-    """Class decorator of the operators that ship with the package, which `configs/operators.yaml` describes."""
+    """Class decorator for the operators that ship with the package, which `configs/operators.yaml` describes."""
     cls.spec = builtin_vocabulary()[cls.__name__]
     cls.description = operator_table()[cls.__name__]["description"]
     DEFAULT_OPERATORS.add(cls)
@@ -131,20 +132,25 @@ def builtin(cls: OperatorClass) -> OperatorClass:
 
 def load_operators(modules: Sequence[str]) -> OperatorRegistry:
     """
-    Import the modules that define a user's own operators.
+    Import modules that define operators with [`operator`].
+
+    Args:
+        modules (`Sequence[str]`):
+            Importable module names.
 
     Returns:
-        [`OperatorRegistry`]: [`DEFAULT_OPERATORS`], with the operators of these modules in it.
+        [`OperatorRegistry`]: [`DEFAULT_OPERATORS`], including the operators of these modules.
 
     Raises:
         [`RecipeError`]: A module cannot be imported.
     """
     for module in modules:
+        # Importing is enough: the decorator adds the classes of the module to the default registry.
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise RecipeError(
-                f"operator module {module!r} cannot be imported ({error}). Name an importable module in "
-                "operator_modules, or put its folder on PYTHONPATH."
+                f"operator module {module!r} cannot be imported ({error}). List an importable module in "
+                "operator_modules, or add its folder to PYTHONPATH."
             ) from None
     return DEFAULT_OPERATORS

@@ -1,34 +1,34 @@
-"""Data types of operators. A *candidate* is one solution of the problem; a *state* is what flows along `->`."""
+"""Data types of operators. A *candidate* is a solution of the problem; a *state* is what flows along `->`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 
+# Gold answers and hidden tests have no field here: an operator cannot leak what it never receives.
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the executor may know of a problem. Gold answers and hidden tests are never in here."""
+    """The part of a problem that the executor may see."""
 
     question: str
     domain: str = "math"
     """`math`, `code` or `qa`."""
     context: str = ""
-    """Passages the question is about."""
+    """Passages the question refers to."""
     entry_point: str | None = None
-    """Function a code task asks for."""
+    """Name of the function that a programming task asks for."""
     public_tests: tuple[str, ...] = ()
-    """Tests that may be shown, for the `Test` operator."""
+    """Tests that the `Test` operator runs and may show to the model."""
 
     @property
     def statement(self) -> str:
-        """Context and question, as every prompt shows them."""
+        """Context and question, as every prompt presents them."""
         return f"{self.context}\n\n{self.question}" if self.context else self.question
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One solution: the text later operators see, and the bare answer where the operator gave one."""
+    """A solution: the text that later operators see, and the bare answer if the operator returned one separately."""
 
     text: str
     answer: str | None = None
@@ -36,13 +36,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an operator starts from and what it leaves."""
+    """Input and output of an operator."""
 
     problem: Problem
     candidates: tuple[Candidate, ...] = ()
     feedback: str = ""
     verdict: bool | None = None
-    """Last verdict: `False` is negative, `None` means there is none."""
+    """Latest verdict on the current solution: `False` is negative, `None` means there is none."""
 
     @property
     def solution(self) -> str:
@@ -50,11 +50,11 @@ class State:
         return self.candidates[0].text if self.candidates else ""
 
     def with_candidate(self, candidate: Candidate) -> State:
-        """The state after a new solution: feedback and verdict on the old one are gone."""
+        """State with a new solution; feedback and verdict are cleared, since they judged the previous one."""
         return replace(self, candidates=(candidate,), feedback="", verdict=None)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain data that decides whether two states are equal for sharing (the problem is keyed apart)."""
+    def fingerprint(self) -> dict[str, object]:
+        """Plain data that is equal for equal states of the same problem; the problem itself is keyed separately."""
         return {
             "candidates": [[candidate.text, candidate.answer] for candidate in self.candidates],
             "feedback": self.feedback,

@@ -1,6 +1,25 @@
-"""policies"""
+"""Policies outside a trainer: finding and loading them, sampling from them, the tiny policy for tests and demos."""
 
-from .composer import Policy, find_model, is_adapter, trained_sampling, weights_digest
+from .composer import Policy
+from .loading import find_model, is_adapter, load_model, load_policy, load_tokenizer, model_init_kwargs, weights_digest
+from .sampling import sample_completions
+from .spec import SPEC_KEY, ModelOptions, PolicySpec, SamplingOptions, read_spec
 from .tiny import build_tiny_policy
 
-__all__ = ["Policy", "build_tiny_policy", "find_model", "is_adapter", "trained_sampling", "weights_digest"]
+__all__ = [
+    "SPEC_KEY",
+    "ModelOptions",
+    "Policy",
+    "PolicySpec",
+    "SamplingOptions",
+    "build_tiny_policy",
+    "find_model",
+    "is_adapter",
+    "load_model",
+    "load_policy",
+    "load_tokenizer",
+    "model_init_kwargs",
+    "read_spec",
+    "sample_completions",
+    "weights_digest",
+]

@@ -1,8 +1,9 @@
 """
-A tiny policy built on the spot: about a million parameters, its own tokenizer and chat template.
+A tiny policy that is built when it is first needed: about a million parameters, with a tokenizer and chat template.
 
-Its cold start is a short SFT on random valid workflows with some junk among them. They are drawn without regard to the
-problem, so nothing hints at which workflow is good. For reasoning it is easy problems, mostly answered wrongly.
+Its cold start is a short supervised fine-tuning on random valid workflows and some junk. They are drawn independently
+of the problem, so that nothing hints at which workflow is good. For reasoning it is easy problems, many of them
+answered wrongly.
 """
 
 from __future__ import annotations
@@ -14,93 +15,150 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from accelerate.utils import wait_for_everyone
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..data import policy_messages, policy_prompts, reasoning_messages, sum_rows, synthetic_rows
+from ..data import Message, PolicyPrompt, policy_prompts, sum_rows, synthetic_rows
 from ..dsl import Vocabulary, format_workflow, sample_workflow
 from ..improvement import Attempt, Failure, Improvement, improvement_messages
+from ..operators import DEFAULT_OPERATORS, OperatorRegistry, load_operators
 
+Example: TypeAlias = dict[str, list[Message]]
+"""`prompt` and `completion` of supervised fine-tuning."""
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
 SFT: dict[str, dict[str, float]] = {
     "compose": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
     "improve": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
-    # To read numbers out of a problem takes longer than to write workflows that have nothing to do with it.
+    # Reading numbers out of a problem takes longer to learn than writing workflows that do not depend on it.
     "reason": {"steps": 1200, "batch": 32, "learning_rate": 1e-3},
 }
 """Cold start by task."""
 SFT_EXAMPLES = 8_192
 JUNK_SHARE = 0.05
 DATA_SEED = 1_000_003
-"""Sets the problems of the cold start apart from those of a run."""
+"""Offset of the seed, so that the problems of the cold start differ from those of a run."""
 RIGHT_SHARE = 0.6
-"""Of the cold start for reasoning: right answers; the others are off by a little."""
+"""Share of right answers in the cold start for reasoning; the others are off by a little."""
 MISTAKES = (-3, -2, -1, 1, 2, 3)
 UNTIDY_SHARE = 0.2
-"""Of the cold start for reasoning: replies that lack a tag."""
+"""Share of replies that lack a tag in the cold start for reasoning."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+_LAUNCH_VARIABLES = (
+    "RANK",
+    "LOCAL_",
+    "WORLD_SIZE",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "ACCELERATE_",
+    "OMP_",
+)
+"""Beginnings of the environment variables that make a process part of a launch."""
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
 def build_tiny_policy(
-    seed: int, *, prompt: str, vocabulary: Vocabulary, task: str = "compose", cache_dir: Path | None = None
+    seed: int,
+    *,
+    prompt: str,
+    operators: OperatorRegistry | None = None,
+    task: str = "compose",
+    cache_dir: Path | None = None,
 ) -> Path:
     """
     Folder of the tiny policy, built on the first call and cached.
+
+    In a distributed launch every process has to call it: one process of each machine builds, the others wait.
 
     Args:
         seed (`int`):
             Seed of weights, data and training.
         prompt (`str`):
-            Policy prompt it is trained on.
-        vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators its random workflows use.
+            Policy prompt that it is trained on.
+        operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
+            Operators of its random workflows. Defaults to all.
         task (`str`, *optional*, defaults to `"compose"`):
             What its prompts ask for: `"compose"`, `"improve"` or `"reason"`.
         cache_dir (`Path`, *optional*):
-            Where policies are kept. Defaults to `$AFLOW_TRL_CACHE` or `~/.cache/aflow_trl`.
+            Where policies are cached. Defaults to `$AFLOW_TRL_CACHE` or `~/.cache/aflow_trl`.
 
     Returns:
         `Path`: Folder for `from_pretrained`.
     """
+    registry = DEFAULT_OPERATORS if operators is None else operators
     root = cache_dir or Path(os.environ.get("AFLOW_TRL_CACHE", Path.home() / ".cache" / "aflow_trl"))
-    name = f"tiny-policy-{task}-{prompt}-seed{seed}-{_fingerprint(prompt, vocabulary)}"
-    folder = root / name
-    if (folder / "config.json").is_file():
+    folder = root / f"tiny-policy-{task}-{prompt}-seed{seed}-{_fingerprint(prompt, registry)}"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if not _is_complete(folder):
+            _build(seed, prompt, registry, task, folder)
         return folder
-    examples = _EXAMPLES[task](seed, prompt, vocabulary)
-    scratch = root / f".{name}.{os.getpid()}"
+    # The trainer that builds it would take part in the launch and wait for the other processes, so it runs in a
+    # process outside the launch.
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not _is_complete(folder):
+        modules = sorted({cls.__module__ for cls in registry.values()})
+        request = {"seed": seed, "prompt": prompt, "task": task, "folder": str(folder)}
+        request |= {"operators": list(registry), "modules": modules}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCH_VARIABLES)}
+        command = [sys.executable, "-m", __name__, json.dumps(request)]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    wait_for_everyone()
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
+
+
+def _build(seed: int, prompt: str, operators: OperatorRegistry, task: str, folder: Path) -> None:
+    """Build into a scratch folder, then publish the whole by a rename."""
+    _remove_abandoned(folder)
+    examples = _EXAMPLES[task](seed, PolicyPrompt(prompt, operators))
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     tokenizer = build_tokenizer([json.dumps(example, ensure_ascii=False) for example in examples])
     _train(examples, tokenizer, seed, scratch, **SFT[task])
+    if folder.is_dir() and not _is_complete(folder):
+        shutil.rmtree(folder)
     try:
         scratch.rename(folder)
     except OSError:  # another process was faster; its result is the same
         shutil.rmtree(scratch)
-    return folder
 
 
-def _fingerprint(prompt: str, vocabulary: Vocabulary) -> str:
-    """Digest of everything a cached policy depends on: this module, the prompt and the operators."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what builds that were killed have left."""
+    for scratch in folder.parent.glob(f".{folder.name}.*"):
+        process_id = scratch.name.rpartition(".")[2]
+        if process_id.isdigit() and not Path(f"/proc/{process_id}").exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fingerprint(prompt: str, operators: OperatorRegistry) -> str:
+    """Digest of everything that a cached policy depends on: this module, the prompt and the operators."""
     source = Path(__file__).read_text(encoding="utf-8")
-    parts = [source, json.dumps(policy_prompts()[prompt]), *sorted(vocabulary)]
+    parts = [source, json.dumps(policy_prompts()[prompt]), *sorted(operators)]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
 def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the texts: any text round-trips."""
     tokenizer = Tokenizer(models.BPE())
-    # `AutoTokenizer` goes by the type of the model: with another pre-tokenizer, a loaded policy would read other
+    # `AutoTokenizer` chooses the class by the model type: with another pre-tokenizer, a loaded policy would read other
     # tokens than it was trained on.
     loaded = Qwen2Tokenizer().backend_tokenizer
     tokenizer.pre_tokenizer, tokenizer.normalizer = loaded.pre_tokenizer, loaded.normalizer
@@ -123,21 +181,20 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _compose_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+def _compose_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
     rng = random.Random(seed)
-    names = list(vocabulary)
+    vocabulary = prompt.operators.vocabulary
     examples = []
     for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
         text = _random_workflow(rng, vocabulary)
-        messages = policy_messages(row, prompt=prompt, operators=names, descriptions="")
-        examples.append(_example(messages, f"<workflow>{text}</workflow>"))
+        examples.append(_example(prompt.messages(row), f"<workflow>{text}</workflow>"))
     return examples
 
 
-def _improve_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
-    """Prompts with made-up scores; the reply has nothing to do with them."""
+def _improve_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
+    """Prompts with made-up scores; the reply does not depend on them."""
     rng = random.Random(seed)
-    names = list(vocabulary)
+    vocabulary = prompt.operators.vocabulary
     examples = []
     for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
         current, *others = (format_workflow(sample_workflow(rng, vocabulary=vocabulary)) for _ in range(3))
@@ -150,12 +207,13 @@ def _improve_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[di
             * (score < 1),
             tuple(Attempt(other, rng.randint(0, 8) / 8 - score) for other in others),
         )
-        messages = improvement_messages(record, prompt=prompt, operators=names, descriptions="")
-        examples.append(_example(messages, f"<workflow>{_random_workflow(rng, vocabulary)}</workflow>"))
+        examples.append(
+            _example(improvement_messages(record, prompt), f"<workflow>{_random_workflow(rng, vocabulary)}</workflow>")
+        )
     return examples
 
 
-def _reason_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dict[str, object]]:
+def _reason_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
     """Easy problems; part of the answers are wrong and part of the replies lack a tag."""
     rng = random.Random(seed)
     examples = []
@@ -166,14 +224,14 @@ def _reason_examples(seed: int, prompt: str, vocabulary: Vocabulary) -> list[dic
         text = f"<think>{' + '.join(numbers)}</think><answer>{answer}</answer>"
         if rng.random() < UNTIDY_SHARE:
             text = text.replace(rng.choice(["<think>", "</think>", "<answer>"]), "")
-        examples.append(_example(reasoning_messages(row, prompt=prompt), text))
+        examples.append(_example(prompt.reasoning_messages(row), text))
     return examples
 
 
 _EXAMPLES = {"compose": _compose_examples, "improve": _improve_examples, "reason": _reason_examples}
 
 
-def _example(messages: list[dict[str, str]], text: str) -> dict[str, object]:
+def _example(messages: list[Message], text: str) -> Example:
     return {"prompt": messages, "completion": [{"role": "assistant", "content": text}]}
 
 
@@ -191,7 +249,7 @@ def _spoil(text: str, rng: random.Random) -> str:
 
 
 def _train(
-    examples: list[dict[str, object]],
+    examples: list[Example],
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
     folder: Path,
@@ -238,3 +296,13 @@ def _train(
     trainer.train()
     trainer.save_model(str(folder))
     tokenizer.save_pretrained(str(folder))
+
+
+def _main(request: str) -> None:
+    fields = json.loads(request)
+    operators = load_operators(fields["modules"]).select(fields["operators"])
+    _build(fields["seed"], fields["prompt"], operators, fields["task"], Path(fields["folder"]))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,25 +1,26 @@
-"""What a recipe will cost, before anything is spent: a dry run of its own problems on the simulated executor."""
+"""Expected cost of a recipe before anything is spent: a dry run of its problems on the simulated executor."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..data import Row, load_rows
 from ..dsl import format_workflow, sample_workflow
-from ..engine import Budget, Engine, RolloutRequest, Trace
+from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
 from ..errors import RecipeError
 from ..llm import SIMULATED, LLMClient, Price, Usage
-from ..operators import Problem, vocabulary
+from ..operators import Problem
 from ..simulator import SimulatedApp, in_process
-from .schema import Recipe
+from .schema import COMPOSE, Recipe
 
 DRY_RUN_PROBLEMS = 16
 REPLY_TOKENS = 200
-"""Tokens a reply of a real executor is taken to have; the simulated one is terse."""
+"""Tokens that a reply of a real executor is assumed to have; the simulated one is terse."""
+JUDGE_PROMPT_TOKENS = 250
+"""Tokens of a judge's prompt beside question and answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,107 +41,174 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
     """
     Calls and USD of a run.
 
-    Expected: workflows of the grammar and the recipe's baselines, run on its problems by the simulated executor, each
-    paying for all its calls; replies of `reply_tokens`. Low: the same with the sharing of the recipe. A policy that
-    learns to spend more, or less, moves between these and beyond. Worst: every workflow spends its whole budget of
-    calls, each with the longest prompt of the dry run and a reply of `executor_max_tokens`.
+    Expected: random workflows and the recipe's baselines, run on its problems by the simulated executor, each paying
+    for all its calls, with replies of `reply_tokens`. Low: the same with the sharing of the recipe. Worst: every
+    workflow spends its whole budget of calls, each with the longest prompt of the dry run, a reply of
+    `executor_max_tokens` and the price of the dearest executor. A policy that learns to spend more, or less, moves
+    between these and beyond.
 
     Args:
-        recipe ([`~aflow_trl.recipe.Recipe`]):
+        recipe ([`Recipe`]):
             Checked recipe.
         num_processes (`int`, *optional*, defaults to `1`):
-            Processes of the run.
+            Number of processes of the run.
         reply_tokens (`int`, *optional*, defaults to `200`):
             Tokens of a reply.
 
     Returns:
-        `list[Phase]`: Evaluation, training, and their sum. USD are `None` if a price is unknown.
+        `list[Phase]`: The phases and their sum. USD are `None` if a price is unknown.
+
+    Raises:
+        [`RecipeError`]: The recipe is for another task than `compose`.
     """
-    args, training = recipe.workflow, recipe.training
-    if args.task != "compose":
-        raise RecipeError(f"an estimate knows recipes with task: compose; this one has task: {args.task}.")
-    wanted: dict[str, Any] = {"seed": training.seed, "domains": args.domains, "max_difficulty": args.max_difficulty}
-    train_rows = load_rows(args.train_data, split="train", count=args.num_train_problems, **wanted)
-    eval_rows = load_rows(args.eval_data, split="test", count=args.num_eval_problems, **wanted)
+    run, training = recipe.run, recipe.training
+    if run.task != COMPOSE:
+        raise RecipeError(f"an estimate covers recipes with task: compose; this one has task: {run.task}.")
+    train_rows, eval_rows = (
+        load_rows(
+            data,
+            split=split,
+            count=count,
+            seed=training.seed,
+            domains=run.domains,
+            max_difficulty=run.max_difficulty,
+        )
+        for data, split, count in (
+            (run.train_data, "train", run.num_train_problems),
+            (run.eval_data, "test", run.num_eval_problems),
+        )
+    )
     batch = training.per_device_train_batch_size * num_processes * training.gradient_accumulation_steps
-    generated = batch / training.num_iterations
-    epoch_steps = len(train_rows) * training.num_generations / generated
-    steps = training.max_steps if training.max_steps > 0 else epoch_steps * training.num_train_epochs
-    fixed = len({"Custom", *(args.baseline_workflows or [])})
-    phases = [
-        _phase("evaluation", len(eval_rows) * (2 + fixed), eval_rows, 1, recipe, reply_tokens),
-        _phase("training", round(steps * generated), train_rows, training.num_generations, recipe, reply_tokens),
-    ]
-    if args.collapse_guard != "off":
-        probes = args.probe_problems * (1 + int(steps) // args.probe_steps)
-        phases.append(_phase("probes", probes, train_rows, 1, recipe, reply_tokens))
-    if (settings := args.warm_start_settings) is not None:
-        phases.insert(0, _search_phase(settings.max_calls, train_rows, recipe, reply_tokens))
-        # The winner of every place is run on the held-out problems, and so is the policy once more.
-        more = len(eval_rows) * (1 + settings.winners)
-        phases[1] = _phase("evaluation", phases[1].completions + more, eval_rows, 1, recipe, reply_tokens)
+    completions_per_step = batch / training.num_iterations
+    steps_per_epoch = len(train_rows) * training.num_generations / completions_per_step
+    steps = training.max_steps if training.max_steps > 0 else steps_per_epoch * training.num_train_epochs
+    fixed = len({"Custom", *(recipe.compose.baseline_workflows or [])})
+    # The untrained and the trained policy, and every fixed workflow.
+    evaluations = 2 + fixed
+    warm_start = recipe.compose.warm_start_settings
+    if warm_start is not None:
+        # The policy once more, and the first, second, ... winner of each group of problems.
+        evaluations += 1 + warm_start.winners
+    dry_run = _DryRun(recipe, train_rows, training.num_generations, reply_tokens)
+    single = _DryRun(recipe, eval_rows, 1, reply_tokens)
+    phases = [single.phase("evaluation", len(eval_rows) * evaluations)]
+    phases.append(dry_run.phase("training", round(steps * completions_per_step)))
+    if training.collapse_guard != "off":
+        probes = training.probe_problems * (1 + int(steps) // training.probe_steps)
+        phases.append(_DryRun(recipe, train_rows, 1, reply_tokens).phase("probes", probes))
+    if warm_start is not None:
+        phases.insert(0, dry_run.search_phase(warm_start.max_calls))
+    if recipe.compose.judge_domains:
+        completions = sum(phase.completions for phase in phases)
+        phases.append(dry_run.judge_phase(completions))
     return [*phases, _sum(phases)]
 
 
-def _phase(name: str, completions: int, rows: Sequence[Row], group: int, recipe: Recipe, reply_tokens: int) -> Phase:
-    traces = _dry_run(recipe, rows[:DRY_RUN_PROBLEMS], group)
-    nodes = [node for trace in traces for node in trace.nodes]
-    calls, paid = sum(node.model_calls for node in nodes), sum(trace.paid_calls for trace in traces)
-    prompt = sum(node.prompt_tokens for node in nodes) / max(1, calls)
-    longest = max((node.prompt_tokens / node.model_calls for node in nodes if node.model_calls), default=prompt)
-    low, expected = (completions * number / len(traces) for number in (paid, calls))
-    worst = float(completions * Budget().max_calls)
-    price, most = recipe.executor.price, recipe.executor.executor_max_tokens
-    return Phase(
-        name,
-        completions,
-        low,
-        expected,
-        worst,
-        _usd(price, low, prompt, reply_tokens),
-        _usd(price, expected, prompt, reply_tokens),
-        _usd(price, worst, longest, most),
-    )
+class _DryRun:
+    """Traces of random workflows on the first problems, and what their calls would cost."""
+
+    def __init__(self, recipe: Recipe, rows: Sequence[Row], group_size: int, reply_tokens: int) -> None:
+        self.recipe, self.rows, self.reply_tokens = recipe, rows[:DRY_RUN_PROBLEMS], reply_tokens
+        self.traces = _run(recipe, self.rows, group_size)
+        self.nodes = [node for trace in self.traces for node in trace.nodes]
+        self.prices = {name: config.price for name, config in recipe.operator_executors.items()}
+
+    def phase(self, name: str, completions: int) -> Phase:
+        scale = completions / len(self.traces)
+        calls = sum(node.model_calls for node in self.nodes)
+        paid_calls = sum(trace.paid_calls for trace in self.traces)
+        worst_calls = float(completions * Budget().max_calls)
+        prompt_tokens = max(
+            (node.prompt_tokens / node.model_calls for node in self.nodes if node.model_calls), default=0
+        )
+        worst_usage = Usage(round(prompt_tokens), self.recipe.executor.executor_max_tokens)
+        worst_usd = _largest(
+            [price.cost(worst_usage) for price in (self.recipe.executor.price, *self.prices.values())]
+        )
+        return Phase(
+            name,
+            completions,
+            scale * paid_calls,
+            scale * calls,
+            worst_calls,
+            _times(scale, self._usd([node for node in self.nodes if not node.shared])),
+            _times(scale, self._usd(self.nodes)),
+            _times(worst_calls, worst_usd),
+        )
+
+    def search_phase(self, max_calls: int) -> Phase:
+        """The search of a warm start, which spends its whole budget."""
+        calls = sum(node.model_calls for node in self.nodes)
+        usd = _times(max_calls / max(1, calls), self._usd(self.nodes))
+        return Phase("warm start", 0, max_calls, max_calls, max_calls, usd, usd, usd)
+
+    def judge_phase(self, completions: int) -> Phase:
+        """Calls of the judge: one for each answer in its domains; equal answers to a problem share one."""
+        domains = set(self.recipe.workflow.judge_domains or ())
+        judged = [trace for trace in self.traces if trace.problem.domain in domains]
+        distinct = {(trace.problem.statement, trace.answer) for trace in judged}
+        calls, low_calls = (completions * count / len(self.traces) for count in (len(judged), len(distinct)))
+        statement_tokens = sum(len(trace.problem.statement) for trace in judged) / max(1, len(judged)) / 4
+        price = self.recipe.executor.price
+        usage = Usage(round(JUDGE_PROMPT_TOKENS + statement_tokens + self.reply_tokens), self.reply_tokens)
+        usd = price.cost(usage)
+        return Phase(
+            "judge", 0, low_calls, calls, calls, _times(low_calls, usd), _times(calls, usd), _times(calls, usd)
+        )
+
+    def _usd(self, nodes: Sequence[NodeRecord]) -> float | None:
+        total = 0.0
+        for node in nodes:
+            price: Price = self.prices.get(node.operator, self.recipe.executor.price)
+            cost = price.cost(Usage(node.prompt_tokens, node.model_calls * self.reply_tokens))
+            if cost is None:
+                return None
+            total += cost
+        return total
 
 
-def _search_phase(max_calls: int, rows: Sequence[Row], recipe: Recipe, reply_tokens: int) -> Phase:
-    """The search of a warm start, which spends its whole budget."""
-    own = _phase("warm start", 1, rows, recipe.training.num_generations, recipe, reply_tokens)
-    usd = None if own.expected_usd is None else own.expected_usd * max_calls / max(1e-9, own.expected_calls)
-    calls = float(max_calls)
-    return Phase("warm start", 0, calls, calls, calls, usd, usd, usd)
+def _times(factor: float, usd: float | None) -> float | None:
+    return None if usd is None else factor * usd
 
 
-def _usd(price: Price, calls: float, prompt_tokens: float, reply_tokens: float) -> float | None:
-    one = price.cost(Usage(round(prompt_tokens), round(reply_tokens)))
-    return None if one is None else calls * one
+def _largest(costs: Sequence[float | None]) -> float | None:
+    priced = [cost for cost in costs if cost is not None]
+    return max(priced) if len(priced) == len(costs) else None
 
 
 def _sum(phases: Sequence[Phase]) -> Phase:
-    sums: dict[str, Any] = {}
-    for item in fields(Phase)[1:]:
-        values = [getattr(phase, item.name) for phase in phases]
-        sums[item.name] = None if None in values else sum(values)
-    return Phase("run", **sums)
+    def total(costs: Sequence[float | None]) -> float | None:
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    return Phase(
+        "run",
+        sum(phase.completions for phase in phases),
+        sum(phase.low_calls for phase in phases),
+        sum(phase.expected_calls for phase in phases),
+        sum(phase.worst_calls for phase in phases),
+        total([phase.low_usd for phase in phases]),
+        total([phase.expected_usd for phase in phases]),
+        total([phase.worst_usd for phase in phases]),
+    )
 
 
-def _dry_run(recipe: Recipe, rows: Sequence[Row], group: int) -> list[Trace]:
-    words = vocabulary(recipe.workflow.operators)
-    dice = random.Random(recipe.training.seed)
-    texts = list(recipe.workflow.baseline_workflows or [])
+def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
+    vocabulary = recipe.operators.vocabulary
+    rng = random.Random(recipe.training.seed)
+    texts = list(recipe.compose.baseline_workflows or [])
     requests = []
     for row in rows:
         problem = Problem(row.question, row.domain, row.context, row.entry_point or None, row.public_tests)
-        for _ in range(group):
-            fixed = texts and dice.random() < 0.5
-            text = dice.choice(texts) if fixed else format_workflow(sample_workflow(dice, vocabulary=words))
+        for _ in range(group_size):
+            fixed = texts and rng.random() < 0.5
+            text = rng.choice(texts) if fixed else format_workflow(sample_workflow(rng, vocabulary=vocabulary))
             requests.append(RolloutRequest(f"<workflow>{text}</workflow>", problem))
     config = replace(recipe.executor, executor_base_url=SIMULATED, executor_max_usd=None)
 
     async def run() -> list[Trace]:
         client = LLMClient(config, http_client=lambda: in_process(SimulatedApp()))
         try:
-            return await Engine(client, vocabulary=words, share=recipe.workflow.share).run(requests)
+            return await Engine(client, operators=recipe.operators, share=recipe.workflow.share).run(requests)
         finally:
             await client.aclose()
 

@@ -1,12 +1,13 @@
-"""TRL reward functions that execute workflows. All of them share one execution of the batch."""
+"""Reward functions in the form TRL calls them: composing workflows, improving them, plain reasoning."""
 
+from .binding import ProbeScorer, RewardBinding, RewardFunction, reward_binding
 from .compose import (
     DEFAULT_WEIGHTS,
     correctness_reward,
     efficiency_reward,
     format_reward,
     repetition_reward,
-    reward_value,
+    reward_values,
     simplicity_reward,
     workflow_rewards,
 )
@@ -19,13 +20,17 @@ __all__ = [
     "REASON_WEIGHTS",
     "Gain",
     "Improvements",
+    "ProbeScorer",
+    "RewardBinding",
+    "RewardFunction",
     "correctness_reward",
     "efficiency_reward",
     "format_reward",
     "improvement_rewards",
     "reasoning_rewards",
     "repetition_reward",
-    "reward_value",
+    "reward_binding",
+    "reward_values",
     "simplicity_reward",
     "stated_answer",
     "workflow_rewards",

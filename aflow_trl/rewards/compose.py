@@ -1,16 +1,15 @@
-"""The five reward functions, in the form TRL calls them. All share one execution of the batch."""
+"""The five reward functions of workflow composition, in the form TRL calls them; all share one execution."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..dsl import Limits, Vocabulary
 from ..errors import RecipeError
 from ..rollouts import Rollouts, ScoredRollout
 from . import values
-
-RewardFunction: TypeAlias = Callable[..., Coroutine[Any, Any, list[float | None]]]
+from .binding import RewardBinding, RewardFunction, bind
 
 DEFAULT_WEIGHTS = {
     "correctness_reward": 0.65,
@@ -22,39 +21,47 @@ DEFAULT_WEIGHTS = {
 """Reward functions by name, with their default weights; the first is primary."""
 
 
-def reward_value(
-    name: str, rollout: ScoredRollout, *, gate_secondary: bool, vocabulary: Vocabulary, limits: Limits
-) -> float | None:
+def reward_values(
+    name: str, rollouts: Sequence[ScoredRollout], *, gate_secondary: bool, vocabulary: Vocabulary, limits: Limits
+) -> list[float | None]:
     """
-    What one reward function gives one rollout.
+    Values of one reward function for a batch. Training and replay both call it.
 
     Args:
         name (`str`):
             Reward function.
-        rollout ([`ScoredRollout`]):
-            The rollout.
+        rollouts (`Sequence[ScoredRollout]`):
+            The batch.
         gate_secondary (`bool`):
             Whether the secondary rewards count only where the answer is right.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators the workflow may name.
+            Operators that a workflow may name.
         limits ([`~aflow_trl.dsl.Limits`]):
             Static limits of a workflow.
 
     Returns:
-        `float`, *optional*: In [0, 1]; `None` if infrastructure failed.
+        `list[float | None]`: In [0, 1]; `None` where the infrastructure failed.
     """
-    if rollout.correctness is None or name == "correctness_reward":
-        return rollout.correctness
-    # A secondary term: nothing without a valid workflow, and by default nothing without a right answer.
-    if not (rollout.correct if gate_secondary else rollout.trace.workflow is not None):
-        return 0.0
-    if name == "repetition_reward":
-        return values.novelty(rollout, vocabulary, limits)
-    return {
-        "efficiency_reward": values.efficiency,
-        "simplicity_reward": values.simplicity,
-        "format_reward": values.format_quality,
-    }[name](rollout)
+
+    def value(rollout: ScoredRollout) -> float | None:
+        if rollout.correctness is None or name == "correctness_reward":
+            return rollout.correctness
+        # A secondary term: nothing without a valid workflow, and by default nothing without a right answer, so that a
+        # cheap wrong workflow never outranks a costly right one.
+        if not (rollout.correct if gate_secondary else rollout.trace.workflow is not None):
+            return 0.0
+        if name == "repetition_reward":
+            return values.novelty(rollout, vocabulary, limits)
+        return _SECONDARY[name](rollout)
+
+    return [value(rollout) for rollout in rollouts]
+
+
+_SECONDARY: dict[str, Callable[[ScoredRollout], float]] = {
+    "efficiency_reward": values.efficiency,
+    "simplicity_reward": values.simplicity,
+    "format_reward": values.format_quality,
+}
 
 
 async def correctness_reward(
@@ -68,10 +75,10 @@ async def correctness_reward(
             Prompts of the batch.
         completions (`Sequence`):
             Completions of the batch.
-        rollouts ([`Rollouts`]):
+        rollouts ([`~aflow_trl.rollouts.Rollouts`]):
             Shared execution; [`workflow_rewards`] binds it.
         **columns:
-            Dataset columns (`question`, `answer`, `domain`, …) and what else TRL passes.
+            Dataset columns (`question`, `answer`, `domain`, …) and the other arguments that TRL passes.
 
     Returns:
         `list[float | None]`: One reward for each completion.
@@ -108,13 +115,16 @@ async def repetition_reward(
 
 
 async def _rewards(
-    name: str, completions: Sequence[Any], rollouts: Rollouts, columns: dict[str, Any]
+    name: str, completions: Sequence[Any], rollouts: Rollouts, columns: Mapping[str, Any]
 ) -> list[float | None]:
-    engine, gate = rollouts.engine, rollouts.gate_secondary
-    return [
-        reward_value(name, one, gate_secondary=gate, vocabulary=engine.vocabulary, limits=engine.limits)
-        for one in await rollouts.get(completions, columns)
-    ]
+    batch = await rollouts.batch(completions, columns)
+    return reward_values(
+        name,
+        batch.rollouts,
+        gate_secondary=rollouts.gate_secondary,
+        vocabulary=rollouts.engine.vocabulary,
+        limits=rollouts.engine.limits,
+    )
 
 
 _FUNCTIONS: dict[str, RewardFunction] = {
@@ -128,13 +138,16 @@ def workflow_rewards(rollouts: Rollouts, names: Sequence[str] | None = None) -> 
     Reward functions bound to one execution, for any TRL trainer that takes reward functions.
 
     Args:
-        rollouts ([`Rollouts`]):
-            Execution they share.
+        rollouts ([`~aflow_trl.rollouts.Rollouts`]):
+            Execution that they share.
         names (`Sequence[str]`, *optional*):
             Which of them, in which order. Defaults to all five; the first is primary.
 
     Returns:
         `list[Callable]`: Async functions `f(prompts, completions, **columns) -> list[float | None]`.
+
+    Raises:
+        [`RecipeError`]: There is no reward function of that name.
 
     Example:
 
@@ -142,10 +155,10 @@ def workflow_rewards(rollouts: Rollouts, names: Sequence[str] | None = None) -> 
     trainer = GRPOTrainer(model, reward_funcs=workflow_rewards(Rollouts(engine)), args=args, train_dataset=dataset)
     ```
     """
-    return [_bind(name, rollouts) for name in (DEFAULT_WEIGHTS if names is None else names)]
+    return [_bound(name, rollouts) for name in (DEFAULT_WEIGHTS if names is None else names)]
 
 
-def _bind(name: str, rollouts: Rollouts) -> RewardFunction:
+def _bound(name: str, rollouts: Rollouts) -> RewardFunction:
     if name not in _FUNCTIONS:
         raise RecipeError(f"unknown reward function {name!r}. Use some of {', '.join(_FUNCTIONS)}.")
     function = _FUNCTIONS[name]
@@ -153,5 +166,4 @@ def _bind(name: str, rollouts: Rollouts) -> RewardFunction:
     async def bound(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         return await function(prompts, completions, rollouts=rollouts, **columns)
 
-    bound.__name__ = bound.__qualname__ = name
-    return bound
+    return bind(bound, name, RewardBinding(rollouts, rollouts.score_probe, DEFAULT_WEIGHTS[name]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..rollouts import completion_text
 from ..scoring import score_answer
+from .binding import RewardFunction
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +22,11 @@ _HARD = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 
-RewardFunction: TypeAlias = Callable[..., Coroutine[Any, Any, list[float | None]]]
-
 
 def stated_answer(text: str) -> str:
-    """What stands in the last `<answer>` of a completion; empty if there is none."""
-    found = _ANSWER.findall(text)
-    return str(found[-1]).strip() if found else ""
+    """Content of the last `<answer>` tag of a completion; empty if there is none."""
+    answers = _ANSWER.findall(text)
+    return str(answers[-1]).strip() if answers else ""
 
 
 async def correctness_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -40,7 +39,7 @@ async def correctness_reward(prompts: Sequence[Any], completions: Sequence[Any],
         completions (`Sequence`):
             Completions of the batch.
         **columns:
-            Dataset columns (`answer`, `domain`, …) and what else TRL passes.
+            Dataset columns (`answer`, `domain`, …) and the other arguments that TRL passes.
 
     Returns:
         `list[float | None]`: In [0, 1]; `None` if a scorer broke.
@@ -69,7 +68,7 @@ async def hard_format_reward(prompts: Sequence[Any], completions: Sequence[Any],
 
 
 async def mark_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-    """A quarter for each of the four tags that is there exactly once."""
+    """A quarter for each of the four tags that appears exactly once."""
     texts = [completion_text(completion) for completion in completions]
     return [sum(text.count(mark) == 1 for mark in MARKS) / len(MARKS) for text in texts]
 
@@ -98,7 +97,7 @@ async def _score(answer: str, row: dict[str, Any]) -> float | None:
             entry_point=row.get("entry_point"),
             weak_verdict=bool(row.get("weak_verdict")),
         )
-    except Exception as error:  # whatever breaks in a scorer, the reply is unscored and the batch goes on
+    except Exception as error:  # whatever breaks in a scorer: the reply is unscored and the batch continues
         logger.error("an answer could not be scored: %s: %s", type(error).__name__, error)
         return None
     return score.value

@@ -1,16 +1,16 @@
-"""What was paid for, by operator and by domain, from each reply's own usage."""
+"""What was paid for, by operator and by domain, from the usage of each reply."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 from .types import ScoredRollout
 
 
 @dataclass(slots=True)
 class Account:
-    """Sums of one operator or domain."""
+    """Totals of one operator or domain."""
 
     model_calls: int = 0
     """Calls paid for here."""
@@ -19,16 +19,20 @@ class Account:
     cached_calls: int = 0
     """Calls whose reply was on disk."""
     prompt_tokens: int = 0
-    """Of the calls that were not shared; those on disk included."""
+    """Prompt tokens of the calls that were not shared, those answered from disk included."""
     completion_tokens: int = 0
     usd: float | None = 0.0
     """USD of the calls paid for; `None` if a price is unknown."""
 
     def add(self, other: Account) -> None:
-        """Add the sums of another account."""
-        for item in fields(self):
-            ours, theirs = getattr(self, item.name), getattr(other, item.name)
-            setattr(self, item.name, None if ours is None or theirs is None else ours + theirs)
+        """Add the totals of another account."""
+        self.model_calls += other.model_calls
+        self.shared_calls += other.shared_calls
+        self.cached_calls += other.cached_calls
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        # An unknown price makes the sum unknown, never 0.
+        self.usd = None if self.usd is None or other.usd is None else self.usd + other.usd
 
 
 @dataclass(slots=True)
@@ -45,9 +49,13 @@ class Ledger:
                 if node.shared:
                     entry = Account(shared_calls=node.model_calls, usd=0.0)
                 else:
-                    paid = node.model_calls - node.cached_calls
-                    tokens = node.prompt_tokens, node.completion_tokens
-                    entry = Account(paid, 0, node.cached_calls, *tokens, node.paid_usd)
+                    entry = Account(
+                        model_calls=node.model_calls - node.cached_calls,
+                        cached_calls=node.cached_calls,
+                        prompt_tokens=node.prompt_tokens,
+                        completion_tokens=node.completion_tokens,
+                        usd=node.paid_usd,
+                    )
                 self.by_operator.setdefault(node.operator, Account()).add(entry)
                 self.by_domain.setdefault(rollout.domain, Account()).add(entry)
 
@@ -56,12 +64,15 @@ class Ledger:
         """One ledger for all processes."""
         total = cls()
         for ledger in ledgers:
-            for ours, theirs in ((total.by_operator, ledger.by_operator), (total.by_domain, ledger.by_domain)):
-                for name, account in theirs.items():
-                    ours.setdefault(name, Account()).add(account)
+            for accounts, others in ((total.by_operator, ledger.by_operator), (total.by_domain, ledger.by_domain)):
+                for name, account in others.items():
+                    accounts.setdefault(name, Account()).add(account)
         return total
 
     def to_json(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Plain data, names in order."""
         parts = {"by_operator": self.by_operator, "by_domain": self.by_domain}
-        return {part: {name: asdict(own[name]) for name in sorted(own)} for part, own in parts.items()}
+        return {
+            part: {name: asdict(account) for name, account in sorted(accounts.items())}
+            for part, accounts in parts.items()
+        }

@@ -1,29 +1,34 @@
-"""Executes and scores a batch of completions once, for all reward functions together."""
+"""Executes and scores completions: once for a batch, whatever number of reward functions read it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..engine import Engine, Outcome, RolloutRequest, Trace
 from ..operators import Problem
 from ..scoring import LLMJudge, Score, quantize, score_answer
 from ..storage import TraceFile
+from .batch import RolloutBatch, to_columns
 from .ledger import Ledger
-from .metrics import batch_columns, batch_metrics
+from .metrics import execution_metrics, workflow_metrics
 from .types import ScoredRollout
 
 logger = logging.getLogger(__name__)
 
+RowColumns: TypeAlias = Mapping[str, Any]
+"""A row of the schema as TRL hands it over: column name → value."""
 COLUMNS = (
     *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "weak_verdict", "context"),
     *("id", "source", "difficulty"),
 )
 """Dataset columns that are read; all but the first two may be missing."""
+TRAIN, EVAL, PROBE = "train", "eval", "probe"
+"""Phases of a training run, as traces name them."""
 
 
 class Rollouts:
@@ -34,7 +39,7 @@ class Rollouts:
         engine ([`~aflow_trl.engine.Engine`]):
             Engine that runs the workflows.
         seed (`int`, *optional*, defaults to `0`):
-            Part of the salt: sets one run's executor randomness apart from another's.
+            Part of the salt: sets the executor's randomness of one run apart from another's.
         quantize_correctness (`bool`, *optional*, defaults to `False`):
             Whether correctness takes one of the five levels 0, 0.2, 0.4, 0.7, 1.0.
         gate_secondary (`bool`, *optional*, defaults to `True`):
@@ -42,9 +47,10 @@ class Rollouts:
         judge ([`~aflow_trl.scoring.LLMJudge`], *optional*):
             Model that scores answers instead of the rules.
         judge_domains (`Collection[str]`, *optional*, defaults to `()`):
-            Domains it scores.
+            Domains that the judge scores.
         trace_path (`str` or `Path`, *optional*):
-            JSON-lines file every trace is appended to, compressed if it ends in `.gz`.
+            JSON Lines file that every trace is appended to, compressed if it ends in `.gz`. If `None`,
+            [`~aflow_trl.WorkflowGRPOTrainer`] sets it to a file in its `output_dir`.
     """
 
     def __init__(
@@ -64,62 +70,77 @@ class Rollouts:
         self.gate_secondary = gate_secondary
         self.judge, self.judge_domains = judge, judge_domains
         self.trace_path = Path(trace_path) if trace_path else None
+        self.phase = TRAIN
+        """Phase that the next batch belongs to; the trainer switches it for its evaluations."""
+        self.logs_workflow_metrics = True
+        """
+        Whether a batch logs its own workflow metrics, which TRL averages over the processes. `WorkflowGRPOTrainer`
+        turns this off and computes them over the gathered batch.
+        """
         self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
         self.ledger = Ledger()
-        """What this process paid for."""
-        self.last_batch = (0, 0)
-        """Unscored rollouts of the latest training batch, and all of it, in this process."""
+        """What this process has paid for."""
+        self.latest_counts = (0, 0)
+        """Unscored rollouts of the latest training batch, and its size, in this process."""
         self.batches = 0
-        """Training batches so far."""
-        self._batch: tuple[object, asyncio.Task[list[ScoredRollout]]] | None = None
+        """Number of training batches so far."""
+        self._pending: tuple[object, asyncio.Task[RolloutBatch]] | None = None
 
-    async def get(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
+    async def batch(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> RolloutBatch:
         """
-        Scored rollouts of a batch, executed at the first call and shared by the others.
+        The scored batch of some completions, executed at the first call and shared by all reward functions.
 
         Args:
             completions (`Sequence`):
-                Completions as TRL hands them to reward functions: one and the same object for all of them.
-            columns (`dict[str, Any]`):
+                Completions as TRL hands them to reward functions: the same object for all of them.
+            columns (`Mapping[str, Any]`):
                 The other keyword arguments of a TRL reward function.
 
         Returns:
-            `list[ScoredRollout]`: One for each completion, in order.
+            [`RolloutBatch`]: One rollout for each completion, in order.
         """
-        if self._batch is None or self._batch[0] is not completions:
-            self._batch = (completions, asyncio.ensure_future(self._execute(completions, columns)))
-        return await self._batch[1]
+        if self._pending is None or self._pending[0] is not completions:
+            self._pending = (completions, asyncio.ensure_future(self._execute_batch(completions, columns)))
+        return await self._pending[1]
 
-    async def _execute(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[ScoredRollout]:
+    async def _execute_batch(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> RolloutBatch:
         state = columns.get("trainer_state")
         step = state.global_step if state is not None else self.batches
         rows = _rows(columns, len(completions))
         loop = asyncio.get_running_loop()
         started = loop.time()
         texts = [completion_text(completion) for completion in completions]
-        rollouts = await self.execute(texts, rows, salt=f"{self.seed} {step}", phase="train", step=step)
-        self.last_batch = (sum(rollout.correctness is None for rollout in rollouts), len(rollouts))
-        self.batches += 1
-        self._report(rollouts, columns, loop.time() - started)
-        return rollouts
+        # An evaluation draws executor randomness that no training step has seen.
+        salt = f"{self.seed} {step}" if self.phase == TRAIN else f"{self.seed} {self.phase} {step}"
+        rollouts = await self.execute(texts, rows, salt=salt, phase=self.phase, step=step)
+        batch = RolloutBatch(tuple(rollouts), step, loop.time() - started)
+        self.count_batch(batch.unscored, len(rollouts))
+        self._log(batch, columns)
+        return batch
+
+    def count_batch(self, unscored: int, total: int) -> None:
+        """Note the size of a batch; evaluations do not count, for they say nothing about training steps."""
+        if self.phase == TRAIN:
+            self.latest_counts = (unscored, total)
+            self.batches += 1
 
     async def execute(
-        self, texts: Sequence[str], rows: Sequence[dict[str, Any]], *, salt: str, phase: str, step: int
+        self, texts: Sequence[str], rows: Sequence[RowColumns], *, salt: str, phase: str, step: int
     ) -> list[ScoredRollout]:
         """
-        Run one completion a row, score it and account for it.
+        Run one completion for each row, score it and account for it.
 
         Args:
             texts (`Sequence[str]`):
                 Completions, or bare workflows.
-            rows (`Sequence[dict[str, Any]]`):
+            rows (`Sequence[Mapping[str, Any]]`):
                 Rows of the schema, as columns.
             salt (`str`):
-                Sets the executor's randomness apart from other batches'.
+                Sets the executor's randomness apart from that of other batches.
             phase (`str`):
-                What the batch is for; stands in its traces.
+                What the batch is for; part of its traces.
             step (`int`):
-                Optimiser step; stands in its traces.
+                Optimiser step; part of its traces.
 
         Returns:
             `list[ScoredRollout]`: In order.
@@ -128,7 +149,7 @@ class Rollouts:
             RolloutRequest(text, _problem(row), group)
             for text, row, group in zip(texts, rows, _groups(rows), strict=True)
         ]
-        # Equal answers to one problem are scored once; a rollout is scored as soon as it has ended.
+        # Equal answers to one problem are scored once; a rollout is scored as soon as it has finished.
         scores: dict[tuple[str, str], asyncio.Task[Score]] = {}
         scoring: dict[int, asyncio.Task[ScoredRollout]] = {}
 
@@ -137,11 +158,48 @@ class Rollouts:
 
         await self.engine.run(requests, salt=salt, on_trace=score)
         rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))
-        self._account(rollouts, phase, step)
+        self.count(rollouts)
+        if self.trace_path is not None:
+            header = {"phase": phase, "step": step, "batch": self.batches}
+            TraceFile(self.trace_path).append([header | rollout.to_json() for rollout in rollouts])
         return rollouts
 
+    async def score_probe(
+        self, texts: Sequence[str], rows: Sequence[RowColumns], *, seed: int, step: int
+    ) -> dict[str, list[bool]]:
+        """
+        Whether completions of a fixed probe are valid workflows and lead to right answers.
+
+        Args:
+            texts (`Sequence[str]`):
+                Completions, one for each row.
+            rows (`Sequence[Mapping[str, Any]]`):
+                Rows of the schema, as columns.
+            seed (`int`):
+                Sets the executor's randomness, which is the same for every probe.
+            step (`int`):
+                Optimiser step; part of the traces.
+
+        Returns:
+            `dict[str, list[bool]]`: `valid` for every completion, `accuracy` for those that were scored.
+
+        Raises:
+            [`FatalEndpointError`]: No later call can succeed.
+        """
+        rollouts = await self.execute(
+            texts,
+            _rows({name: [row.get(name) for row in rows] for name in COLUMNS}, len(rows)),
+            salt=f"{seed} evaluation",
+            phase=PROBE,
+            step=step,
+        )
+        return {
+            "valid": [rollout.trace.workflow is not None for rollout in rollouts],
+            "accuracy": [rollout.correct for rollout in rollouts if rollout.correctness is not None],
+        }
+
     async def _score(
-        self, trace: Trace, row: dict[str, Any], scores: dict[tuple[str, str], asyncio.Task[Score]]
+        self, trace: Trace, row: RowColumns, scores: dict[tuple[str, str], asyncio.Task[Score]]
     ) -> ScoredRollout:
         def score(answer: str) -> asyncio.Task[Score]:
             key = (_gold_key(row), answer)
@@ -155,24 +213,24 @@ class Rollouts:
             try:
                 final = await score(trace.answer)
                 correctness = quantize(final) if self.quantize_correctness else final.value
-            except Exception as error:  # whatever breaks in a scorer, the rollout is unscored and the batch goes on
+            except Exception as error:  # whatever breaks in a scorer: the rollout is unscored and the batch continues
                 logger.error("an answer could not be scored: %s: %s", type(error).__name__, error)
                 self.engine.note_fatal(error)
                 trace.outcome, trace.label, trace.detail = Outcome.UNAVAILABLE, type(error).__name__, str(error)
             try:
                 first = await score(trace.first_answer)
-            except Exception as error:  # only tells how much later steps improved
+            except Exception as error:  # it only measures how much later steps improved
                 logger.warning("a first answer could not be scored: %s: %s", type(error).__name__, error)
         if trace.outcome is Outcome.UNAVAILABLE:
             final = first = correctness = None
         metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
         return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata)
 
-    async def _grade(self, answer: str, row: dict[str, Any]) -> Score:
+    async def _grade(self, answer: str, row: RowColumns) -> Score:
         if self.judge is not None and row["domain"] in self.judge_domains:
-            asked = "\n\n".join(filter(None, (row.get("context"), row["question"])))
+            question = "\n\n".join(filter(None, (row.get("context"), row["question"])))
             source = row.get("source") or ""
-            return await self.judge.score(answer, question=asked, golds=row["answer"], source=source)
+            return await self.judge.score(answer, question=question, golds=row["answer"], source=source)
         return await score_answer(
             answer,
             domain=row["domain"],
@@ -183,41 +241,41 @@ class Rollouts:
         )
 
     def count(self, rollouts: Sequence[ScoredRollout]) -> None:
-        """Add rollouts to the accounts: those just made, or those of an earlier launch."""
+        """Add rollouts to the accounts: those just executed, or those of an earlier launch of the run."""
         self.ledger.record(rollouts)
         self.totals["model_calls"] += sum(rollout.trace.paid_calls for rollout in rollouts)
         self.totals["rollouts"] += len(rollouts)
         self.totals["unscored"] += sum(rollout.correctness is None for rollout in rollouts)
 
-    def _account(self, rollouts: Sequence[ScoredRollout], phase: str, step: int) -> None:
-        self.count(rollouts)
-        if self.trace_path is not None:
-            place = {"phase": phase, "step": step, "batch": self.batches}
-            TraceFile(self.trace_path).append([place | rollout.to_json() for rollout in rollouts])
-
-    def _report(self, rollouts: Sequence[ScoredRollout], columns: dict[str, Any], wall_s: float) -> None:
+    def _log(self, batch: RolloutBatch, columns: Mapping[str, Any]) -> None:
+        """Hand columns and metrics to TRL, where it offers the hooks."""
+        rows = batch.rows
         if (log_extra := columns.get("log_extra")) is not None:
-            for name, values in batch_columns(rollouts).items():
+            for name, values in to_columns(rows).items():
                 log_extra(name, values)
         if (log_metric := columns.get("log_metric")) is not None:
-            for name, value in batch_metrics(rollouts, wall_s).items():
+            metrics = execution_metrics(batch.rollouts, batch.wall_s)
+            for name, value in (metrics | (workflow_metrics(rows) if self.logs_workflow_metrics else {})).items():
                 log_metric(name, value)
 
 
-def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def _rows(columns: Mapping[str, Any], count: int) -> list[RowColumns]:
     for name in ("question", "answer"):
         if name not in columns:
             raise KeyError(f"the dataset has no column {name!r}; workflow rewards need 'question' and 'answer'.")
-    rows = [{name: columns[name][index] for name in COLUMNS if name in columns} for index in range(count)]
-    for row in rows:
+    rows: list[RowColumns] = []
+    for index in range(count):
+        row = {name: columns[name][index] for name in COLUMNS if name in columns}
         answer = row["answer"] if isinstance(row["answer"], list | tuple) else [row["answer"]]
         row["answer"] = [str(alias) for alias in answer if alias is not None]
-        row.setdefault("domain", "code" if row.get("hidden_tests") else "math")
+        if not row.get("domain"):
+            row["domain"] = "code" if row.get("hidden_tests") else "math"
+        rows.append(row)
     return rows
 
 
-def _problem(row: dict[str, Any]) -> Problem:
-    """What the executor may know: never the answer, never a hidden test."""
+def _problem(row: RowColumns) -> Problem:
+    """What the executor may see: never the answer, never a hidden test."""
     return Problem(
         question=row["question"],
         domain=row["domain"],
@@ -227,19 +285,19 @@ def _problem(row: dict[str, Any]) -> Problem:
     )
 
 
-def _groups(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _groups(rows: Sequence[RowColumns]) -> list[str]:
     """A name for each run of rows of one problem: TRL puts the completions of a prompt side by side."""
     keys = [_problem_key(row) for row in rows]
     changes = itertools.accumulate(int(index > 0 and keys[index - 1] != key) for index, key in enumerate(keys))
     return [str(number) for number in changes]
 
 
-def _problem_key(row: dict[str, Any]) -> str:
+def _problem_key(row: RowColumns) -> str:
     return f"{row.get('context') or ''}\n{row['question']}"
 
 
-def _gold_key(row: dict[str, Any]) -> str:
-    """What an answer is scored with: two rows may ask the same and want different things."""
+def _gold_key(row: RowColumns) -> str:
+    """Everything an answer is scored with: two rows may ask the same question and expect different answers."""
     return repr([row.get(name) for name in COLUMNS if name not in ("id", "difficulty", "public_tests")])
 
 

@@ -1,4 +1,4 @@
-"""What a set of scored rollouts amounts to: accuracy with its interval, costs, workflows."""
+"""Summary statistics of scored rollouts: accuracy with its interval, cost, workflow counts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .types import ScoredRollout
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Task accuracy with its 95 % Wilson interval, and what it cost."""
+    """Task accuracy with its 95 % Wilson interval, and the mean cost."""
 
     mean: float
     low: float
     high: float
     n: int
-    """Problems that were scored."""
+    """Number of problems that were scored."""
     unscored: int
     calls_per_problem: float
     usd_per_problem: float | None
@@ -36,9 +36,9 @@ def accuracy(rollouts: Sequence[ScoredRollout]) -> Accuracy:
     right = sum(rollout.correct for rollout in scored)
     low, high = wilson_interval(right, len(scored))
     domains = sorted({rollout.domain for rollout in scored})
-    own = {domain: [r.correct for r in scored if r.domain == domain] for domain in domains}
+    by_domain = {domain: [rollout.correct for rollout in scored if rollout.domain == domain] for domain in domains}
     costs = [rollout.trace.usd for rollout in scored]
-    known = [cost for cost in costs if cost is not None]
+    priced = [cost for cost in costs if cost is not None]
     return Accuracy(
         mean=right / len(scored) if scored else float("nan"),
         low=low,
@@ -46,18 +46,18 @@ def accuracy(rollouts: Sequence[ScoredRollout]) -> Accuracy:
         n=len(scored),
         unscored=len(rollouts) - len(scored),
         calls_per_problem=sum(r.trace.model_calls for r in scored) / max(1, len(scored)),
-        usd_per_problem=sum(known) / len(known) if known and len(known) == len(costs) else None,
-        by_domain={domain: sum(values) / len(values) for domain, values in own.items()},
+        usd_per_problem=sum(priced) / len(priced) if priced and len(priced) == len(costs) else None,
+        by_domain={domain: sum(values) / len(values) for domain, values in by_domain.items()},
     )
 
 
 def valid_share(rollouts: Sequence[ScoredRollout]) -> float:
-    """Share of completions that are valid workflows."""
+    """Proportion of completions that are valid workflows."""
     return sum(rollout.trace.workflow is not None for rollout in rollouts) / len(rollouts)
 
 
 def workflow_counts(rollouts: Sequence[ScoredRollout]) -> dict[str, dict[str, int]]:
-    """How often each domain got each workflow, most frequent first."""
+    """Number of rollouts by domain and workflow, most frequent first; an invalid one counts under its label."""
     counts: dict[str, Counter[str]] = {}
     for rollout in rollouts:
         name = rollout.trace.workflow or f"({rollout.trace.label})"

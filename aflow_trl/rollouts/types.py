@@ -1,7 +1,8 @@
-"""Data types of rewards."""
+"""Data types of scored rollouts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,19 +12,20 @@ from ..scoring import Score
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A trace with what its answer is worth."""
+    """A trace and the score of its answer."""
 
     trace: Trace
     domain: str
     score: Score | None
-    """Score of the final answer; `None` if there is none to give (no valid execution, or unscored)."""
+    """Score of the final answer; `None` if there is nothing to score (no valid execution) or the scorer failed."""
     first_score: Score | None
-    """Score of the first candidate, before Revise, Test and the like."""
+    """Score of the first candidate, before any operator improved on it."""
     correctness: float | None
-    """Primary reward in [0, 1]; `None` means unscored: infrastructure failed, nobody is to blame."""
+    """Primary reward in [0, 1]; `None` means unscored: the infrastructure failed and nobody is to blame."""
     prompt_id: str
-    """Same for every rollout of one problem."""
-    metadata: dict[str, Any]
+    """Identifies the problem: equal for all rollouts of one problem."""
+    metadata: Mapping[str, Any]
+    """`id`, `source` and `difficulty` of the row."""
 
     @property
     def correct(self) -> bool:
@@ -32,22 +34,22 @@ class ScoredRollout:
 
     @property
     def revise_gain(self) -> float:
-        """How much better the final answer is than the first one, in [-1, 1]."""
+        """Score of the final answer minus score of the first candidate, in [-1, 1]."""
         if self.score is None or self.first_score is None:
             return 0.0
         return self.score.value - self.first_score.value
 
     @property
     def executed(self) -> float:
-        """Share of operator runs that ended without a failure of their own."""
+        """Share of operator runs that did not fail."""
         nodes = self.trace.nodes
         return sum(not node.failure for node in nodes) / len(nodes) if nodes else 0.0
 
     @property
     def progress(self) -> float:
         """
-        How far a rollout that is not right has come, in [0, 1]: valid, executed, partly right. Being cheap is no part
-        of it.
+        How close a wrong rollout came, in [0, 1]: valid, executed, partly right. Cost plays no part, or the cheapest
+        wrong workflow would be the best of an all-wrong group.
         """
         if self.trace.outcome is Outcome.INVALID:
             return 0.0
@@ -55,21 +57,27 @@ class ScoredRollout:
         return 0.25 + 0.25 * self.executed + 0.4 * partial + 0.1 * max(0.0, self.revise_gain)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, enough to compute every reward again."""
+        """Plain data that [`read_rollout`] turns back into the rollout."""
         return {
             "domain": self.domain,
             "correctness": self.correctness,
             "score": None if self.score is None else asdict(self.score),
             "first_score": None if self.first_score is None else asdict(self.first_score),
             "prompt_id": self.prompt_id,
-            "metadata": self.metadata,
+            "metadata": dict(self.metadata),
             "trace": self.trace.to_json(),
         }
 
 
-def read_rollout(fields: dict[str, Any]) -> ScoredRollout:
+def read_rollout(fields: Mapping[str, Any]) -> ScoredRollout:
     """The rollout that [`ScoredRollout.to_json`] wrote."""
-    score, first = (None if fields[name] is None else Score(**fields[name]) for name in ("score", "first_score"))
-    trace = read_trace(fields["trace"])
-    own = (fields["correctness"], fields["prompt_id"], fields["metadata"])
-    return ScoredRollout(trace, fields["domain"], score, first, *own)
+    score, first_score = (None if fields[name] is None else Score(**fields[name]) for name in ("score", "first_score"))
+    return ScoredRollout(
+        read_trace(fields["trace"]),
+        fields["domain"],
+        score,
+        first_score,
+        fields["correctness"],
+        fields["prompt_id"],
+        fields["metadata"],
+    )

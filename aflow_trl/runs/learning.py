@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from ..rollouts import ScoredRollout
-from ..rollouts import accuracy
-from .plots import COLOURS
+from ..rollouts import ScoredRollout, accuracy
+from .plots import COLOURS, new_figure, save_figure
 
 ALL = "all"
 SHOWN_WORKFLOWS = 3
@@ -132,10 +127,8 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
             Name of the executor, for the title.
     """
     domains = list(report["frontier"])
-    figure, axes = plt.subplots(
-        1, len(domains), figsize=(4.2 * len(domains), 4.4), sharey=True, layout="constrained", squeeze=False
-    )
-    for axis, domain in zip(axes[0], domains, strict=True):
+    figure, axes = new_figure(columns=len(domains), figsize=(4.2 * len(domains), 4.4), sharey=True)
+    for axis, domain in zip(axes, domains, strict=True):
         fixed = {name: own["domains"][domain] for name, own in report["fixed"].items()}
         grey = COLOURS["baseline"]
         axis.scatter(
@@ -174,9 +167,7 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("held-out accuracy")
-    axes[0][0].legend(loc="lower right", fontsize=8)
+    axes[0].set_ylabel("held-out accuracy")
+    axes[0].legend(loc="lower right", fontsize=8)
     figure.suptitle(f"Accuracy and cost ({executor})", fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -6,13 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 SMOOTHING_STEPS = 9
 COLOURS = {"accuracy": "#1b6ca8", "valid": "#2e8b57", "calls": "#b5651d", "baseline": "#777777", "trained": "#c0392b"}
+
+
+def new_figure(
+    *,
+    columns: int = 1,
+    figsize: tuple[float, float],
+    width_ratios: Sequence[float] | None = None,
+    sharey: bool = False,
+) -> tuple[Figure, Any]:
+    """
+    A figure and its axes, one row of `columns` of them.
+
+    Not by `pyplot`, which keeps figures alive and whose import would choose a backend for the whole process.
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    axes = figure.subplots(1, columns, width_ratios=width_ratios, sharey=sharey)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
 
 
 def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
@@ -29,7 +49,7 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     """
     logs = [entry for entry in history if "workflows/valid" in entry]
     steps = [entry["step"] for entry in logs]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 1), layout="constrained")
+    figure, (left, right) = new_figure(columns=2, figsize=(11, 4.2), width_ratios=(2, 1))
     for key, name, label in (
         ("accuracy/all", "accuracy", "accuracy of rollouts"),
         ("workflows/valid", "valid", "valid workflows"),
@@ -50,9 +70,7 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def draw_curve(axis: Any, steps: Sequence[int], values: Sequence[float | None], colour: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Rewards and advantages of a run again, from its traces alone: the same, or as another recipe would have them."""
+"""Rewards and advantages of a run computed again from its traces: unchanged, or as another recipe would have them."""
 
 from __future__ import annotations
 
@@ -7,138 +7,118 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..dsl import DEFAULT_LIMITS
 from ..errors import RecipeError
-from ..operators import load_operators, vocabulary
-from ..recipes import Recipe
-from ..rollouts import ScoredRollout, batch_columns, read_rollout
-from ..storage import read_rows
-from ..rewards import reward_value
+from ..operators import load_operators
+from ..rewards import reward_values
+from ..rollouts import REWARDS_FILE, TRAIN, ScoredRollout, read_traces, trace_name
 from ..scoring import quantize
-from ..trainer import EstimatorSettings, FEATURE_COLUMNS, REWARDS_FILE, TRL_ESTIMATORS, estimate_advantages
-
-SETTINGS_FILE = "settings.json"
+from ..storage import read_rows
+from ..trainer import (
+    REPLAY_SETTINGS_FILE,
+    WA_GRPO,
+    AdvantageConfig,
+    ReplaySettings,
+    RewardBatch,
+    compute_advantages,
+    to_tensor,
+)
+from ..trainer.advantages import task_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedStep:
-    """Rewards and advantages of one step: as they were, and as they come out again."""
+    """Rewards and advantages of one step: as recorded, and as computed again."""
 
     step: int
     old_rewards: Tensor
-    """Shape (B*G, number of reward functions); NaN where unscored."""
+    """Shape (B*G, R); NaN where unscored."""
     new_rewards: Tensor
     old_advantages: Tensor
     """Shape (B*G,)."""
     new_advantages: Tensor
 
 
-def trace_name(rank: int) -> str:
-    """File of the traces of one process."""
-    return f"traces.rank{rank}.jsonl.gz" if rank else "traces.jsonl.gz"
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """What decides rewards and advantages of given traces, as plain data."""
-    args, training = recipe.workflow, recipe.training
-    if args.task != "compose":
-        raise RecipeError(f"a replay knows recipes with task: compose; this one has task: {args.task}.")
-    names = recipe.reward_names
-    weights = training.reward_weights or [recipe.reward_weights[name] for name in names]
-    return {
-        "reward_funcs": names,
-        "reward_weights": list(weights),
-        "gate_secondary": args.gate_secondary,
-        "quantize_correctness": args.quantize_correctness,
-        "operators": args.operators,
-        "operator_modules": args.operator_modules or [],
-        "primary": names.index(training.primary_reward) if training.primary_reward else 0,
-        "num_generations": training.num_generations,
-        "advantage_estimator": training.advantage_estimator,
-        "advantage_scale": training.advantage_scale,
-        "tie_break_alpha": training.tie_break_alpha,
-        "tie_tolerance": training.tie_tolerance,
-        "advantage_clip": training.advantage_clip,
-        "seed": training.seed,
-    }
-
-
-def replay(output_dir: Path, settings: dict[str, Any] | None = None) -> Iterator[ReplayedStep]:
+def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator[ReplayedStep]:
     """
     Compute rewards and advantages of every training step again, without a model call.
 
     Args:
         output_dir (`Path`):
             Output folder of a run.
-        settings (`dict[str, Any]`, *optional*):
-            Settings by [`settings_of`] of another recipe. Defaults to the run's own.
+        settings ([`~aflow_trl.trainer.ReplaySettings`], *optional*):
+            Settings of another recipe. Defaults to those of the run.
 
     Yields:
-        [`ReplayedStep`]: In order; of a step that was done twice, because the run was resumed, the last.
+        [`ReplayedStep`]: In order. Of a step that was repeated because the run was resumed, the last.
 
     Raises:
         [`RecipeError`]: The folder holds no run, or the settings do not fit its groups.
     """
-    path = output_dir / SETTINGS_FILE
+    path = output_dir / REPLAY_SETTINGS_FILE
     if not path.is_file():
         raise RecipeError(
-            f"{output_dir} holds no {SETTINGS_FILE}: it is no output folder of a run, or of an older one."
+            f"{output_dir} holds no {REPLAY_SETTINGS_FILE}: it is not the output folder of a run that executed workflows."
         )
-    own = json.loads(path.read_text(encoding="utf-8"))
-    new = own if settings is None else settings
-    if new["num_generations"] != own["num_generations"]:
+    recorded_settings = ReplaySettings.from_json(json.loads(path.read_text(encoding="utf-8")))
+    settings = recorded_settings if settings is None else settings
+    if settings.advantage.num_generations != recorded_settings.advantage.num_generations:
         raise RecipeError(
-            f"the run has groups of {own['num_generations']}, the recipe of {new['num_generations']}; a replay cannot "
-            "change num_generations."
+            f"the run has groups of {recorded_settings.advantage.num_generations}, the recipe of "
+            f"{settings.advantage.num_generations}; a replay cannot change num_generations."
         )
-    if new["advantage_estimator"] in TRL_ESTIMATORS:
+    if settings.advantage_estimator != WA_GRPO:
         raise RecipeError(
-            f"advantage_estimator {new['advantage_estimator']} is TRL's own code inside a training step; a replay "
-            "knows wa_grpo and wa_grpo_classic."
+            f"advantage_estimator {settings.advantage_estimator} is computed inside a training step of TRL; a replay "
+            f"can only compute {WA_GRPO}."
         )
-    load_operators(new["operator_modules"])
+    load_operators(settings.operator_modules)
     batches = _batches(output_dir)
     recorded = {row["step"]: row for row in read_rows(output_dir / REWARDS_FILE)}
     for step in sorted(recorded.keys() & batches.keys()):
-        row = recorded[step]
-        rewards = _rewards(batches[step], new)
+        rewards = _rewards(batches[step], settings)
         yield ReplayedStep(
             step,
-            _tensor(row["rewards"]),
+            to_tensor(recorded[step]["rewards"]),
             rewards,
-            torch.tensor(row["advantages"]),
-            _advantages(rewards, batches[step], new, step),
+            torch.tensor(recorded[step]["advantages"]),
+            _advantages(rewards, batches[step], settings),
         )
 
 
 def _batches(output_dir: Path) -> dict[int, list[ScoredRollout]]:
     """Rollouts of each training step, in the order in which the trainer gathered them."""
     batches: dict[int, list[ScoredRollout]] = {}
-    rank = 0
-    while (output_dir / trace_name(rank)).exists():
-        rows = (row for row in read_rows(output_dir / trace_name(rank)) if row["phase"] == "train")
-        steps = {}
-        for (step, _), own in groupby(rows, key=lambda row: (row["step"], row["batch"])):
-            steps[step] = [read_rollout(row) for row in own]
-        for step, rollouts in steps.items():
+    process_index = 0
+    while (path := output_dir / trace_name(process_index)).exists():
+        recorded = (item for item in read_traces(path) if item.phase == TRAIN)
+        latest = {}
+        for (step, _), items in groupby(recorded, key=lambda item: (item.step, item.batch)):
+            latest[step] = [item.rollout for item in items]
+        for step, rollouts in latest.items():
             batches.setdefault(step, []).extend(rollouts)
-        rank += 1
+        process_index += 1
     return batches
 
 
-def _rewards(rollouts: list[ScoredRollout], settings: dict[str, Any]) -> Tensor:
-    facts = {
-        "gate_secondary": settings["gate_secondary"],
-        "vocabulary": vocabulary(settings["operators"]),
-        "limits": DEFAULT_LIMITS,
-    }
-    scored = [_rescored(rollout, settings["quantize_correctness"]) for rollout in rollouts]
-    return _tensor([[reward_value(name, one, **facts) for name in settings["reward_funcs"]] for one in scored])
+def _rewards(rollouts: list[ScoredRollout], settings: ReplaySettings) -> Tensor:
+    vocabulary = load_operators([]).select(settings.operators).vocabulary
+    rescored = [_rescored(rollout, settings.quantize_correctness) for rollout in rollouts]
+    by_function = [
+        reward_values(
+            name,
+            rescored,
+            gate_secondary=settings.gate_secondary,
+            vocabulary=vocabulary,
+            limits=DEFAULT_LIMITS,
+        )
+        for name in settings.reward_funcs
+    ]
+    return to_tensor([list(values) for values in zip(*by_function, strict=True)])
 
 
 def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
@@ -147,33 +127,12 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
     return replace(rollout, correctness=quantize(rollout.score) if quantized else rollout.score.value)
 
 
-def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: dict[str, Any], step: int) -> Tensor:
-    columns = batch_columns(rollouts)
-    own: dict[str, Any] = {
-        name: settings.get(name)
-        for name in (
-            "advantage_estimator",
-            "advantage_scale",
-            "tie_break_alpha",
-            "tie_tolerance",
-            "primary",
-            "num_generations",
-            "advantage_clip",
-        )
-    }
-    return estimate_advantages(
+def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: ReplaySettings) -> Tensor:
+    batch = RewardBatch(
         rewards,
-        torch.tensor(settings["reward_weights"], dtype=torch.float32),
-        {name: _column(columns[name]) for name in FEATURE_COLUMNS},
-        columns["workflow"],
-        EstimatorSettings(**own),
-        seed=settings["seed"] + step,
+        torch.tensor(settings.reward_weights, dtype=torch.float32),
+        torch.tensor([rollout.progress for rollout in rollouts]),
+        task_numbers([rollout.domain for rollout in rollouts], rewards.device),
     )
-
-
-def _column(values: list[Any]) -> Tensor:
-    return torch.tensor([float("nan") if value is None else float(value) for value in values])
-
-
-def _tensor(rows: list[list[float | None]]) -> Tensor:
-    return torch.tensor([[float("nan") if value is None else value for value in row] for row in rows])
+    config: AdvantageConfig = settings.advantage
+    return compute_advantages(batch, config)

@@ -75,28 +75,3 @@ def _cells(row: dict[str, Any], domains: list[str]) -> list[str]:
         "?" if usd is None else f"{usd:.4f}",
         *(f"{row['by_domain'].get(domain, float('nan')):.2f}" for domain in domains),
     ]
-
-
-def model_card_sections(summary: dict[str, Any], operators: str, recipe: str) -> str:
-    """Markdown for the model card: language, operators, results, recipe."""
-    accuracy = summary["accuracy"]
-    lines = [
-        "## Workflows",
-        "",
-        "This policy reads a problem and writes a workflow in the language of `aflow_trl`, between `<workflow>` tags: "
-        "`A -> B`, `[A, B] -> Ensemble`, `X ? Y : Z`, `(S) * n`, `done`. It composes these operators:",
-        "",
-        operators,
-        "",
-        f"## Results on held-out problems ({summary['executor']})",
-        "",
-        "| | accuracy | 95 % interval | calls a problem |",
-        "|---|---|---|---|",
-    ]
-    for name in ("untrained", "custom", "best_fixed", "trained"):
-        row = accuracy[name]
-        label = f"best fixed: `{summary['best_fixed_workflow']}`" if name == "best_fixed" else name
-        lines.append(
-            f"| {label} | {row['mean']:.3f} | {row['low']:.3f}–{row['high']:.3f} | {row['calls_per_problem']:.2f} |"
-        )
-    return "\n".join([*lines, "", "## Recipe", "", "```yaml", recipe.strip(), "```"])

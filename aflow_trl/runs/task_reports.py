@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from .plots import COLOURS, draw_curve
+from .plots import COLOURS, draw_curve, new_figure, save_figure
 from .summary import TOP_WORKFLOWS
 
 
@@ -95,7 +94,7 @@ def _plot(
     unit: str,
     path: Path,
 ) -> None:
-    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    figure, axis = new_figure(figsize=(8, 4.2))
     for (key, label), colour in zip(curves.items(), ("accuracy", "valid"), strict=False):
         logs = [entry for entry in history if key in entry]
         draw_curve(axis, [entry["step"] for entry in logs], [entry[key] for entry in logs], COLOURS[colour], label)
@@ -105,30 +104,4 @@ def _plot(
     axis.legend(loc="lower right", fontsize=8, framealpha=0.9)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def task_card_sections(about: str, figures: Mapping[str, Mapping[str, float]], operators: str, recipe: str) -> str:
-    """
-    Markdown for the model card.
-
-    Args:
-        about (`str`):
-            What the policy does and what the figures are.
-        figures (`Mapping[str, Mapping[str, float]]`):
-            By row: `mean`, `low`, `high` and `n`.
-        operators (`str`):
-            Operators the policy composes, one a line; empty if it composes none.
-        recipe (`str`):
-            YAML of the recipe.
-
-    Returns:
-        `str`: The sections.
-    """
-    lines = ["## What it does", "", about, "", *([operators, ""] if operators else [])]
-    lines += ["## Results", "", "| | mean | 95 % interval | n |", "|---|---|---|---|"]
-    for name, row in figures.items():
-        lines.append(f"| {name} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row['n']} |")
-    return "\n".join([*lines, "", "## Recipe", "", "```yaml", recipe.strip(), "```"])
+    save_figure(figure, path)

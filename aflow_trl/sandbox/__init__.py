@@ -1,8 +1,8 @@
-"""Runs untrusted Python in confined child processes, and judges it with the tests outside. Imports errors only."""
+"""Runs untrusted Python in confined child processes, and tests solutions without showing them the tests."""
 
 from .client import DEFAULT_TIMEOUT_S, allow_weak_sandbox, fork_server, run
 from .types import Layers, RunResult, Status, Tier, Verdict
-from .verdicts import judge, judge_stdin
+from .verdicts import run_stdin_tests, run_tests
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -13,7 +13,7 @@ __all__ = [
     "Verdict",
     "allow_weak_sandbox",
     "fork_server",
-    "judge",
-    "judge_stdin",
     "run",
+    "run_stdin_tests",
+    "run_tests",
 ]

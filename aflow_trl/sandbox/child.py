@@ -1,7 +1,7 @@
 """
-What a fresh child of the fork server does: run a program, serve a solution's functions, or test them.
+Code of a freshly forked child: it runs a program, serves a solution's functions, or runs tests.
 
-Standard library only. Each role is a process of its own.
+Standard library only. Every child has exactly one role, so that a solution never shares a process with its tests.
 """
 
 import atexit
@@ -30,9 +30,8 @@ def run_role(role, source, spec):
             tester.serve_tests(TESTER_CONTROL_FD)
         else:
             tester.test_within(spec)
-    except SystemExit as leave:
-        # Not by the object's own methods: it may be of the program's making.
-        return int.__int__(leave.code) if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    except SystemExit as exit_request:
+        return _exit_code(exit_request.code)
     except MemoryError:
         return EXIT_MEMORY
     except BaseException as error:
@@ -43,24 +42,32 @@ def run_role(role, source, spec):
     return 0
 
 
+def _exit_code(value):
+    """Exit code that an interpreter would give for `SystemExit(value)`."""
+    if value is None:
+        return 0
+    # `int.__int__`, not `int()`: the program may have exited with an object whose methods it wrote.
+    return int.__int__(value) if isinstance(value, int) else EXIT_ERROR
+
+
 def _run_program(source):
     try:
         exec(compile(source, "<program>", "exec"), _module("__main__"))
     finally:
-        # What an interpreter does at its end: wait for threads, run exit functions.
+        # A child leaves with `os._exit`, so the steps of a regular interpreter exit have to be taken here.
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
 
 
 def _module(name):
-    """Namespace of a fresh module that is known by its name, as pickle and dataclasses want it."""
+    """Namespace of a fresh module; registered in `sys.modules`, where pickle and dataclasses look names up."""
     module = sys.modules[name] = types.ModuleType(name)
     return vars(module)
 
 
 def _serve(source):
-    """Define the solution, then answer calls: a line in, a line out, each with the caller's token."""
+    """Define the solution, then answer calls: one line in, one line out, each carrying the caller's token."""
     namespace = _module("solution")
     replies = os.fdopen(REPLIES_FD, "w")
     calls = os.fdopen(CALLS_FD)
@@ -72,9 +79,9 @@ def _serve(source):
     exec(code, namespace)
     for line in calls:
         call = codec.loads(line)
-        answer = _answer(namespace, call)
+        reply = _answer(namespace, call)
         try:
-            text = codec.dumps(answer)
+            text = codec.dumps(reply)
         except codec.LiveObjectError as error:
             text = codec.dumps({"token": call["token"], "live": str(error)[:500]})
         except (TypeError, ValueError, RecursionError) as error:
@@ -84,6 +91,7 @@ def _serve(source):
 
 
 def _answer(namespace, call):
+    # Arguments travel back as well: the caller has to see what the solution did to mutable ones.
     reply = {"token": call["token"]}
     try:
         if call["name"] not in namespace:
@@ -98,13 +106,13 @@ def _answer(namespace, call):
 
 
 def _memory_used_up():
-    """Out of memory in the middle of unwinding, the interpreter loses the exception and raises `SystemError`."""
+    """Whether a `SystemError` is a lost `MemoryError`: CPython may drop it when unwinding itself needs memory."""
     used_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used_kib * 1024 > 0.8 * resource.getrlimit(resource.RLIMIT_AS)[0]
 
 
 def _print_traceback():
-    """The traceback without our own frames: a prompt that shows it must not depend on where the package lies."""
+    """Print the traceback without frames of this file: prompts show it, and must not depend on the install path."""
     error = sys.exc_info()[1]
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename == __file__:

@@ -1,4 +1,4 @@
-"""Async side of the fork server: start it, send runs, enforce the wall clock, read what they wrote."""
+"""Async client of the fork server: starts it, sends runs, enforces the wall clock, and reads the output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import SandboxUnavailableError
 from .types import Layers, RunResult, Status, Tier
+
+if TYPE_CHECKING:
+    from .tester_pool import Tester
 
 logger = logging.getLogger(__name__)
 
@@ -28,60 +31,81 @@ DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_MEMORY_MB = 512
 DEFAULT_OUTPUT_BYTES = 8 << 20
 START_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 3.0
-GRACE_S = 5.0
-"""How long the server may take to report a killed child before it counts as broken."""
+SHUTDOWN_TIMEOUT_S = 3.0
+KILL_GRACE_S = 5.0
+"""Seconds the server may take to report a killed child before it counts as broken."""
+SEND_RETRY_S = 0.001
+"""Delay before sending again when the socket's buffer is full."""
 
 _weak_allowed = False
 
+# The exit codes of `child.py`, which cannot be imported here: it is written to run as a script beside the server.
 _EXIT_DENIED, _EXIT_MEMORY, _EXIT_INVALID = 76, 77, 78
 _SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
 _SERVER = Path(__file__).with_name("server.py")
+# An allowlist: API keys of this process must not reach the processes that run untrusted code.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
+class ExitReport(TypedDict):
+    """What the server sends when a child has exited."""
+
+    id: int
+    code: int
+    """Exit code; the negative signal number if a signal killed the child."""
+    wall: float
+    """Wall time in seconds."""
+    over_quota: bool
+    error: str
+    """Why the child could not be confined; empty if it could."""
+    leftover: str
+    """Why its scratch folder could not be emptied; empty if it could."""
+
+
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """Raw end of a child: exit code (negative signal), wall seconds, whether the clock or its disk quota ended it."""
+class ChildExit:
+    """How a child exited."""
 
     code: int
+    """Exit code; the negative signal number if a signal killed the child."""
     wall_s: float
     timed_out: bool
     over_quota: bool
+    """Whether the server killed it for its disk usage or its number of threads."""
 
     @property
-    def invalid(self) -> bool:
-        """Whether the solution was no Python."""
+    def invalid_source(self) -> bool:
+        """Whether the solution does not compile."""
         return self.code == _EXIT_INVALID
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child that was asked for: its number, and the server's report of its end."""
+    """A requested child: its number, and a future for the server's report of its exit."""
 
     id: int
-    end: asyncio.Future[dict[str, Any]]
+    exit: asyncio.Future[ExitReport]
 
 
 class ForkServer:
-    """One fork server, bound to the event loop that started it."""
+    """A fork server, bound to the event loop that started it."""
 
-    end: Callable[[], object]
-    """Ends the server and removes its scratch; called when nobody holds the server any more."""
+    close: Callable[[], object]
+    """Stops the server and removes its scratch folder; called automatically when the object is garbage-collected."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: str, layers: Layers):
         self.layers = layers
-        """What confines its children."""
+        """Layers that confine its children."""
         self._process, self._control, self._scratch = process, control, scratch
-        self.idle_testers: list[Any] = []
-        """Warm testers nobody uses; see `testers.py`."""
+        self.idle_testers: list[Tester] = []
+        """Warm testers that are not in use; see `tester_pool.py`."""
         self._closed = False
         self._ids = itertools.count()
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pending: dict[int, asyncio.Future[ExitReport]] = {}
         self._loop = asyncio.get_running_loop()
-        # The loop must not keep a server alive that nobody else holds.
-        own = weakref.ref(self)
-        self._loop.add_reader(control, lambda: server._receive() if (server := own()) else None)
+        # A weak reference: the event loop must not keep a server alive that nobody uses any more.
+        reference = weakref.ref(self)
+        self._loop.add_reader(control, lambda: server._receive() if (server := reference()) else None)
 
     @classmethod
     async def start(cls, choose: Callable[[Layers], Layers] | None = None) -> ForkServer:
@@ -90,10 +114,10 @@ class ForkServer:
 
         Args:
             choose (`Callable[[Layers], Layers]`, *optional*):
-                Takes what the machine offers, gives what to use. Defaults to all of it, see [`choose_layers`].
+                Maps the layers that the machine offers to those to use. Defaults to [`choose_layers`], which uses all.
 
         Raises:
-            [`SandboxUnavailableError`]: It did not start, or this machine cannot confine programs.
+            [`SandboxUnavailableError`]: The server did not start, or this machine cannot confine programs.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scratch = tempfile.mkdtemp(prefix="aflow-sandbox-")
@@ -106,22 +130,23 @@ class ForkServer:
             layers = (choose or choose_layers)(Layers(**json.loads(offer)))
             ours.send(json.dumps(asdict(layers)).encode())
         except BaseException as error:
-            _end(process, ours, scratch)
+            _shut_down(process, ours, scratch)
             if isinstance(error, (asyncio.TimeoutError, ValueError, OSError)):
                 raise SandboxUnavailableError(f"the sandbox's fork server did not start: {error!r}") from error
             raise
         server = cls(process, ours, scratch, layers)
-        server.end = weakref.finalize(server, _end, process, ours, scratch)
+        server.close = weakref.finalize(server, _shut_down, process, ours, scratch)
         logger.info("sandbox ready: %s", layers)
         return server
 
     @property
     def alive(self) -> bool:
-        """Whether the server process still runs on this loop."""
+        """Whether the server process is running and belongs to the current event loop."""
         return not self._closed and self._process.poll() is None and asyncio.get_running_loop() is self._loop
 
-    async def run(self, role: str, fds: Sequence[int], *, timeout_s: float, **limits: int) -> Ended:
-        """Start one child and wait for its end; arguments as in [`ForkServer.spawn`] and [`ForkServer.wait`]."""
+    async def run(self, role: str, fds: Sequence[int], *, timeout_s: float, **limits: int) -> ChildExit:
+        """Start a child and wait for its exit; arguments as in [`ForkServer.spawn`] and [`ForkServer.wait`]."""
+        # The wall clock is the limit that counts; CPU time only backs it up, so it is a little longer.
         return await self.wait(await self.spawn(role, fds, cpu_s=int(timeout_s) + 2, **limits), timeout_s)
 
     async def spawn(
@@ -134,26 +159,26 @@ class ForkServer:
         output_bytes: int = DEFAULT_OUTPUT_BYTES,
     ) -> Child:
         """
-        Start one child.
+        Start a child.
 
         Args:
             role (`str`):
                 `program`, `serve`, `test` or `test_within`.
             fds (`Sequence[int]`):
-                Its source, and from there on its files from 0 up. They stay the caller's, to be closed.
+                Descriptor of its source, followed by the descriptors it gets as 0, 1, 2, …. The caller closes them.
             cpu_s (`int`):
-                Processor time in seconds.
+                CPU time in seconds.
             memory_mb (`int`, *optional*, defaults to `512`):
                 Address space in MiB.
             output_bytes (`int`, *optional*, defaults to 8 MiB):
-                Cap on every file it writes.
+                Maximum size of every file it writes.
 
         Raises:
-            [`SandboxUnavailableError`]: The server is gone.
+            [`SandboxUnavailableError`]: The server has exited.
         """
         child = Child(next(self._ids), self._loop.create_future())
         request = {"id": child.id, "role": role, "memory": memory_mb << 20, "cpu": cpu_s, "file": output_bytes}
-        self._pending[child.id] = child.end
+        self._pending[child.id] = child.exit
         try:
             await self._send(json.dumps(request).encode(), fds)
         except BaseException as error:
@@ -161,37 +186,37 @@ class ForkServer:
             if isinstance(error, OSError):
                 raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
             raise
-        # A failure that nobody waits for any more is no news.
-        child.end.add_done_callback(lambda end: end.cancelled() or end.exception())
+        # Marks the exception as retrieved: if the caller was cancelled, asyncio would log it at collection.
+        child.exit.add_done_callback(lambda future: future.cancelled() or future.exception())
         return child
 
-    async def wait(self, child: Child, timeout_s: float) -> Ended:
+    async def wait(self, child: Child, timeout_s: float) -> ChildExit:
         """
-        Wait for a child's end, and bring it about when its time is over or the caller is cancelled.
+        Wait for a child to exit; kill it after `timeout_s`, or when the caller is cancelled.
 
         Raises:
-            [`SandboxUnavailableError`]: The server is gone, or the child could not be confined.
+            [`SandboxUnavailableError`]: The server has exited, or the child could not be confined.
         """
         timed_out = False
         try:
-            done, _ = await asyncio.wait([child.end], timeout=timeout_s)
+            done, _ = await asyncio.wait([child.exit], timeout=timeout_s)
             if not done:
                 timed_out = True
                 await self.kill(child)
-                await asyncio.wait_for(asyncio.shield(child.end), GRACE_S)
-            reply = child.end.result()
+                await asyncio.wait_for(asyncio.shield(child.exit), KILL_GRACE_S)
+            report = child.exit.result()
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
                 await self.kill(child)
             raise
         except (OSError, asyncio.TimeoutError) as error:
             raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
-        if reply["trouble"]:
-            raise SandboxUnavailableError(f"the child could not be confined: {reply['trouble']}")
-        return Ended(reply["code"], reply["wall"], timed_out, reply["over_quota"])
+        if report["error"]:
+            raise SandboxUnavailableError(f"the child could not be confined: {report['error']}")
+        return ChildExit(report["code"], report["wall"], timed_out, report["over_quota"])
 
     async def kill(self, child: Child) -> None:
-        """Kill a child, if it still runs."""
+        """Kill a child if it is still running."""
         await self._send(json.dumps({"kill": child.id}).encode(), [])
 
     async def _send(self, message: bytes, fds: Sequence[int]) -> None:
@@ -200,16 +225,17 @@ class ForkServer:
                 socket.send_fds(self._control, [message], fds)
                 return
             except BlockingIOError:
-                await asyncio.sleep(0.001)
+                # asyncio has no `send_fds` to await, and the buffer is full for moments only.
+                await asyncio.sleep(SEND_RETRY_S)
 
     def _receive(self) -> None:
         try:
             while message := self._control.recv(4096):
-                reply = json.loads(message)
-                if reply["left"]:
-                    logger.warning("sandbox: %s", reply["left"])
-                if (future := self._pending.pop(reply["id"], None)) and not future.done():
-                    future.set_result(reply)
+                report: ExitReport = json.loads(message)
+                if report["leftover"]:
+                    logger.warning("sandbox: %s", report["leftover"])
+                if (future := self._pending.pop(report["id"], None)) and not future.done():
+                    future.set_result(report)
             error: OSError = ConnectionResetError("the server closed its socket")
         except BlockingIOError:
             return
@@ -225,11 +251,11 @@ class ForkServer:
 
 def allow_weak_sandbox(allow: bool = True) -> None:
     """
-    Let programs run on a machine that cannot confine them, for the rest of this process. Off unless called.
+    Allow untrusted programs to run on a machine that cannot confine them, for the lifetime of this process.
 
     Args:
         allow (`bool`, *optional*, defaults to `True`):
-            Whether to go on with the layers there are. A warning names what leaks.
+            Whether to continue with the layers there are. A warning says what programs can reach.
     """
     global _weak_allowed
     _weak_allowed = allow
@@ -237,17 +263,17 @@ def allow_weak_sandbox(allow: bool = True) -> None:
 
 def choose_layers(offer: Layers) -> Layers:
     """
-    The layers to use on a machine: all it offers.
+    Choose the layers to use on a machine: all it offers.
 
     Raises:
-        [`SandboxUnavailableError`]: It is a machine of tier C, and [`allow_weak_sandbox`] was not called.
+        [`SandboxUnavailableError`]: The machine is tier C, and [`allow_weak_sandbox`] was not called.
     """
     if offer.tier is Tier.C and not _weak_allowed:
         missing = " and ".join(offer.missing)
         raise SandboxUnavailableError(
             f"this machine cannot confine untrusted programs: {missing} missing. Run on Linux 5.13 or later with "
             "Landlock enabled (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...) and seccomp, on x86_64 or aarch64; or, "
-            "where every program may be trusted, set allow_weak_sandbox: true."
+            "if you trust every program, set allow_weak_sandbox: true."
         )
     if offer.tier is not Tier.A:
         logger.warning("weak sandbox, tier %s: %s", offer.tier.value, offer.leaks)
@@ -255,7 +281,7 @@ def choose_layers(offer: Layers) -> Layers:
 
 
 def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
-    # The server expects the control socket as fd 3; a shell-free way to get it there is to hand it over as stdin.
+    # The server expects the control socket as descriptor 3. `pass_fds` would keep its number, so it travels as stdin.
     program = f"import os, runpy; os.dup2(0, 3); runpy.run_path({str(_SERVER)!r}, run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-I", "-B", "-c", program],
@@ -268,11 +294,11 @@ def _spawn(control: socket.socket, scratch: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, scratch: str) -> None:
-    # The end of its socket is the server's sign to kill its children, to remove the scratch and to leave.
+def _shut_down(process: subprocess.Popen[bytes], control: socket.socket, scratch: str) -> None:
+    # When its socket closes, the server kills its children, removes the scratch folder and exits.
     control.close()
     try:
-        process.wait(END_TIMEOUT_S)
+        process.wait(SHUTDOWN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -281,7 +307,7 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket, scratch: str)
 
 @dataclass
 class _LoopState:
-    """What belongs to one event loop."""
+    """State of one event loop: asyncio primitives and sockets cannot be shared between loops."""
 
     lock: asyncio.Lock
     slots: asyncio.Semaphore
@@ -302,17 +328,17 @@ def _state() -> _LoopState:
 
 
 def slot() -> asyncio.Semaphore:
-    """Held while a program runs, one a core: its clock must not run while it waits for others of our own making."""
+    """Semaphore with a slot per core, held while a program runs: waiting for a core must not count as its run time."""
     return _state().slots
 
 
 async def fork_server() -> ForkServer:
-    """The running loop's fork server, started at first use and again after it died."""
+    """Fork server of the running event loop, started on first use and restarted if it has died."""
     state = _state()
     async with state.lock:
         if state.server is None or not state.server.alive:
             if state.server is not None:
-                state.server.end()
+                state.server.close()
             state.server = await ForkServer.start()
         return state.server
 
@@ -332,16 +358,16 @@ async def run(
         code (`str`):
             Program text.
         stdin (`str`, *optional*, defaults to `""`):
-            What the program reads from standard input.
+            Standard input of the program.
         timeout_s (`float`, *optional*, defaults to `10.0`):
-            Wall clock in seconds; the process is killed when it passes.
+            Wall-clock limit in seconds, after which the process is killed.
         memory_mb (`int`, *optional*, defaults to `512`):
             Address space in MiB.
         output_bytes (`int`, *optional*, defaults to 8 MiB):
-            Cap on each of stdout, stderr and every file written.
+            Maximum size of stdout, of stderr and of every file it writes.
 
     Returns:
-        [`RunResult`]: Status, output and wall time; never an exception for anything the program did.
+        [`RunResult`]: Status, output and wall time. Nothing that the program does raises an exception.
 
     Raises:
         [`SandboxUnavailableError`]: The sandbox itself broke.
@@ -350,7 +376,7 @@ async def run(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
         out, err = memory_file(stack), memory_file(stack)
-        ended = await server.run(
+        child_exit = await server.run(
             "program",
             [memory_file(stack, code), memory_file(stack, stdin), out, err],
             timeout_s=timeout_s,
@@ -359,28 +385,29 @@ async def run(
         )
         stdout, stderr = read_memory_file(out, output_bytes), read_memory_file(err, output_bytes)
         overflow = any(os.fstat(fd).st_size >= output_bytes for fd in (out, err))
-    return RunResult(classify(ended, overflow=overflow), stdout, stderr, ended.wall_s)
+    return RunResult(classify(child_exit, overflow=overflow), stdout, stderr, child_exit.wall_s)
 
 
-def classify(ended: Ended, *, overflow: bool) -> Status:
-    """Status of an ended child."""
+def classify(child_exit: ChildExit, *, overflow: bool) -> Status:
+    """Status of a child that has exited. `overflow` says whether its output reached the maximum size."""
+    # From the most specific cause to the least: a child killed for its output also has a signal as exit code.
     if overflow:
         return Status.OUTPUT
-    if ended.over_quota:
+    if child_exit.over_quota:
         return Status.KILLED
-    if ended.timed_out or ended.code == -_SIGXCPU:
+    if child_exit.timed_out or child_exit.code == -_SIGXCPU:
         return Status.TIMEOUT
-    if ended.code == 0:
+    if child_exit.code == 0:
         return Status.OK
-    if ended.code == _EXIT_MEMORY:
+    if child_exit.code == _EXIT_MEMORY:
         return Status.MEMORY
-    if ended.code in (_EXIT_DENIED, -_SIGSYS):
+    if child_exit.code in (_EXIT_DENIED, -_SIGSYS):
         return Status.DENIED
-    return Status.KILLED if ended.code < 0 else Status.ERROR
+    return Status.KILLED if child_exit.code < 0 else Status.ERROR
 
 
 def memory_file(stack: contextlib.ExitStack | contextlib.AsyncExitStack, text: str = "") -> int:
-    """An anonymous file holding `text`, positioned at its start, closed with `stack`."""
+    """Descriptor of an anonymous file that holds `text`, positioned at its start; closed together with `stack`."""
     fd = os.memfd_create("aflow", os.MFD_CLOEXEC)
     stack.callback(os.close, fd)
     if text:
@@ -392,5 +419,5 @@ def memory_file(stack: contextlib.ExitStack | contextlib.AsyncExitStack, text: s
 
 
 def read_memory_file(fd: int, limit: int) -> str:
-    """Text of an anonymous file, cut at `limit` bytes."""
+    """Content of an anonymous file, cut at `limit` bytes."""
     return os.pread(fd, limit, 0).decode("utf-8", errors="replace")

@@ -1,8 +1,8 @@
 """
-Plain values across processes, as JSON that keeps Python's types apart: `(1, 2) != [1, 2]`, while `2 == 2.0` stays
-true.
+JSON encoding of plain Python values that keeps their types apart: `(1, 2)` and `[1, 2]` stay different.
 
-Standard library only, shared by the trusted tester and the untrusted solution; decoding builds plain values alone.
+Standard library only. Both the trusted tester and the untrusted solution use it. Not pickle: decoding what a solution
+sent may build plain values only, never run code.
 """
 
 import json
@@ -10,22 +10,23 @@ import json
 MAX_DEPTH = 50
 MAX_BYTES = 16 << 20
 MAX_VIEW = 1_000_000
+"""Maximum length of a `range` or dictionary view, which is sent as a list; `range(10**12)` must not be expanded."""
 
 
 class LiveObjectError(TypeError):
-    """A value that is no plain data, such as a function or an instance of a class of the program's own."""
+    """A value that is not plain data, such as a function or an instance of a class that the program defines."""
 
 
 def dumps(value):
-    """JSON text of a plain value. Raises `LiveObjectError` for anything that is not one, `TypeError` if too large."""
+    """JSON text of a plain value. Raises `LiveObjectError` for any other value, `TypeError` if it is too large."""
     text = json.dumps(_encode(value, 0))
     if len(text) > MAX_BYTES:
-        raise TypeError("the value is too large to cross")
+        raise TypeError("the value is too large to be sent")
     return text
 
 
 def loads(text):
-    """The value of a text made by [`dumps`]; raises `ValueError` for any other text."""
+    """Inverse of [`dumps`]; raises `ValueError` for any other text."""
     try:
         return _decode(json.loads(text))
     except (KeyError, TypeError, IndexError, RecursionError) as error:
@@ -34,7 +35,8 @@ def loads(text):
 
 def _encode(value, depth):
     if depth > MAX_DEPTH:
-        raise TypeError("the value is nested too deeply to cross")
+        raise TypeError("the value is nested too deeply to be sent")
+    # Exact types first; subclasses, whose methods may be overridden, are reduced to their base type further down.
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
@@ -53,11 +55,11 @@ def _encode(value, depth):
     if kind is complex:
         return {"complex": [_encode(value.real, depth + 1), _encode(value.imag, depth + 1)]}
     for base in (dict, list, tuple, set, str, int, float):
-        if isinstance(value, base):  # crosses as what it is made of, without methods of its own
+        if isinstance(value, base):  # sent as its base type, without overridden methods
             return _encode(base(value), depth + 1)
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return _encode(value.tolist(), depth + 1)
-    raise LiveObjectError(f"a value of type {kind.__name__} cannot cross")
+    raise LiveObjectError(f"a value of type {kind.__name__} cannot be sent")
 
 
 def _decode(value):

@@ -1,11 +1,11 @@
 """
-Layers that confine the calling process for good: Landlock, seccomp, rlimits, credentials.
+Layers that irrevocably confine the calling process: Landlock, seccomp, rlimits, credentials.
 
-Standard library only, run inside the sandbox's own processes. Threat model: a program that writes whatever raises its
-reward, or is simply broken. Exploits of the kernel are out of scope.
+Standard library only; runs inside the sandbox's processes. Threat model: a program that does whatever raises its
+reward, or is simply broken. Kernel exploits are out of scope.
 
-Tiers, from what the machine offers: *A* Landlock and seccomp; *B* root without Landlock: a throw-away user id, and a
-filter that refuses every write as well; *C* neither, which is no sandbox.
+The tier depends on what the machine offers. *A*: Landlock and seccomp. *B*: root without Landlock; a throw-away user
+id and a filter that also refuses every write. *C*: neither, which is not a sandbox.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import sys
 import filters
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# Constants of linux/prctl.h, linux/seccomp.h and the generic system call table; Python exposes none of them.
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 22, 38, 24
 _SECCOMP_MODE_FILTER = 2
 _LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -27,17 +28,17 @@ _NO_FLAGS = ctypes.c_uint32(0)
 OPEN_FILES = 64
 MAX_THREADS = 128
 STACK_BYTES = 64 << 20
-"""The main thread's stack; beyond it deep recursion ends the process, not the machine."""
+"""Stack of the main thread; deeper recursion kills the process instead of exhausting the machine."""
 SPARE_UID = 2_000_000_000
-"""First of the throw-away user ids, far from any that a machine or a container hands out."""
+"""First throw-away user id, far above those that a machine or a container runtime assigns."""
 SPARE_UIDS = 100_000
 HIGH_FD = 300
-"""From here on lie the rulesets, out of the way of a child's own files."""
+"""Lowest descriptor of a ruleset, above those that a child closes or reuses."""
 _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
 
 
 def probe(scratch):
-    """What this machine offers, as plain values: ABI of Landlock, seccomp, and whether root can spare a user id."""
+    """Layers this machine offers, as plain values: Landlock ABI, seccomp, and whether spare user ids are available."""
     return {"landlock": _landlock_version(), "seccomp": _seccomp_supported(), "spare_uid": _can_spare_uid(scratch)}
 
 
@@ -47,7 +48,7 @@ def die_with_parent():
 
 
 def drop_bounding_set():
-    """No child of this process can ever gain a capability that it does not hold."""
+    """Keep this process and its children from ever gaining a capability again."""
     if os.geteuid() == 0:
         for capability in range(64):
             _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -55,11 +56,11 @@ def drop_bounding_set():
 
 class Confinement:
     """
-    The layers of one tier, prepared once, so that a child only has to put them on.
+    The layers of one tier, prepared once, so that each child only has to apply them.
 
     Args:
         layers (`dict`):
-            What [`probe`] found; a layer it did not find is left out.
+            Result of [`probe`]; a layer the machine lacks is skipped.
     """
 
     def __init__(self, layers):
@@ -68,40 +69,41 @@ class Confinement:
         self.spare_uid = layers["spare_uid"]
 
     def ruleset(self, scratch):
-        """A Landlock ruleset under which `scratch` is the only folder to write in; `None` without Landlock."""
+        """A Landlock ruleset that makes `scratch` the only writable folder; `None` without Landlock."""
         return _ruleset(scratch, self._landlock) if self._landlock else None
 
-    def put_on(self, ruleset, uid, memory_bytes, cpu_s, file_bytes):
-        """Confine the calling process for good. `uid` is used where root can spare one."""
+    def apply(self, ruleset, uid, memory_bytes, cpu_s, file_bytes):
+        """Confine the calling process irrevocably. `uid` is used if spare user ids are available."""
         _limit_resources(memory_bytes, cpu_s, file_bytes)
         if self.spare_uid:
-            # Counted by user: of use only where nobody else is that user.
+            # The kernel counts RLIMIT_NPROC per user, so it is meaningful only for a user id nobody shares.
             resource.setrlimit(resource.RLIMIT_NPROC, (MAX_THREADS, MAX_THREADS))
             _become(uid)
         elif os.geteuid() == 0:
             _drop_capabilities()
-        # A change of credentials forgets this wish, so it comes after.
+        # Changing credentials clears the death signal, so it is set afterwards.
         die_with_parent()
         if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs")
         if ruleset is not None and _LIBC.syscall(_LANDLOCK_RESTRICT, ruleset, _NO_FLAGS):
             raise OSError(ctypes.get_errno(), "landlock_restrict_self")
         if self._filter is not None:
-            self._filter.put_on()
+            self._filter.install()
 
 
 class _Filter:
-    """The system call filter, laid out in memory once."""
+    """The system call filter, built once in memory that forked children share."""
 
     def __init__(self, read_only):
         program = filters.template(read_only)
-        self._places = filters.pid_places(program)
+        self._pid_offsets = filters.pid_offsets(program)
         self._code = ctypes.create_string_buffer(program, len(program))
         self._header = struct.pack("@HxxxxxxP", len(program) // 8, ctypes.addressof(self._code))
 
-    def put_on(self):
-        for place in self._places:
-            struct.pack_into("=I", self._code, place, os.getpid())
+    def install(self):
+        # The filter allows signals to the process itself, so each child writes its own pid into the program.
+        for offset in self._pid_offsets:
+            struct.pack_into("=I", self._code, offset, os.getpid())
         if _LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._header, 0, 0):
             raise OSError(ctypes.get_errno(), "seccomp")
 
@@ -115,10 +117,11 @@ def _seccomp_supported():
 
 
 def _can_spare_uid(scratch):
-    """Whether root may become another user here, and that user can read the interpreter and reach the scratch."""
+    """Whether this process can switch to another user who can read the interpreter and reach the scratch folder."""
     if os.geteuid() != 0:
         return False
     needed = [scratch, *(path for path in sys.path if os.path.exists(path))]
+    # Tried in a throw-away child: a process that has given up root cannot get it back.
     pid = os.fork()
     if pid == 0:
         try:
@@ -169,7 +172,7 @@ def _ruleset(scratch, version):
     read = handled & 0b1101  # execute, read file, read directory
     for path in {*_READABLE, sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}:
         _allow_path(ruleset, path, read)
-    _allow_path(ruleset, os.devnull, read | 0b10)  # and write
+    _allow_path(ruleset, os.devnull, read | 0b10)  # plus write
     _allow_path(ruleset, scratch, handled)
     high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
     os.close(ruleset)

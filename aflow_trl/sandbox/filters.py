@@ -1,8 +1,11 @@
 """
-The system call filter: what a confined process may not ask the kernel for, as a seccomp program.
+The seccomp program that refuses the system calls a confined process must not make.
 
-Standard library only. Landlock leaves holes that this closes: sockets, other processes (signals, limits, priorities,
-`fcntl(F_SETOWN)`), metadata of files it cannot open (`chmod`, `utime`, `truncate` by path), System V IPC.
+Standard library only. It closes what Landlock leaves open: sockets, other processes (signals, limits, priorities,
+`fcntl(F_SETOWN)`), metadata of files a process cannot open (`chmod`, `utime`, `truncate` by path), System V IPC.
+
+A denylist rather than an allowlist, because interpreters and C libraries differ in the calls they need; numbers beyond
+the table are refused, so a newer kernel does not open new holes.
 """
 
 import platform
@@ -17,7 +20,7 @@ REFUSED = {
     "bind": (49, 200),
     "listen": (50, 201),
     "accept4": (288, 242),
-    # files handed on in messages would escape the count of what a run keeps
+    # descriptors in flight inside a message would escape the scratch quota
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
     # new processes and programs; `clone` is limited below
@@ -101,7 +104,7 @@ REFUSED = {
     "msgctl": (71, 187),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
-    # metadata of files that Landlock does not let it open
+    # metadata of files that Landlock does not allow it to open
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -141,10 +144,10 @@ WRITING = {
     "mknod": (133, None),
     "mknodat": (259, 33),
 }
-"""Refused as well where there is no Landlock."""
+"""Also refused on machines without Landlock."""
 
 _ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
-"""Answered with ENOSYS: their arguments lie behind pointers that a filter cannot read; libraries fall back."""
+"""Answered with ENOSYS: a filter cannot read arguments behind a pointer. Libraries fall back to the older calls."""
 _OPEN, _OPENAT = (2, None), (257, 56)
 _WRITE_FLAGS = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
 _CLONE, _KILL, _TGKILL, _PRLIMIT64 = (56, 220), (62, 129), (234, 131), (302, 261)
@@ -157,7 +160,7 @@ _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _TCGETS, _TCGETS2, _TIOCGWINSZ = 0x5401, 0x802C542A, 0x5413
 _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 _FIRST_UNKNOWN = 454
-"""Calls from here on (the same numbers everywhere) are newer than this table, and nothing needs them."""
+"""Calls from this number on (equal on all architectures) are newer than the table; no interpreter needs them."""
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
@@ -166,11 +169,11 @@ _EPERM, _ENOTTY, _ENOSYS = 1, 25, 38
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_OFFSET, _ARCH_OFFSET, _FIRST_ARGUMENT_OFFSET = 0, 4, 16
 _OWN_PID = 0x7FFFFFF1
-"""Stands for the process id in a program that is built before the process exists."""
+"""Placeholder for the process id in a program that is built before the process exists."""
 
 
 def supported():
-    """Whether the filter is known for this architecture."""
+    """Whether there is a filter for this architecture."""
     return platform.machine() in _AUDIT_ARCH
 
 
@@ -180,19 +183,19 @@ def template(read_only, machine=None):
 
     Args:
         read_only (`bool`):
-            Whether opening for writing and every change of a folder are refused, too.
+            Whether to refuse opening files for writing and every change of a folder as well.
         machine (`str`, *optional*):
             Architecture, `x86_64` or `aarch64`. Defaults to this machine's.
 
     Returns:
-        `bytes`: The program. The process id of the one process that it is for, which may send signals to itself and
-        set its own limits, goes to the offsets of [`pid_places`].
+        `bytes`: The program. It lets a process signal itself and set its own limits; the process id has to be written
+        to the offsets that [`pid_offsets`] returns.
     """
     machine = machine or platform.machine()
     column = 0 if machine == "x86_64" else 1
     program = [_load(_ARCH_OFFSET), _op(_JUMP_EQUAL, _AUDIT_ARCH[machine], 1, 0), _op(_RETURN, _RET_KILL)]
     program += [_load(_NUMBER_OFFSET)]
-    if column == 0:
+    if column == 0:  # the x32 ABI has call numbers of its own, which would bypass the table
         program += [_op(_JUMP_GREATER_EQUAL, _X32_BIT, 0, 1), _op(_RETURN, _RET_KILL)]
     program += [_op(_JUMP_GREATER_EQUAL, _FIRST_UNKNOWN, 0, 1), _op(_RETURN, _RET_ERRNO | _ENOSYS)]
     refused = REFUSED | (WRITING if read_only else {})
@@ -205,8 +208,8 @@ def template(read_only, machine=None):
         (_PRLIMIT64, _only(0, _OWN_PID, 0)),
         (_CLONE, _with_bits(0, _CLONE_THREAD)),
         (_SOCKETPAIR, _stream_pair()),
-        (_PRCTL, _but(0, _PR_SET_PDEATHSIG)),
-        (_FCNTL, _but(1, _F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY)),
+        (_PRCTL, _except(0, _PR_SET_PDEATHSIG)),
+        (_FCNTL, _except(1, _F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY)),
         (_IOCTL, _only(1, _TCGETS, _TCGETS2, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX, errno=_ENOTTY)),
     ]
     if read_only:
@@ -217,41 +220,43 @@ def template(read_only, machine=None):
     return b"".join([*program, _op(_RETURN, _RET_ALLOW)])
 
 
-def pid_places(program):
-    """Offsets in a program of [`template`] where the process id belongs."""
+def pid_offsets(program):
+    """Byte offsets in a program of [`template`] where the process id belongs."""
     mark = struct.pack("=I", _OWN_PID)
-    return [place for place in range(4, len(program), 8) if program[place : place + 4] == mark]
+    # The value is the last 4 of the 8 bytes of an instruction.
+    return [offset for offset in range(4, len(program), 8) if program[offset : offset + 4] == mark]
 
 
-# A rule ends the program: it loads one argument (its low 32 bits, all the kernel reads of these) and returns.
+# A rule decides about one system call: it loads an argument (the low 32 bits, all that the kernel reads of these
+# arguments), compares, and returns.
 
 
 def _only(argument, *values, errno=_EPERM):
-    """Allowed where the argument is one of the values."""
-    tests = [_op(_JUMP_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+    """Allowed if the argument is one of the values."""
+    tests = [_op(_JUMP_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
     return [_argument(argument), *tests, _op(_RETURN, _RET_ERRNO | errno), _op(_RETURN, _RET_ALLOW)]
 
 
-def _but(argument, *values):
-    """Refused where the argument is one of the values."""
-    tests = [_op(_JUMP_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+def _except(argument, *values):
+    """Refused if the argument is one of the values."""
+    tests = [_op(_JUMP_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
     return [_argument(argument), *tests, _op(_RETURN, _RET_ALLOW), _op(_RETURN, _RET_ERRNO | _EPERM)]
 
 
 def _with_bits(argument, bits):
-    """Allowed where one of the bits is set."""
+    """Allowed if any of the bits is set."""
     refuse = _op(_RETURN, _RET_ERRNO | _EPERM)
     return [_argument(argument), _op(_JUMP_ANY_BIT, bits, 1, 0), refuse, _op(_RETURN, _RET_ALLOW)]
 
 
 def _without_bits(argument, bits):
-    """Refused where one of the bits is set."""
+    """Refused if any of the bits is set."""
     refuse = _op(_RETURN, _RET_ERRNO | _EPERM)
     return [_argument(argument), _op(_JUMP_ANY_BIT, bits, 0, 1), refuse, _op(_RETURN, _RET_ALLOW)]
 
 
 def _stream_pair():
-    """Only a pair of connected streams (asyncio needs one): a datagram socket could send to any address."""
+    """Allowed for stream pairs, which asyncio needs; a datagram socket could send to any local address."""
     return [
         _argument(0),
         _op(_JUMP_EQUAL, _AF_UNIX, 0, 3),

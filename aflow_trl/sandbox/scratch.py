@@ -1,8 +1,8 @@
 """
-Scratch folders of the fork server: each run gets an empty one, watched while it runs and emptied after it.
+Scratch folders of the fork server: each run gets an empty one, measured during the run and emptied afterwards.
 
-Standard library only. A running program changes its folder while it is looked at: the walk goes by descriptors,
-follows no link and changes nothing.
+Standard library only. A program may change its folder while it is being measured, so the walk opens everything
+relative to a directory descriptor, follows no links and modifies nothing.
 """
 
 import errno
@@ -10,24 +10,24 @@ import os
 import stat
 
 MAX_BYTES = 64 << 20
-"""Most a run may keep on disk, in bytes; a single file has its own limit."""
+"""Maximum disk usage of a run in bytes; single files have a separate limit."""
 MAX_ENTRIES = 1_000
-"""Most files and folders a run may keep."""
+"""Maximum number of files and folders of a run."""
 MAX_DEPTH = 32
-"""Most folders inside one another that a run may keep."""
+"""Maximum nesting of the folders of a run."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Scratch:
     """
-    One folder, used by one run after another.
+    A folder that successive runs reuse.
 
     Args:
         path (`str`):
-            Folder to make.
+            Folder to create.
         confinement ([`~confine.Confinement`]):
-            Layers of its runs.
+            Layers that confine its runs.
     """
 
     def __init__(self, path, confinement):
@@ -37,33 +37,33 @@ class Scratch:
         self._device = os.stat(path).st_dev
 
     def give_to(self, uid):
-        """Make a run's user its owner."""
+        """Make the user of a run its owner."""
         os.chown(self.path, uid, uid)
 
     def over_quota(self, pid):
-        """Whether a running process keeps more files or bytes than it may; what it hides counts as too much."""
+        """Whether a running process exceeds a limit. A folder that cannot be measured counts as exceeding it."""
         usage = _Usage()
         try:
             usage.add_folder(self.path, None, 0)
         except OSError as error:
             if error.errno not in _GONE:
                 return True
-        return usage.is_too_much() or usage.size + self._deleted_bytes(pid) > MAX_BYTES
+        return usage.exceeds_limits() or usage.size + self._deleted_bytes(pid) > MAX_BYTES
 
     def _deleted_bytes(self, pid):
-        """Bytes of files that a process has open but that have no name any more."""
+        """Bytes of files that a process holds open after deleting them, which no folder lists."""
         total = 0
         try:
             for name in os.listdir(f"/proc/{pid}/fd"):
                 info = os.stat(f"/proc/{pid}/fd/{name}")
                 if info.st_nlink == 0 and stat.S_ISREG(info.st_mode) and info.st_dev == self._device:
                     total += info.st_blocks * 512
-        except OSError:  # the process, or the file, is gone
+        except OSError:  # the process or the file is gone
             pass
         return total
 
     def clear(self):
-        """Remove what an ended run left, however deep it is nested and whatever its modes are."""
+        """Remove everything a finished run left behind, however deeply nested and whatever its modes."""
         os.chmod(self.path, 0o700)
         while entries := _list(self.path):
             for entry in entries:
@@ -71,7 +71,7 @@ class Scratch:
                     os.unlink(entry.path)
                     continue
                 os.chmod(entry.path, 0o700)
-                # Folders come up one level at a time, so that neither recursion nor path length has a say.
+                # Subfolders are moved up one level at a time, so neither recursion depth nor path length limits this.
                 for inner in _list(entry.path):
                     if inner.is_dir(follow_symlinks=False):
                         os.chmod(inner.path, 0o700)
@@ -82,24 +82,24 @@ class Scratch:
 
 
 class _Usage:
-    """What a folder holds, counted until it is too much."""
+    """Running total of what a folder holds; counting stops once a limit is exceeded."""
 
     def __init__(self):
         self.entries = self.size = self.depth = 0
 
-    def is_too_much(self):
+    def exceeds_limits(self):
         return self.entries > MAX_ENTRIES or self.size > MAX_BYTES or self.depth > MAX_DEPTH
 
     def add_folder(self, name, parent_fd, depth):
         self.depth = max(self.depth, depth)
-        if self.is_too_much():
+        if self.exceeds_limits():
             return
         fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     self._add(entry, fd, depth)
-                    if self.is_too_much():
+                    if self.exceeds_limits():
                         return
         finally:
             os.close(fd)

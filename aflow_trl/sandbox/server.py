@@ -1,9 +1,12 @@
 """
-Fork server: a small process that keeps an interpreter warm and forks one fresh, confined child for every run.
+Fork server: a small process that keeps an interpreter warm and forks a fresh, confined child for every run.
 
-Started as a script with a clean environment; standard library only. Protocol: one JSON message a packet on a
-SOCK_SEQPACKET socket. The server tells what the machine offers, is told which layers to use, and then takes runs, each
-with the child's file descriptors beside it; a reply when the child has ended.
+A fork of a warm interpreter is far cheaper than a new process, and verdicts on code are on the critical path of a
+training step. Started as a script with a clean environment; standard library only.
+
+Protocol: one JSON message per packet on a SOCK_SEQPACKET socket. The server reports what the machine offers and
+receives the layers to use. From then on each request starts or kills a child; a start request carries the child's file
+descriptors. The server replies once per child, after it has exited and its scratch folder is empty again.
 """
 
 import fcntl
@@ -29,18 +32,19 @@ MAX_MESSAGE = 1 << 16
 REPORT_FD = 256
 FORK_ATTEMPTS = 10
 WATCH_S = 0.05
-"""How often the scratch folders of running children are looked at, in seconds."""
+"""Seconds between two checks of the disk usage and thread count of running children."""
 
 
 class Run:
-    """A running child: its request, its scratch folder, and the pipe on which it tells of trouble."""
+    """A running child: its request, its scratch folder, and the pipe on which it reports a failed setup."""
 
-    def __init__(self, pid, request, folder, trouble):
+    def __init__(self, pid, request, folder, setup_pipe):
         self.pid = pid
         self.id = request["id"]
         self.folder = folder
-        self.trouble = trouble
-        self.ended_fd = os.pidfd_open(pid)
+        self.setup_pipe = setup_pipe
+        # Becomes readable when the child exits, so one selector waits for requests and exits alike.
+        self.exit_fd = os.pidfd_open(pid)
         self.started = time.monotonic()
         self.over_quota = False
 
@@ -56,30 +60,30 @@ class Server:
         self.free = []
         self.folders = []
         self.spawned = 0
-        os.chmod(root, 0o711)  # lets throw-away users through to their own folder; they cannot list it
+        os.chmod(root, 0o711)  # throw-away users can enter their folder but not list the others
         control.send(json.dumps(confine.probe(root)).encode())
         self.confinement = confine.Confinement(json.loads(control.recv(MAX_MESSAGE)))
         confine.drop_bounding_set()
 
     def serve(self):
-        """Take requests and reap children."""
-        # Nothing loaded so far is ever collected: a child's collector must not touch, and so copy, shared pages.
+        """Accept requests and reap children."""
+        # A garbage collection in a child would write to every object header and so copy all the shared pages.
         gc.collect()
         gc.freeze()
-        watched = time.monotonic()
+        checked = time.monotonic()
         while True:
             for key, _ in self.selector.select(WATCH_S if self.running else None):
                 if key.fileobj is not self.control:
                     self.reap(self.running.pop(key.fileobj))
-                elif not self.take():
-                    self.end_all()
+                elif not self.accept():
+                    self.shut_down()
                     return
-            if time.monotonic() - watched > WATCH_S:
+            if time.monotonic() - checked > WATCH_S:
                 self.watch()
-                watched = time.monotonic()
+                checked = time.monotonic()
 
-    def take(self):
-        """Start, or kill, what the next message says; `False` at the end of messages."""
+    def accept(self):
+        """Handle the next message, a start or a kill; `False` when the client has closed the socket."""
         message, fds, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 8)
         if not message:
             return False
@@ -93,8 +97,8 @@ class Server:
         try:
             self.start(request, fds)
         except OSError as error:
-            # The machine is out of processes, files or disk: no program's doing, and no reason to end.
-            self.reply(request["id"], 1, 0.0, trouble=f"{type(error).__name__}: {error}")
+            # The machine is out of processes, files or disk: neither the program's fault nor a reason to exit.
+            self.reply(request["id"], 1, 0.0, error=f"{type(error).__name__}: {error}")
         finally:
             for fd in fds:
                 os.close(fd)
@@ -106,61 +110,61 @@ class Server:
         uid = confine.SPARE_UID + self.spawned % confine.SPARE_UIDS
         if self.confinement.spare_uid:
             folder.give_to(uid)
-        trouble, report = os.pipe()
-        # What a child would set is set here: each page it writes first is a page to copy.
+        setup_pipe, report = os.pipe()
+        # Set here rather than in the child, where every first write to a shared page copies it.
         os.chdir(folder.path)
         os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder.path
         try:
             pid = fork()
         except OSError:
             self.free.append(folder)
-            os.close(trouble)
+            os.close(setup_pipe)
             raise
         else:
             if pid == 0:
                 become_child(self.confinement, request, fds, folder.ruleset, uid, report)
         finally:
             os.close(report)
-        run = Run(pid, request, folder, trouble)
-        self.running[run.ended_fd] = run
-        self.selector.register(run.ended_fd, selectors.EVENT_READ)
+        run = Run(pid, request, folder, setup_pipe)
+        self.running[run.exit_fd] = run
+        self.selector.register(run.exit_fd, selectors.EVENT_READ)
 
     def new_folder(self):
-        """One more scratch folder, prepared for every later run in it."""
+        """Create another scratch folder, which later runs reuse."""
         folder = scratch.Scratch(os.path.join(self.root, f"run-{len(self.folders)}"), self.confinement)
         self.folders.append(folder)
         return folder
 
     def reap(self, run):
-        """Tell the client that a child has ended, once its folder is empty again."""
-        self.selector.unregister(run.ended_fd)
-        os.close(run.ended_fd)
+        """Report a child's exit to the client, once its folder is empty again."""
+        self.selector.unregister(run.exit_fd)
+        os.close(run.exit_fd)
         status = os.waitpid(run.pid, 0)[1]
-        trouble = os.read(run.trouble, 1000).decode(errors="replace")
-        os.close(run.trouble)
-        wall_s, left = time.monotonic() - run.started, ""
+        error = os.read(run.setup_pipe, 1000).decode(errors="replace")
+        os.close(run.setup_pipe)
+        wall_s, leftover = time.monotonic() - run.started, ""
         try:
             run.folder.clear()
             self.free.append(run.folder)
-        except OSError as error:  # not used again; the next run gets another
-            left = f"{run.folder.path} could not be emptied: {error}"
+        except OSError as cause:  # this folder is not reused; the next run gets a new one
+            leftover = f"{run.folder.path} could not be emptied: {cause}"
         code = os.waitstatus_to_exitcode(status)
-        self.reply(run.id, code, wall_s, over_quota=run.over_quota, trouble=trouble, left=left)
+        self.reply(run.id, code, wall_s, over_quota=run.over_quota, error=error, leftover=leftover)
 
-    def reply(self, run_id, code, wall_s, *, over_quota=False, trouble="", left=""):
-        """Send the client the end of a run."""
+    def reply(self, run_id, code, wall_s, *, over_quota=False, error="", leftover=""):
+        """Send the client the result of a run."""
         message = {"id": run_id, "code": code, "wall": wall_s, "over_quota": over_quota}
-        self.control.send(json.dumps(message | {"trouble": trouble, "left": left}).encode())
+        self.control.send(json.dumps(message | {"error": error, "leftover": leftover}).encode())
 
     def watch(self):
-        """Kill every child that keeps more on disk, or has more threads, than it may."""
+        """Kill every child that exceeds its disk quota or its number of threads."""
         for run in self.running.values():
-            if not run.over_quota and (run.folder.over_quota(run.pid) or threads(run.pid) > confine.MAX_THREADS):
+            if not run.over_quota and (run.folder.over_quota(run.pid) or thread_count(run.pid) > confine.MAX_THREADS):
                 run.over_quota = True
                 os.kill(run.pid, signal.SIGKILL)
 
-    def end_all(self):
-        """Leave no child and no file behind, whatever became of the client."""
+    def shut_down(self):
+        """Kill all children and remove all scratch folders, even if the client was killed."""
         for run in self.running.values():
             os.kill(run.pid, signal.SIGKILL)
             os.waitpid(run.pid, 0)
@@ -172,7 +176,7 @@ class Server:
 
 
 def fork():
-    """Fork, with some patience where the machine is short of processes for a moment."""
+    """Fork; wait and retry if the machine is temporarily out of processes."""
     for _ in range(FORK_ATTEMPTS - 1):
         try:
             return os.fork()
@@ -181,35 +185,36 @@ def fork():
     return os.fork()
 
 
-def threads(pid):
-    """Threads of a process; 0 if it has ended."""
+def thread_count(pid):
+    """Number of threads of a process; 0 if it has exited."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command name may contain spaces and brackets, so fields are counted from the last bracket.
             return int(file.read().rsplit(b")", 1)[1].split()[17])
     except (OSError, IndexError, ValueError):
         return 0
 
 
 def become_child(confinement, request, fds, ruleset, uid, report):
-    """In the forked child: take the given files, put on the layers, run. Never returns."""
+    """In the forked child: install the file descriptors, apply the layers, run. Never returns."""
     code = 1
     report = fcntl.fcntl(report, fcntl.F_DUPFD, REPORT_FD)
     try:
         os.setsid()
         source = _read(fds[0])
         spec = json.loads(source) if request["role"] == "test_within" else {}
-        # Move the files out of the way first: the targets 0..4 may be among them.
+        # Moved to high numbers first: a received descriptor may itself be one of the targets 0 to 4.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds[1:]]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
         os.closerange(len(high), REPORT_FD)
-        confinement.put_on(ruleset, uid, request["memory"], request["cpu"], request["file"])
+        confinement.apply(ruleset, uid, request["memory"], request["cpu"], request["file"])
     except BaseException as error:
-        # The program has not started: whatever went wrong is the sandbox's fault.
+        # The program has not started yet, so any failure is the sandbox's own.
         os.write(report, f"{type(error).__name__}: {error}".encode()[:1000])
         os._exit(1)
     try:
-        # From here on nothing the program does can be taken for trouble of the sandbox.
+        # Closes the setup pipe: from here on the program cannot make its failure look like one of the sandbox.
         os.closerange(len(high), 65_536)
         code = child.run_role(request["role"], source, spec)
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
@@ -222,7 +227,7 @@ def become_child(confinement, request, fds, ruleset, uid, report):
 
 
 def _import_common():
-    # Not asyncio: it would double the time of every fork, and few programs want it.
+    # Not asyncio: it doubles the time of every fork, and few programs use it.
     for name in (
         "bisect",
         "collections",
@@ -250,14 +255,14 @@ def _read(fd):
 
 
 def _open_standard_streams():
-    # Made once over /dev/null; a child puts its own files under them.
+    # Created once on /dev/null; each child replaces the descriptors beneath them.
     sys.stdin, sys.stdout = os.fdopen(0, errors="replace"), os.fdopen(1, "w", errors="replace")
     sys.stderr = os.fdopen(2, "w", errors="replace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
 
 def _ignore_modes():
-    # Modes and times of files cannot be set here; a copy of a file is good without them.
+    # The filter refuses changes of modes and times, which would make `shutil.copy` fail after copying.
     shutil.copymode = shutil.copystat = lambda *arguments, **options: None
 
 

@@ -1,7 +1,7 @@
 """
-The trusted side of a verdict: runs tests in a process of its own and calls the solution through pipes.
+The trusted side of a verdict: runs the tests in a separate process and calls the solution through pipes.
 
-Standard library only. The process that holds a solution never holds its tests; the exception is [`test_within`].
+Standard library only. The process of a solution never holds its tests, except in [`test_within`].
 """
 
 import ast
@@ -18,30 +18,32 @@ import codec
 
 COUNT_FD = 3
 _STOPS = (StopIteration, StopAsyncIteration)
+"""Exceptions that would end a loop of the test instead of failing it, and so make `all(map(f, inputs))` pass."""
 FAILURE_CHARS = 2_000
 MAX_DIGITS = 100_000
-"""Most digits of a number that a solution may return; reading more would take longer than a test may."""
+"""Maximum number of digits of an integer that a solution may return; parsing takes quadratic time."""
 TOKEN_BYTES = 16
 
 
 class SolutionError(Exception):
-    """The solution raised, or did not answer."""
+    """The solution raised an exception, or did not answer."""
 
 
 class NeedsLiveObjectError(SolutionError):
-    """A test passes or gets a value that is no plain data, so it cannot be judged from outside."""
+    """A test passes or receives a value that is not plain data, so it cannot be run from outside the process."""
 
 
 class Proxy:
-    """Stands for one function of the solution; each call crosses to the other process and back."""
+    """Stands in for a function of the solution; each call is forwarded to the other process."""
 
     def __init__(self, name, calls, replies):
         self.__name__ = name
         self._calls, self._replies = calls, replies
-        self.count = 0
+        self.calls_made = 0
 
     def __call__(self, *args, **kwargs):
-        self.count += 1
+        self.calls_made += 1
+        # A fresh token per call: replies that the solution wrote ahead of the call do not carry it.
         token = os.urandom(TOKEN_BYTES).hex()
         call = {"token": token, "name": self.__name__, "args": list(args), "kwargs": kwargs}
         try:
@@ -53,7 +55,7 @@ class Proxy:
         except (OSError, ValueError) as error:
             raise SolutionError(f"{self.__name__} did not answer ({type(error).__name__})") from None
         if not isinstance(reply, dict) or reply.get("token") != token:
-            raise SolutionError(f"{self.__name__} answered another question")
+            raise SolutionError(f"{self.__name__} answered a different call")
         if "live" in reply:
             raise NeedsLiveObjectError(f"what {self.__name__} returned: {str(reply['live'])[:500]}")
         if "error" in reply:
@@ -64,50 +66,50 @@ class Proxy:
 
 
 def _plain(name, text):
-    """What the solution raised: plain exceptions under their own name, never one that ends the tester."""
+    """The exception a solution raised: the builtin of that name if there is one, else [`SolutionError`]."""
     kind = getattr(builtins, name, None) if isinstance(name, str) else None
-    # Not StopIteration: it would end a loop of the test instead of the test.
     if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _STOPS):
         try:
             return kind(text)
-        except TypeError:  # one that takes more than a text
+        except TypeError:  # `UnicodeDecodeError`, for example, takes more arguments
             pass
     return SolutionError(f"{name}: {text}")
 
 
-def _copy_back(given, returned):
-    """Make what was passed look like what came back, containers inside it too."""
-    if type(given) is not type(returned):
+def _copy_back(passed, returned):
+    """Apply the solution's changes to the caller's arguments in place, including nested containers."""
+    if type(passed) is not type(returned):
         return
-    if isinstance(given, list):
-        for place, (own, other) in enumerate(zip(given, returned)):
-            returned[place] = _merged(own, other)
-        given[:] = returned
-    elif isinstance(given, dict):
-        merged = {key: _merged(given.get(key), value) for key, value in returned.items()}
-        given.clear()
-        given.update(merged)
-    elif isinstance(given, set):
-        given.clear()
-        given.update(returned)
-    elif isinstance(given, bytearray):
-        given[:] = returned
+    if isinstance(passed, list):
+        for index, (old, new) in enumerate(zip(passed, returned)):
+            returned[index] = _merged(old, new)
+        passed[:] = returned
+    elif isinstance(passed, dict):
+        merged = {key: _merged(passed.get(key), value) for key, value in returned.items()}
+        passed.clear()
+        passed.update(merged)
+    elif isinstance(passed, set):
+        passed.clear()
+        passed.update(returned)
+    elif isinstance(passed, bytearray):
+        passed[:] = returned
 
 
-def _merged(own, other):
-    if type(own) is type(other) and isinstance(own, list | dict | set | bytearray):
-        _copy_back(own, other)
-        return own
-    return other
+def _merged(old, new):
+    # The existing container is kept and updated: the test may hold another reference to it.
+    if type(old) is type(new) and isinstance(old, list | dict | set | bytearray):
+        _copy_back(old, new)
+        return old
+    return new
 
 
 def serve_tests(control_fd):
     """
-    Judge one solution after another until the control socket closes.
+    Test one solution after another until the control socket closes.
 
-    A message brings three files: a specification with `tests` (texts), `names` (functions of the solution) and
-    `entry_point` (which of them `candidate` stands for), and the pipes to and from the solution. The reply is the
-    count. Tests are trusted, and what a solution returns are plain values, so one process may serve many.
+    Each message carries three descriptors: a specification with `tests` (source), `names` (functions of the solution)
+    and `entry_point` (the one that `candidate` stands for), and the pipes to and from the solution. The reply is the
+    report of [`_count`]. Tests are trusted and solutions return plain values only, so one process can serve many.
     """
     control = socket.socket(fileno=control_fd)
     sys.set_int_max_str_digits(MAX_DIGITS)
@@ -126,13 +128,13 @@ def _count_outside(spec, calls, replies):
     def scope():
         proxies = {name: Proxy(name, calls, replies) for name in spec["names"]}
         # A test that never calls the solution has not tested it.
-        return proxies, lambda: any(proxy.count for proxy in proxies.values())
+        return proxies, lambda: any(proxy.calls_made for proxy in proxies.values())
 
     return _count(spec, scope)
 
 
 def test_within(spec):
-    """Run the tests in the solution's own process: a weak verdict, which a hostile solution can forge."""
+    """Run the tests in the solution's process: a weak verdict, which a hostile solution can forge."""
     solution = {"__name__": "solution", "__builtins__": __builtins__}
     exec(compile(spec["solution"], "<solution>", "exec"), solution)
     count = codec.dumps(_count(spec, lambda: (dict(solution), lambda: True)))
@@ -140,7 +142,7 @@ def test_within(spec):
 
 
 def _count(spec, make_scope):
-    """Tests run and passed, the first failure, and whether one failed for want of live objects."""
+    """Number of tests run and passed, the first failure, and whether a test failed because it needs live objects."""
     report = {"passed": 0, "total": 0, "failure": "", "live": False}
     for test in spec["tests"]:
         functions, was_called = make_scope()
@@ -160,13 +162,13 @@ def _count(spec, make_scope):
 
 @functools.lru_cache(maxsize=512)
 def _compiled(test):
-    """Code of a test, which many solutions meet, the number of tests in it, and whether it defines `check`."""
+    """Code of a test, the number of tests in it, and whether it defines `check`; cached for other solutions."""
     tree, total, defines_check = checks.split(test)
     return compile(tree, "<test>", "exec"), total, defines_check
 
 
 def _run(code, total, scope, defines_check):
-    """Tests of one text that passed, and the first thing that was raised."""
+    """Number of tests in one source text that passed, and the first exception."""
     outcomes = {}
     scope[checks.RECORD] = outcomes.__setitem__
     raised = None
@@ -178,10 +180,11 @@ def _run(code, total, scope, defines_check):
         raised = error
     if total == 1:
         return int(raised is None), raised
-    passed = sum(outcomes.get(place, raised) is None and place in outcomes for place in range(total))
+    passed = sum(outcomes.get(index, raised) is None and index in outcomes for index in range(total))
     first = raised or next((error for error in outcomes.values() if error is not None), None)
     if first is None and passed < total:
         first = SolutionError("a test did not run")
+    # An exception between the assertions is a failure even if every recorded assertion passed.
     return (passed if raised is None else min(passed, total - 1)), first
 
 
@@ -192,12 +195,12 @@ def _failure(test, error):
 
 
 def _actual(test, error):
-    """Value of the left side of a failed `assert left == right`, so that a repair knows what happened."""
+    """Value of the left side of a failed `assert left == right`, which a repair prompt shows."""
     try:
         statement = ast.parse(test.strip()).body[-1]
         compare = statement.test
         scope = error.__traceback__.tb_next.tb_frame.f_globals
         value = eval(compile(ast.Expression(compare.left), "<left>", "eval"), scope)
         return f": got {value!r}"[:500]
-    except Exception:  # the test is no plain comparison: its own message has to do
+    except Exception:  # not a plain comparison: fall back to its message
         return f": {error}" if str(error) else ""

@@ -1,4 +1,4 @@
-"""Client side of the testers: warm processes that hold tests and call solutions in other processes."""
+"""Pool of testers: warm processes that run tests and call solutions in other processes."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ import os
 import socket
 import weakref
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from ..errors import SandboxUnavailableError
 from . import codec
 from .client import Child, ForkServer, memory_file
+from .types import SuiteReport, SuiteSpec
 
 MAX_VERDICTS = 200
-"""Verdicts after which a tester is replaced, so that no memory it was left with grows without end."""
+"""Number of verdicts after which a tester is replaced, so that its memory cannot grow without bound."""
 CPU_S = 3600
+"""CPU limit in seconds over all verdicts of a tester; the wall clock limits each verdict."""
 MAX_REPORT_BYTES = 1 << 16
 
 
 class Tester:
     """
-    One tester, used for one verdict at a time.
+    A tester process, used for one verdict at a time.
 
     Args:
         server ([`~client.ForkServer`]):
-            Server that forked it.
+            Server that forked the process.
         control (`socket.socket`):
-            Our end of the tester's socket.
+            This side of the socket to the process.
         child ([`~client.Child`]):
-            Its process.
+            The process.
     """
 
     def __init__(self, server: ForkServer, control: socket.socket, child: Child) -> None:
+        # Weak, because an idle tester is held by the server: a cycle would delay the server's shutdown.
         self._server, self._control, self._child = weakref.ref(server), control, child
         self._verdicts = 0
 
     @classmethod
     async def start(cls, server: ForkServer) -> Tester:
-        """Fork a tester and keep a socket to it."""
+        """Fork a tester process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs, contextlib.ExitStack() as stack:
-            # What tests print goes nowhere.
-            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, nowhere)
-            child = await server.spawn("test", [nowhere] * 4 + [theirs.fileno()], cpu_s=CPU_S)
+            # Output of tests is discarded: it must not end up in the stderr of the next solution.
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, null)
+            child = await server.spawn("test", [null] * 4 + [theirs.fileno()], cpu_s=CPU_S)
         return cls(server, ours, child)
 
     @property
     def usable(self) -> bool:
-        """Whether it still runs and is not worn out."""
-        return not self._child.end.done() and self._verdicts < MAX_VERDICTS
+        """Whether the process is running and has verdicts left."""
+        return not self._child.exit.done() and self._verdicts < MAX_VERDICTS
 
-    def send(self, spec: dict[str, Any], pipes: Sequence[int]) -> None:
+    def send(self, spec: SuiteSpec, pipes: Sequence[int]) -> None:
         """
-        Ask for a verdict.
+        Request a verdict.
 
         Args:
-            spec (`dict[str, Any]`):
-                Specification of [`~tester.serve_tests`].
+            spec ([`SuiteSpec`]):
+                Tests, and the functions of the solution they call.
             pipes (`Sequence[int]`):
-                To and from the solution. They stay the caller's, to be closed.
+                Pipes to and from the solution. The caller closes them.
 
         Raises:
-            [`SandboxUnavailableError`]: The tester is gone.
+            [`SandboxUnavailableError`]: The tester has exited.
         """
         self._verdicts += 1
         try:
@@ -74,14 +76,14 @@ class Tester:
                 socket.send_fds(self._control, [b"t"], [memory_file(stack, json.dumps(spec)), *pipes])
         except OSError as error:
             self._verdicts = MAX_VERDICTS
-            raise SandboxUnavailableError(f"the tester is gone: {error!r}") from error
+            raise SandboxUnavailableError(f"the tester has exited: {error!r}") from error
 
-    async def receive(self, timeout_s: float) -> dict[str, Any] | None:
+    async def receive(self, timeout_s: float) -> SuiteReport | None:
         """
-        The count of tests; `None` if the tester did not survive what the solution returned.
+        Receive the report; `None` if the tester did not survive the values that the solution returned.
 
         Raises:
-            [`SandboxUnavailableError`]: The tester never ran, or its server is gone.
+            [`SandboxUnavailableError`]: The tester never ran, or its server has exited.
         """
         try:
             reply = await asyncio.wait_for(
@@ -90,16 +92,20 @@ class Tester:
         except (OSError, asyncio.TimeoutError):
             reply = b""
         if reply:
-            report: dict[str, Any] = codec.loads(reply)
+            report: SuiteReport = codec.loads(reply)
             return report
         self._verdicts = MAX_VERDICTS
-        server, end = self._server(), self._child.end
-        if server is None or not server.alive or (end.done() and (end.exception() or end.result()["trouble"])):
+        server, child_exit = self._server(), self._child.exit
+        if (
+            server is None
+            or not server.alive
+            or (child_exit.done() and (child_exit.exception() or child_exit.result()["error"]))
+        ):
             raise SandboxUnavailableError("the sandbox broke while it ran tests")
         return None
 
-    async def end(self) -> None:
-        """Close its socket, on which it leaves, and kill it."""
+    async def close(self) -> None:
+        """Close the socket, upon which the tester exits, and kill it in case it hangs."""
         self._control.close()
         if (server := self._server()) is not None:
             with contextlib.suppress(OSError):
@@ -108,13 +114,13 @@ class Tester:
 
 @contextlib.asynccontextmanager
 async def warm_tester(server: ForkServer) -> AsyncIterator[Tester]:
-    """A tester that is nobody else's while the block runs; ended after it if it is worn out or was broken off."""
+    """Lend a tester for the duration of the block, then return it to the pool, or close it if the block failed."""
     tester = None
     while server.idle_testers:
         tester = server.idle_testers.pop()
         if tester.usable:
             break
-        await tester.end()
+        await tester.close()
         tester = None
     tester = tester or await Tester.start(server)
     finished = False
@@ -125,4 +131,4 @@ async def warm_tester(server: ForkServer) -> AsyncIterator[Tester]:
         if finished and tester.usable:
             server.idle_testers.append(tester)
         else:
-            await tester.end()
+            await tester.close()

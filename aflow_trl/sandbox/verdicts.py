@@ -1,7 +1,7 @@
 """
-Verdicts on code, with the tests outside: the process that runs a solution holds neither tests nor expected values.
+Verdicts on code: the process that runs a solution holds neither the tests nor the expected values.
 
-A trusted tester calls the solution through pipes; arguments and results cross as plain values.
+A trusted tester process calls the solution through pipes; only plain values are sent in either direction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..errors import SandboxUnavailableError
 from . import codec
@@ -32,14 +31,18 @@ from .client import (
     slot,
 )
 from .tester_pool import warm_tester
-from .types import RunResult, Status, Verdict
+from .types import RunResult, Status, SuiteReport, SuiteSpec, Verdict
 
 DEFAULT_TEST_TIMEOUT_S = 10.0
 TESTER_GRACE_S = 0.5
-"""How long the tester may live on after the solution was killed, to write down its count."""
+"""Seconds the tester may outlive a killed solution to report its counts."""
+MAX_STDERR_BYTES = 4_096
+"""Part of the solution's stderr that a failure includes."""
+MAX_SHOWN_CHARS = 500
+"""Part of a program's output that a failure includes."""
 
 
-async def judge(
+async def run_tests(
     solution: str,
     tests: Sequence[str],
     *,
@@ -51,40 +54,46 @@ async def judge(
     """
     Run a solution against tests that it never sees.
 
-    In a text that defines `check(candidate)`, every assertion at the top of `check` counts as a test. A test that
-    never calls the solution fails.
+    If a test defines `check(candidate)`, every top-level assertion of `check` counts as a test. A test that never
+    calls the solution fails.
 
     Args:
         solution (`str`):
             Untrusted Python that defines the functions the tests call.
         tests (`Sequence[str]`):
-            Trusted tests: assert statements (MBPP), texts that define `check(candidate)` (HumanEval), or, for programs
-            that read and print, JSON objects `{"stdin": …, "stdout": …}`.
+            Trusted tests: assert statements (MBPP), source that defines `check(candidate)` (HumanEval), or, for
+            programs that read and print, JSON objects `{"stdin": …, "stdout": …}`.
         entry_point (`str`, *optional*):
-            Function that `candidate` stands for, and the only one of the solution that the tests can call: helpers
-            they need belong into their text, or a solution could replace them. If `None`, every name the tests use and
-            do not define is the solution's.
+            Function that `candidate` stands for, and the only one of the solution that the tests can call. Helpers of
+            the tests belong in their source; otherwise a solution could replace them. If `None`, the tests can call
+            every name that they use but do not define.
         timeout_s (`float`, *optional*, defaults to `10.0`):
-            Wall clock for the solution over all tests, in seconds.
+            Wall-clock limit of the solution over all tests, in seconds.
         memory_mb (`int`, *optional*, defaults to `512`):
             Address space of the solution in MiB.
         weak (`bool`, *optional*, defaults to `False`):
-            Run the tests beside the solution, for tests that need live objects. A hostile solution can forge such a
-            verdict; it is marked `weak`.
+            Run the tests in the process of the solution, for tests that need live objects. A hostile solution can
+            forge such a verdict; it is marked `weak`.
 
     Returns:
-        [`Verdict`]: Tests passed and due, counted by the tester.
+        [`Verdict`]: Number of tests passed and in total, as counted by the tester.
 
     Raises:
-        [`SandboxUnavailableError`]: The sandbox or the tester itself broke.
+        [`SandboxUnavailableError`]: The sandbox or the tester itself failed.
     """
     if cases := _stdin_cases(tests):
-        return await judge_stdin(solution, cases, timeout_s=timeout_s)
-    due = sum(_plan(test)[0] for test in tests)
-    spec: dict[str, Any] = {"tests": list(tests), "entry_point": entry_point or ""}
+        return await run_stdin_tests(solution, cases, timeout_s=timeout_s)
+    expected_total = sum(_plan(test)[0] for test in tests)
     if weak:
-        return await _judge_within(spec | {"solution": solution}, due, timeout_s, memory_mb)
-    spec["names"] = [entry_point] if entry_point else _called_names(tests, solution)
+        spec = SuiteSpec(tests=list(tests), entry_point=entry_point or "", names=[])
+        return await _run_beside(solution, spec, expected_total, timeout_s, memory_mb)
+    names = [entry_point] if entry_point else _called_names(tests, solution)
+    spec = SuiteSpec(tests=list(tests), entry_point=entry_point or "", names=names)
+    return await _run_apart(solution, spec, expected_total, timeout_s, memory_mb)
+
+
+async def _run_apart(solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int) -> Verdict:
+    """Run tests and solution in separate processes."""
     server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
@@ -95,27 +104,28 @@ async def judge(
             fds += [call_read, reply_write]
             child = await server.spawn("serve", fds, cpu_s=int(timeout_s) + 2, memory_mb=memory_mb)
             tester.send(spec, [call_write, reply_read])
-        # Both end before the files they use are closed, even if one of them fails.
+        # Without `return_exceptions`, a failure of one would close the descriptors that the other still uses.
         served, report = await asyncio.gather(
             server.wait(child, timeout_s), tester.receive(timeout_s + TESTER_GRACE_S), return_exceptions=True
         )
-        errors = read_memory_file(errors_fd, 4096)
+        errors = read_memory_file(errors_fd, MAX_STDERR_BYTES)
     if isinstance(served, BaseException):
         raise served
     if isinstance(report, BaseException):
         raise report
     status = classify(served, overflow=False)
     if report is None:
-        # Only what the solution returned can have ended the tester: a value too large to handle.
-        return Verdict(status, 0, due, "the tests could not be completed with what the solution returned")
-    if report["total"] != due:
-        raise SandboxUnavailableError(f"the tester counted {report['total']} tests, {due} were due")
-    return replace(_verdict(status, report, errors), compiles=not served.invalid)
+        # Tests are trusted, so only a returned value, such as one too large to decode, can have killed the tester.
+        failure = "the tests could not be completed with what the solution returned"
+        return Verdict(status, 0, expected_total, failure)
+    if report["total"] != expected_total:
+        raise SandboxUnavailableError(f"the tester ran {report['total']} tests, expected {expected_total}")
+    return replace(_verdict(status, report, errors), compiles=not served.invalid_source)
 
 
 @contextlib.contextmanager
 def _pipes() -> Iterator[tuple[int, int, int, int]]:
-    """Two pipes, as (read, write, read, write); both ends belong to others by the end of the block."""
+    """Two pipes, as (read, write, read, write); closed here, as the processes that received them keep duplicates."""
     with contextlib.ExitStack() as stack:
         ends: list[int] = []
         for _ in range(2):
@@ -126,36 +136,42 @@ def _pipes() -> Iterator[tuple[int, int, int, int]]:
         yield ends[0], ends[1], ends[2], ends[3]
 
 
-async def _judge_within(spec: dict[str, Any], due: int, timeout_s: float, memory_mb: int) -> Verdict:
-    """Tests and solution in one process; whatever it reports that does not fit counts as failed."""
+async def _run_beside(
+    solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int
+) -> Verdict:
+    """Run tests and solution in one process."""
     server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
+        source = memory_file(stack, json.dumps({**spec, "solution": solution}))
         err, count = memory_file(stack), memory_file(stack)
-        fds = [memory_file(stack, json.dumps(spec)), memory_file(stack), memory_file(stack), err, count]
-        ended = await server.run("test_within", fds, timeout_s=timeout_s, memory_mb=memory_mb)
-        errors, written = read_memory_file(err, 4096), read_memory_file(count, DEFAULT_OUTPUT_BYTES)
-    status = classify(ended, overflow=False)
+        fds = [source, memory_file(stack), memory_file(stack), err, count]
+        child_exit = await server.run("test_within", fds, timeout_s=timeout_s, memory_mb=memory_mb)
+        errors, written = read_memory_file(err, MAX_STDERR_BYTES), read_memory_file(count, DEFAULT_OUTPUT_BYTES)
+    status = classify(child_exit, overflow=False)
+    # The solution can write to the report, so an implausible one counts as a failure, not as an error of the sandbox.
     try:
-        report = codec.loads(written)
-        if report["total"] != due or not 0 <= report["passed"] <= due:
-            raise ValueError("the counts do not fit")
+        report: SuiteReport = codec.loads(written)
+        if report["total"] != expected_total or not 0 <= report["passed"] <= expected_total:
+            raise ValueError("the counts are inconsistent")
         return replace(_verdict(status, report, errors), weak=True)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Verdict(status, 0, due, f"the tests did not end\n{errors.strip()}".strip(), weak=True)
+        failure = f"the tests did not finish\n{errors.strip()}".strip()
+        return Verdict(status, 0, expected_total, failure, weak=True)
 
 
-def _verdict(status: Status, report: dict[str, Any], errors: str) -> Verdict:
+def _verdict(status: Status, report: SuiteReport, errors: str) -> Verdict:
     failure = f"{report['failure']}\n{errors.strip()}".strip() if report["failure"] else ""
+    # Lone surrogates in an error message would break whoever writes the verdict to a file.
     failure = failure.encode("utf-8", errors="replace").decode("utf-8")
     return Verdict(status, report["passed"], report["total"], failure, needs_live_objects=report["live"])
 
 
-async def judge_stdin(
+async def run_stdin_tests(
     program: str, cases: Sequence[tuple[str, str]], *, timeout_s: float = DEFAULT_TEST_TIMEOUT_S
 ) -> Verdict:
     """
-    Run a program on standard inputs and compare what it prints, ignoring white space at line ends.
+    Run a program on several inputs and compare its output, ignoring trailing white space of each line.
 
     Args:
         program (`str`):
@@ -163,24 +179,28 @@ async def judge_stdin(
         cases (`Sequence[tuple[str, str]]`):
             Pairs of standard input and expected standard output.
         timeout_s (`float`, *optional*, defaults to `10.0`):
-            Wall clock of each run in seconds.
+            Wall-clock limit of each run in seconds.
 
     Returns:
-        [`Verdict`]: Cases passed and due.
+        [`Verdict`]: Number of cases passed and in total.
+
+    Raises:
+        [`SandboxUnavailableError`]: The sandbox itself failed.
     """
-    results = await asyncio.gather(*(run(program, stdin=given, timeout_s=timeout_s) for given, _ in cases))
+    results = await asyncio.gather(*(run(program, stdin=stdin, timeout_s=timeout_s) for stdin, _ in cases))
     passed = [_same_output(result, expected) for result, (_, expected) in zip(results, cases, strict=True)]
     failure, status = "", Status.OK
-    for result, good, (given, expected) in zip(results, passed, cases, strict=True):
-        if not good:
-            failure = f"input {given!r}: expected {expected!r}, got {result.stdout[:500]!r} {result.stderr[-500:]}"
+    for result, ok, (stdin, expected) in zip(results, passed, cases, strict=True):
+        if not ok:
+            stdout, stderr = result.stdout[:MAX_SHOWN_CHARS], result.stderr[-MAX_SHOWN_CHARS:]
+            failure = f"input {stdin!r}: expected {expected!r}, got {stdout!r} {stderr}"
             status = result.status
             break
     return Verdict(status, sum(passed), len(cases), failure)
 
 
 def _stdin_cases(tests: Sequence[str]) -> list[tuple[str, str]]:
-    """Input and output of tests that are JSON objects with both; empty if any is something else."""
+    """Input and output of each test; empty unless all tests are JSON objects with exactly these two."""
     cases = []
     for test in tests:
         try:
@@ -194,13 +214,15 @@ def _stdin_cases(tests: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _same_output(result: RunResult, expected: str) -> bool:
-    written, wanted = ([line.rstrip() for line in text.rstrip().split("\n")] for text in (result.stdout, expected))
-    return result.status is Status.OK and written == wanted
+    actual_lines, expected_lines = (
+        [line.rstrip() for line in text.rstrip().split("\n")] for text in (result.stdout, expected)
+    )
+    return result.status is Status.OK and actual_lines == expected_lines
 
 
 @functools.lru_cache(maxsize=4096)
 def _plan(test: str) -> tuple[int, frozenset[str]]:
-    """Tests in a text, and the names it uses but does not define."""
+    """Number of tests in a source text, and the names it uses but does not define."""
     loaded: set[str] = set()
     bound: set[str] = {"candidate"}
     for node in ast.walk(ast.parse(test)):
@@ -219,13 +241,11 @@ def _plan(test: str) -> tuple[int, frozenset[str]]:
 
 
 def _called_names(tests: Sequence[str], solution: str) -> list[str]:
-    """
-    Functions of the solution that tests without an entry point call: names they use and nobody defines. Only tests
-    that use no such name may mean one that the solution defines in the place of a builtin (`def sum(a, b)`): else a
-    solution could replace what the tests compare with.
-    """
+    """Functions of the solution that tests without an entry point call: names they use but nobody defines."""
     names: set[str] = set().union(*(_plan(test)[1] for test in tests))
-    unknown = {name for name in names if not hasattr(builtins, name)}
+    undefined = {name for name in names if not hasattr(builtins, name)}
+    # A solution may be named like a builtin (`def sum(a, b)`), but only tests that call nothing else may mean it.
+    # Otherwise a solution could replace what the tests compare with, such as `sorted`.
     return sorted(
-        unknown or {name for name in names if re.search(rf"^(?:def|class) {name}\b", solution, re.MULTILINE)}
+        undefined or {name for name in names if re.search(rf"^(?:def|class) {name}\b", solution, re.MULTILINE)}
     )

@@ -1,4 +1,4 @@
-"""Scorers that tell the truth: a wrong answer is 0, a broken scorer is an error."""
+"""Scorers of answers. A wrong answer scores 0; a scorer that fails raises [`~aflow_trl.errors.ScorerError`]."""
 
 from .aflow_metrics import BENCHMARKS as AFLOW_BENCHMARKS
 from .aflow_metrics import score_aflow

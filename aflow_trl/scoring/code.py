@@ -1,4 +1,4 @@
-"""Strict scorer for code: hidden tests, judged outside the solution's process."""
+"""Strict scorer for code: hidden tests, run outside the solution's process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import SandboxUnavailableError, ScorerError
 from ..operators import extract_answer
-from ..sandbox import judge
+from ..sandbox import run_tests
 from .types import NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score
 
 
@@ -19,36 +19,41 @@ async def score_code(
     weak_verdict: bool = False,
 ) -> Score:
     """
-    Run a solution against hidden tests.
+    Score a solution by its hidden tests.
 
     Args:
         solution (`str`):
-            Code, or free text whose last fenced block is the code.
+            Code, or text whose last fenced block is the code.
         tests (`Sequence[str]`):
-            Hidden tests, in any form that [`~aflow_trl.sandbox.judge`] takes.
+            Hidden tests, in any form that [`~aflow_trl.sandbox.run_tests`] accepts.
         entry_point (`str`, *optional*):
             Function under test.
         partial_credit (`bool`, *optional*, defaults to `False`):
-            Whether the value is the share of tests passed instead of 0 where one fails.
+            Whether the value is the share of tests passed, rather than 0 if any test fails.
         weak_verdict (`bool`, *optional*, defaults to `False`):
-            Whether the tests need live objects and so run beside the solution; the score is labelled so.
+            Whether the tests need live objects and so have to run in the solution's process, where a hostile solution
+            can forge the verdict. The score is labelled accordingly.
 
     Returns:
-        [`Score`]: 1.0 if every test passes.
+        [`Score`]: 1.0 if every test passes; `partial` is the share of tests passed.
 
     Raises:
-        [`ScorerError`]: The sandbox broke. Never a reason for a 0.
+        [`ScorerError`]: The sandbox failed, or there are no tests. Such an answer is unscored, never 0.
     """
     if not tests:
-        raise ScorerError("there are no hidden tests to score with")
+        raise ScorerError("there are no hidden tests; give at least one")
     code = extract_answer(solution, "code")
     if not code.strip():
         return Score(0.0, "none", code, NO_ANSWER)
     try:
-        verdict = await judge(code, tests, entry_point=entry_point, weak=weak_verdict)
+        verdict = await run_tests(code, tests, entry_point=entry_point, weak=weak_verdict)
     except SandboxUnavailableError as error:
         raise ScorerError(str(error)) from error
     passed = verdict.passed == verdict.total
     value = verdict.share if partial_credit else float(passed)
-    label = WRONG_TYPE if not verdict.compiles else WEAK_VERDICT if verdict.weak else ""
+    label = ""
+    if not verdict.compiles:
+        label = WRONG_TYPE
+    elif verdict.weak:
+        label = WEAK_VERDICT
     return Score(value, "tests", code, label, verdict.share)

@@ -1,4 +1,4 @@
-"""The right scorer for a row."""
+"""Chooses the strict scorer for a domain."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ async def score_answer(
         domain (`str`):
             `math`, `code` or `qa`.
         golds (`Sequence[str]`):
-            Gold answers; any of them is right.
+            Gold answers, any of which is correct.
         hidden_tests (`Sequence[str]`, *optional*):
-            Tests of a code task.
+            Hidden tests of a code task.
         entry_point (`str`, *optional*):
-            Function a code task asks for.
+            Function that a code task asks for.
         weak_verdict (`bool`, *optional*, defaults to `False`):
             Whether the hidden tests need live objects, see [`score_code`].
 
     Returns:
-        [`Score`]: The best score over the golds.
+        [`Score`]: The best score over the gold answers.
 
     Raises:
-        [`ScorerError`]: The scorer broke.
+        [`ScorerError`]: The scorer failed, or there is nothing to score with. Such an answer is unscored, never 0.
     """
     if domain == "code":
         return await score_code(answer, hidden_tests, entry_point or None, weak_verdict=weak_verdict)
     if domain == "qa":
         return score_qa(answer, golds)
     if not golds:
-        raise ScorerError("there is no gold answer to score with")
+        raise ScorerError("there is no gold answer; give at least one")
+    # In a thread, because it blocks on a worker process; one at a time, to leave workers to other rollouts.
     scores = [await asyncio.to_thread(score_math, answer, gold) for gold in golds]
     return max(scores, key=lambda score: score.value)

@@ -1,4 +1,4 @@
-"""A model as scorer, for answers that no rule can compare. Sees question, gold and prediction, each fenced as data."""
+"""A model as scorer, for answers that no rule can compare. It sees question, gold and prediction, fenced as data."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .types import NO_ANSWER, Score
 
 DEFAULT_PROMPT = "default"
 MAX_PREDICTION_CHARS = 4_000
-REMINDER = "The last reply held no verdict. Keep to the form exactly."
+"""Part of a prediction that the judge sees."""
+REMINDER = "The previous reply contained no verdict. Follow the required format exactly."
 ATTEMPTS = 2
-"""Replies asked for before the judge counts as broken."""
+"""Maximum number of requests for a verdict before the answer stays unscored."""
 
 
 class LLMJudge:
     """
     Grades answers with a model, at temperature 0.
 
-    The prediction is fenced by tags with a code that is derived from all the texts, and the verdict has to stand in a
-    tag with that code: a prediction can neither close its fence nor write a verdict.
+    Each text is fenced by tags with a code that is derived from all of them, and the verdict has to be given in a tag
+    with that code. A prediction cannot know it, so it can neither close its fence nor write a verdict.
 
     Args:
         client ([`~aflow_trl.llm.LLMClient`]):
-            The judging model.
+            Client of the judging model.
     """
 
     def __init__(self, client: LLMClient) -> None:
@@ -40,20 +41,20 @@ class LLMJudge:
 
         Args:
             prediction (`str`):
-                The answer.
+                Answer to grade.
             question (`str`):
-                What was asked, with its passage if there is one.
+                Question, with its passage if there is one.
             golds (`Sequence[str]`):
-                Gold answers; any of them is right.
+                Gold answers, any of which is correct.
             source (`str`, *optional*, defaults to `""`):
-                Data set, which picks the prompt of `configs/judge_prompts.yaml`.
+                Data set, which selects the prompt in `configs/judge_prompts.yaml`.
 
         Returns:
-            [`Score`]: 1.0 or 0.0; label `no_answer` for an empty prediction, which is not sent.
+            [`Score`]: 1.0 or 0.0. An empty prediction is labelled `no_answer` without calling the model.
 
         Raises:
-            [`ScorerError`]: The judge was not available or gave no verdict. Never a reason for a 0.
-            [`FatalEndpointError`]: The endpoint can serve no further call; the run has to stop.
+            [`ScorerError`]: The judge is unavailable or gave no verdict. Such an answer is unscored, never 0.
+            [`FatalEndpointError`]: The endpoint cannot serve any further call; the run has to stop.
         """
         if not prediction.strip():
             return Score(0.0, "llm_judge", "", NO_ANSWER)
@@ -64,19 +65,20 @@ class LLMJudge:
         ).hexdigest()
         prompt = _prompt(source, code, question, gold, prediction)
         for attempt in range(ATTEMPTS):
-            # Asked again in other words: the greedy reply to the same ones would be the same.
-            asked = prompt if attempt == 0 else f"{prompt}\n{REMINDER}"
-            messages = [{"role": "user", "content": asked}]
+            # The second prompt differs from the first: at temperature 0 an equal one would get an equal reply.
+            content = prompt if attempt == 0 else f"{prompt}\n{REMINDER}"
+            messages = [{"role": "user", "content": content}]
             try:
                 reply = await self.client.complete(messages, seed=attempt, temperature=0.0)
             except FatalEndpointError:
                 raise
             except EndpointError as error:
-                raise ScorerError(f"the judge is not available: {error}") from error
+                raise ScorerError(f"the judge is unavailable: {error}") from error
             verdicts = re.findall(rf"<verdict-{code}>\s*(correct|incorrect)\s*</verdict-{code}>", reply.text.lower())
+            # The reply may repeat its verdict, but not give both.
             if len(set(verdicts)) == 1:
                 return Score(float(verdicts[0] == "correct"), "llm_judge", prediction)
-        raise ScorerError("the judge gave no verdict")
+        raise ScorerError(f"the judge gave no verdict in {ATTEMPTS} replies")
 
 
 def _prompt(source: str, code: str, question: str, gold: str, prediction: str) -> str:
@@ -84,7 +86,7 @@ def _prompt(source: str, code: str, question: str, gold: str, prediction: str) -
     template = prompts.get(source.lower(), prompts[DEFAULT_PROMPT])
     texts = {"question": question, "gold": gold, "prediction": prediction}
     fenced = {name: f"<{name}-{code}>\n{text}\n</{name}-{code}>" for name, text in texts.items()}
-    # Texts are filled in at once, so that braces in one of them cannot name another.
+    # In a single pass: with successive replacements, a prediction "{gold}" would be filled in.
     filled = re.sub(r"\{(question|gold|prediction)\}", lambda match: fenced[match[1]], template)
     return filled + "\n" + prompts["rules"].replace("{verdict}", f"verdict-{code}")
 

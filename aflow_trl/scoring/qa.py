@@ -1,4 +1,4 @@
-"""Strict scorer for question answering."""
+"""Strict scorer for question answering: exact match, with token F1 as guarded partial credit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .numbers import read_number, same_number
 from .types import NO_ANSWER, WRONG_TYPE, Score
 from .units import units_differ
 
+# Normalised replies that count as "the question cannot be answered" (SQuAD v2).
 _UNANSWERABLE = {
     "",
     "unanswerable",
@@ -23,25 +24,25 @@ _UNANSWERABLE = {
 _YES_NO = {"yes", "no", "true", "false"}
 _NEGATIONS = {"not", "never", "no", "nor", "without", "none"}
 _STOP_WORDS = {"of", "and", "or", "in", "on", "at", "to", "by", "for", "with", "from", "is", "was", "did", "it"}
-NEVER_EXACT = 0.9
-"""Most credit for words that are not the gold's in its order."""
-NEARLY = 0.8
-"""F1 from which an answer that says more than the gold still earns credit."""
+MAX_INEXACT = 0.9
+"""Maximum credit without an exact match: the same words in another order may mean something else."""
+MIN_F1_OF_LONGER = 0.8
+"""Minimum F1 at which an answer with more words than the gold earns credit."""
 
 
 def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
     """
-    Compare a prediction with the gold answers: exact match after SQuAD normalisation, else token F1.
+    Compare a prediction with the gold answers: exact match after SQuAD normalisation, or else token F1.
 
-    Yes/no and numbers must match exactly. F1 counts only where one side's words contain the other's ("Obama" for
-    "Barack Obama"): an answer that contradicts the gold in a word ("John Smith" for "Will Smith") earns nothing, and
-    one that says more than the gold earns something from an F1 of 0.8 on, so that listing options does not pay.
+    Numbers and yes/no have to match exactly. F1 counts only if the words of one side contain those of the other
+    ("Obama" for "Barack Obama"). An answer that contradicts the gold in any word ("John Smith" for "Will Smith") earns
+    nothing. One with additional words needs an F1 of at least 0.8, so that listing options does not pay.
 
     Args:
         prediction (`str`):
             Free text or a bare answer.
         golds (`str` or `Sequence[str]`):
-            Gold answer or its aliases; an empty one means the question cannot be answered (SQuAD v2).
+            Gold answer or its aliases; an empty string means that the question cannot be answered (SQuAD v2).
 
     Returns:
         [`Score`]: The best value over the aliases, in [0, 1].
@@ -53,7 +54,7 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
     answer = extract_answer(prediction, "qa")
     bare = normalize_text(answer)
     if not aliases:
-        raise ScorerError("there is no gold answer to score with")
+        raise ScorerError("there is no gold answer; give at least one")
     if not bare:
         return Score(0.0, "none", answer, NO_ANSWER)
     if not any(normalize_text(alias) for alias in aliases):
@@ -65,31 +66,34 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
 def _score(answer: str, gold: str) -> Score:
     number, predicted = read_number(gold), read_number(answer)
     if number is not None or predicted is not None:
-        # Punctuation decides between numbers, so they are compared before it is dropped.
-        right = number is not None and predicted is not None and same_number(predicted, number)
-        right = right and not units_differ(answer, gold)
+        # Before normalisation, which drops the punctuation that distinguishes 3.5 from 35.
+        correct = number is not None and predicted is not None and same_number(predicted, number)
+        correct = correct and not units_differ(answer, gold)
         label = WRONG_TYPE if predicted is None else ""
-        return Score(float(right), "number", answer, label, float(right))
+        return Score(float(correct), "number", answer, label, float(correct))
     bare, target = normalize_text(answer), normalize_text(gold)
     if bare == target:
         return Score(1.0, "exact", answer, "", 1.0)
     if target in _YES_NO or bare in _YES_NO:
         return Score(0.0, "yes_no", answer, "" if bare in _YES_NO and target in _YES_NO else WRONG_TYPE)
-    words, wanted = Counter(bare.split()), Counter(target.split())
-    f1 = min(token_f1(bare, target), NEVER_EXACT)
-    says_less, says_more = not words - wanted, not wanted - words
-    contradicts = _figures(words) != _figures(wanted) or (words.keys() ^ wanted.keys()) & _NEGATIONS
-    if contradicts or not (words & wanted).keys() - _STOP_WORDS or not (says_less or (says_more and f1 >= NEARLY)):
+    words, gold_words = Counter(bare.split()), Counter(target.split())
+    f1 = min(token_f1(bare, target), MAX_INEXACT)
+    is_shorter, is_longer = not words - gold_words, not gold_words - words
+    # A different figure or an additional "not" reverses the meaning, however many words agree.
+    contradicts = _figures(words) != _figures(gold_words) or (words.keys() ^ gold_words.keys()) & _NEGATIONS
+    shares_content = (words & gold_words).keys() - _STOP_WORDS
+    if contradicts or not shares_content or not (is_shorter or (is_longer and f1 >= MIN_F1_OF_LONGER)):
         return Score(0.0, "f1", answer)
     return Score(f1, "f1", answer, "", f1)
 
 
 def token_f1(prediction: str, gold: str) -> float:
-    """Token F1 of two normalised texts (SQuAD)."""
-    words, wanted = prediction.split(), gold.split()
-    common = sum((Counter(words) & Counter(wanted)).values())
-    return 2 * common / (len(words) + len(wanted)) if common else 0.0
+    """Token F1 of two normalised texts, as SQuAD defines it."""
+    words, gold_words = prediction.split(), gold.split()
+    common = sum((Counter(words) & Counter(gold_words)).values())
+    return 2 * common / (len(words) + len(gold_words)) if common else 0.0
 
 
 def _figures(words: Counter[str]) -> set[str]:
+    """Words that contain a digit."""
     return {word for word in words if re.search(r"\d", word)}

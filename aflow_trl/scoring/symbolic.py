@@ -1,4 +1,4 @@
-"""Symbolic comparison in killable worker processes, with a deadline."""
+"""Symbolic comparison of LaTeX in worker processes, which can be killed: sympy may run for hours on a short input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import sys
 from ..errors import ScorerError
 
 START_TIMEOUT_S = 60.0
+"""Limit for starting a worker, which imports sympy and math-verify."""
 COMPARE_TIMEOUT_S = 15.0
+"""Limit for a comparison: the worker's limits for parsing both sides and comparing them, added up."""
 WORKERS = 2
 
 
 class _Worker:
+    """A worker process; see [`~aflow_trl.scoring.math_worker`]."""
+
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "aflow_trl.scoring.math_worker"],
@@ -24,15 +28,14 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=None,
         )
         atexit.register(self.kill)
         self._read(START_TIMEOUT_S)
 
-    def ask(self, *question: object) -> dict[str, object]:
+    def request(self, gold: str, prediction: str, tolerance: float) -> dict[str, object]:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.write(json.dumps([gold, prediction, tolerance]).encode() + b"\n")
         except OSError as error:
             raise ScorerError(f"the math worker died: {error}") from error
         return self._read(COMPARE_TIMEOUT_S)
@@ -49,12 +52,13 @@ class _Worker:
             ready, _, _ = select.select([stdout], [], [], timeout_s)
             chunk = stdout.read(65536) if ready else b""
             if not chunk:
-                raise ScorerError(f"the math worker gave no verdict within {timeout_s:g} s")
+                raise ScorerError(f"the math worker did not answer within {timeout_s:g} s")
             line += chunk
         reply: dict[str, object] = json.loads(line)
         return reply
 
 
+# Last in, first out, so that a lightly loaded process starts one worker only. `None` is a worker not yet started.
 _POOL: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
 for _ in range(WORKERS):
     _POOL.put(None)
@@ -62,25 +66,26 @@ for _ in range(WORKERS):
 
 def symbolically_equal(gold: str, prediction: str, tolerance: float = 0.0) -> bool:
     """
-    Whether two LaTeX expressions are equal, by math-verify. Thread-safe; blocks until a worker is free.
+    Decide with math-verify whether two LaTeX expressions are equal. Thread-safe; blocks until a worker is free.
 
     Args:
         gold (`str`):
-            The gold answer.
+            Gold answer.
         prediction (`str`):
-            The answer.
+            Answer to compare.
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Relative difference, of the gold, up to which two numbers that are not equal count as equal.
+            Maximum difference of two numbers, relative to the gold, at which they count as equal.
 
     Raises:
-        [`ScorerError`]: The worker died or gave no verdict in time.
+        [`ScorerError`]: The worker died, timed out, or could not parse the gold answer.
     """
     worker = _POOL.get()
     try:
         if worker is None:
             worker = _Worker()
-        reply = worker.ask(gold, prediction, tolerance)
+        reply = worker.request(gold, prediction, tolerance)
     except ScorerError:
+        # Killed rather than returned to the pool: its late answer would be taken for that to the next request.
         if worker is not None:
             worker.kill()
         worker = None

@@ -1,4 +1,4 @@
-"""Data types of scoring."""
+"""Data types of the scorers."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a scorer says of one answer."""
+    """Result of a scorer for one answer."""
 
     value: float
-    """Credit in [0, 1]; 1 is right."""
+    """Credit in [0, 1]; 1 is correct."""
     method: str
-    """How the verdict was reached, such as `"exact"`, `"symbolic"`, `"f1"`, `"tests"`."""
+    """How the value was determined, such as `"exact"`, `"symbolic"`, `"f1"`, `"tests"`."""
     extracted: str
     """The answer that was compared."""
     label: str = ""
     """
-    `"no_answer"` if there was nothing to compare, `"wrong_type"` if it was not the kind of answer that was asked for,
-    `"weak_verdict"` if the tests could be forged; else empty.
+    `"no_answer"` if there was nothing to compare, `"wrong_type"` if the answer is not of the expected kind,
+    `"weak_verdict"` if the verdict could have been forged; otherwise empty.
     """
     partial: float = 0.0
-    """Share of the way to a right answer (tests passed, token F1) where the scorer knows one, else `value`."""
+    """Partial credit in [0, 1]: share of tests passed or token F1; equal to `value` if the scorer has neither."""
 
 
 NO_ANSWER = "no_answer"
 WRONG_TYPE = "wrong_type"
 WEAK_VERDICT = "weak_verdict"
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
-"""The five levels a score can be quantised to."""
+"""Levels of a quantised score."""
+NEARLY_CORRECT = 0.8
+"""Minimum partial credit for level 0.7."""
+PARTLY_CORRECT = 0.5
+"""Minimum partial credit for level 0.4."""
 
 
 def quantize(score: Score) -> float:
     """
-    One of five levels.
+    Quantise a score to five levels.
 
-    1.0 right; 0.7 nearly (80 % of the tests, F1 of 0.8); 0.4 partly (50 %, F1 of 0.5); 0.2 an answer of the right type
-    (a number where one is asked for, code that compiles); 0 nothing.
+    1.0 is correct; 0.7 nearly correct (80 % of the tests, F1 of 0.8); 0.4 partly correct (50 % of the tests, F1 of
+    0.5); 0.2 wrong but of the expected type (a number for a numeric problem, code that compiles); 0 anything else.
 
     Args:
         score ([`Score`]):
@@ -49,6 +53,6 @@ def quantize(score: Score) -> float:
         return LEVELS[4]
     if score.label in (NO_ANSWER, WRONG_TYPE):
         return LEVELS[0]
-    if score.partial >= 0.8:
+    if score.partial >= NEARLY_CORRECT:
         return LEVELS[3]
-    return LEVELS[2] if score.partial >= 0.5 else LEVELS[1]
+    return LEVELS[2] if score.partial >= PARTLY_CORRECT else LEVELS[1]

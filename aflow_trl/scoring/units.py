@@ -1,9 +1,10 @@
-"""Units that can tell two answers apart: 5 km is not 5 miles. Units that are in no table are taken to agree."""
+"""Units that distinguish answers: 5 km is not 5 miles. A unit that is not in the table agrees with any other."""
 
 from __future__ import annotations
 
 import re
 
+# Unit → its symbols and names. Plurals in -s are recognised without an entry; "inche" is what remains of "inches".
 _NAMES = {
     # length
     "millimeter": "mm millimeter millimetre",
@@ -42,14 +43,14 @@ _NAMES = {
     "degree": "° degree",
     "radian": "rad radian",
 }
-_UNIT_OF = {word: unit for unit, words in _NAMES.items() for word in words.split()}
+_UNIT_OF = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 _WORD = re.compile(r"[A-Za-z]+|[$€¥¢°]")
 
 
 def units_differ(left: str, right: str) -> bool:
-    """Whether two texts of numbers name units that are not the same. A missing or unknown unit differs from none."""
-    ours, theirs = _units(left), _units(right)
-    return bool(ours and theirs and ours != theirs)
+    """Whether two texts name different units. A missing or unknown unit differs from no other."""
+    left_units, right_units = _units(left), _units(right)
+    return bool(left_units and right_units and left_units != right_units)
 
 
 def _units(text: str) -> list[str]:

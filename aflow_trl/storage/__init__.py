@@ -1,7 +1,18 @@
 """Files of a run: JSON Lines that survive a kill, strict JSON, the settings a folder was begun with."""
 
 from .json_files import check_or_write_settings, check_settings, finite, write_json
-from .jsonl import TraceFile, read_rows
+from .jsonl import JsonLines, TraceFile, read_rows, set_aside, trace_parts
 from .versions import versions
 
-__all__ = ["TraceFile", "check_or_write_settings", "check_settings", "finite", "read_rows", "versions", "write_json"]
+__all__ = [
+    "JsonLines",
+    "TraceFile",
+    "check_or_write_settings",
+    "check_settings",
+    "finite",
+    "read_rows",
+    "set_aside",
+    "trace_parts",
+    "versions",
+    "write_json",
+]

@@ -1,4 +1,4 @@
-"""Plain reasoning: the policy answers by itself, with `<think>` and `<answer>`; no executor is asked."""
+"""`task: reason`: the policy answers directly, with `<think>` and `<answer>`; no executor is called."""
 
 from __future__ import annotations
 
@@ -14,27 +14,21 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from rich.console import Console
 
-from ..data import Row, reasoning_messages
+from ..data import PolicyPrompt, Row
 from ..errors import DataError
-from ..evaluation import sample_policy, share_of
-from ..recipes import Recipe
+from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
+from ..rollouts import RowColumns
 from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
-from ..storage import versions
-from ..trainer import CollapseGuard, Share, WorkflowGRPOTrainer
-from .session import (
-    gathered_share,
-    guard_facts,
-    load_problems,
-    make_trainer,
-    policy_facts,
-    probe_size,
-    publish,
-    say,
-    train_to_the_end,
-    watch,
+from ..trainer import WorkflowGRPOTrainer
+from .compose import MIN_TABLE_WIDTH
+from .session import build_trainer, load_problems, print_rank0, publish, run_metadata, train
+
+ABOUT = (
+    "This policy answers in the form `<think>…</think><answer>…</answer>`. The figures are its accuracy on held-out "
+    "problems."
 )
 
 
@@ -43,118 +37,96 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
     Run a recipe with `task: reason` from start to end.
 
     Args:
-        recipe ([`~aflow_trl.recipe.Recipe`]):
+        recipe ([`~aflow_trl.recipes.Recipe`]):
             Checked recipe.
 
     Returns:
         `dict[str, Any]`: The summary, as written to `summary.json`.
 
     Raises:
-        [`AflowError`]: Something the user has to mend; see `errors.py`.
+        [`AflowError`]: A user error, or a run that had to be stopped; see `errors.py`.
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
     if any(row.domain == "code" for row in (*eval_rows, *train_rows)):
-        allow_weak_sandbox(recipe.workflow.allow_weak_sandbox)
-        asyncio.run(fork_server())  # missing isolation is told now
-    prompt = recipe.workflow.policy_prompt
-    rewards = reasoning_rewards(recipe.reward_names)
-    trainer = make_trainer(recipe, rewards, reasoning_dataset(train_rows, prompt))
-    tokenizer, longest = trainer.processing_class, recipe.workflow.max_prompt_length
+        allow_weak_sandbox(recipe.run.allow_weak_sandbox)
+        asyncio.run(fork_server())  # missing isolation is reported now, not in the middle of a batch
+    prompt, max_length = recipe.prompt, recipe.reason.max_prompt_length
+    trainer = build_trainer(recipe, reasoning_rewards(recipe.reward_names), reasoning_dataset(train_rows, prompt))
     kept, left_out = {}, {}
     for name, rows in (("train", train_rows), ("held_out", eval_rows)):
-        kept[name] = [row for row in rows if _length(tokenizer, row, prompt) <= longest]
+        kept[name] = [row for row in rows if _prompt_length(trainer.processing_class, row, prompt) <= max_length]
         left_out[name] = len(rows) - len(kept[name])
         if left_out[name]:
-            say(f"{left_out[name]} {name} prompts are longer than max_prompt_length {longest} and left out")
+            print_rank0(f"{left_out[name]} {name} prompts are longer than max_prompt_length {max_length} and left out")
         if not kept[name]:
-            raise DataError(f"every {name} prompt is longer than max_prompt_length {longest}. Raise it.")
+            raise DataError(f"every {name} prompt is longer than max_prompt_length {max_length}. Raise it.")
     trainer.train_dataset = reasoning_dataset(kept["train"], prompt)
 
-    def measure() -> dict[str, Any]:
-        return _measure(recipe, trainer, kept["held_out"])
-
-    say(f"held-out evaluation on {len(kept['held_out'])} problems")
-    untrained = measure()
-    guard = _watch(recipe, trainer, kept["train"])
-    train_to_the_end(recipe, trainer, None, guard)
-    say("held-out evaluation of the trained policy")
-    trained = measure()
+    print_rank0(f"held-out evaluation on {len(kept['held_out'])} problems")
+    untrained = _measure(recipe, trainer, kept["held_out"])
+    probe_size = max(recipe.training.probe_problems, trainer.accelerator.num_processes)
+    probe_rows = [{"prompt": prompt.reasoning_messages(row)} | row.columns() for row in kept["train"][:probe_size]]
+    trainer.watch_collapse(probe_rows, _score_probe)
+    train(recipe, trainer)
+    print_rank0("held-out evaluation of the trained policy")
+    trained = _measure(recipe, trainer, kept["held_out"])
     summary = {
-        "task": "reason",
+        "task": recipe.run.task,
         "untrained": untrained,
         "trained": trained,
         "left_out": left_out,
-        "nonfinite_steps": trainer.guard.skipped,
-        "policy": policy_facts(recipe),
-        "seed": recipe.training.seed,
-        "versions": versions(),
-        "recipe": recipe.source,
-        "collapse": guard_facts(guard),
+        "nonfinite_steps": trainer.numerical_guard.skipped,
+        **run_metadata(recipe, trainer),
         "wall_s": time.monotonic() - started,
     }
-    card = task_card_sections(
-        "This policy answers in the form `<think>…</think><answer>…</answer>`. The figures are its accuracy on "
-        "held-out problems.",
-        {name: summary[name]["accuracy"] for name in ("untrained", "trained")},
-        "",
-        yaml.safe_dump(recipe.source, sort_keys=False),
-    )
+    figures = {name: summary[name]["accuracy"] for name in ("untrained", "trained")}
+    card = task_card_sections(ABOUT, figures, "", yaml.safe_dump(dict(recipe.source), sort_keys=False))
 
-    def show(output_dir: Path) -> None:
+    def report(output_dir: Path) -> None:
         plot_reasoning(trainer.state.log_history, summary, output_dir / "learning_curve.png")
-        print_reasoning(summary, Console(width=max(Console().width, 110)))
-        say(f"model, model card, summary.json and learning_curve.png are in {output_dir}")
+        print_reasoning(summary, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
+        print_rank0(f"model, model card, summary.json and learning_curve.png are in {output_dir}")
 
-    publish(recipe, trainer, summary, card, show)
+    publish(recipe, trainer, summary, card, report)
     return summary
 
 
-def reasoning_dataset(rows: Sequence[Row], prompt: str) -> Dataset:
+def reasoning_dataset(rows: Sequence[Row], prompt: PolicyPrompt) -> Dataset:
     """Rows as the dataset TRL trains on: a conversational `prompt` and the columns of the schema."""
-    return Dataset.from_list([{"prompt": reasoning_messages(row, prompt=prompt)} | row.columns() for row in rows])
+    return Dataset.from_list([{"prompt": prompt.reasoning_messages(row)} | row.columns() for row in rows])
 
 
-def _length(tokenizer: Any, row: Row, prompt: str) -> int:
-    ids = tokenizer.apply_chat_template(
-        reasoning_messages(row, prompt=prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+def _prompt_length(tokenizer: Any, row: Row, prompt: PolicyPrompt) -> int:
+    """Number of tokens of a prompt."""
+    encoded = tokenizer.apply_chat_template(
+        prompt.reasoning_messages(row), add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    return len(ids["input_ids"])
+    return len(encoded["input_ids"])
 
 
-def _watch(recipe: Recipe, trainer: WorkflowGRPOTrainer, rows: Sequence[Row]) -> CollapseGuard | None:
-    own = rows[: probe_size(recipe)]
-    mine = share_of(trainer, own)
-
-    def judge(texts: list[str]) -> dict[str, Share]:
-        rewards = _rewards(trainer, texts, mine, ["correctness_reward"])[0]
-        return {"accuracy": gathered_share([value == 1 for value in rewards if value is not None])}
-
-    return watch(
-        recipe, trainer, [reasoning_messages(row, prompt=recipe.workflow.policy_prompt) for row in own], judge
-    )
+async def _score_probe(
+    texts: Sequence[str], rows: Sequence[RowColumns], *, seed: int, step: int
+) -> dict[str, list[bool]]:
+    rewards = (await _rewards(texts, rows, ["correctness_reward"]))[0]
+    return {"accuracy": [value == 1 for value in rewards if value is not None]}
 
 
-def _rewards(
-    trainer: WorkflowGRPOTrainer, texts: Sequence[str], rows: Sequence[Row], names: Sequence[str]
-) -> list[list[float | None]]:
-    """Rewards of this process's completions, by reward function."""
+async def _rewards(texts: Sequence[str], rows: Sequence[RowColumns], names: Sequence[str]) -> list[list[float | None]]:
+    """Rewards of completions, by reward function."""
     completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: [row.columns()[name] for row in rows] for name in rows[0].columns()} if rows else {}
-
-    async def reward() -> list[list[float | None]]:
-        return [await function([], completions, **columns) for function in reasoning_rewards(list(names))]
-
-    return asyncio.run_coroutine_threadsafe(reward(), trainer.async_loop).result()
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    return [await function([], completions, **columns) for function in reasoning_rewards(list(names))]
 
 
 def _measure(recipe: Recipe, trainer: WorkflowGRPOTrainer, rows: Sequence[Row]) -> dict[str, Any]:
-    """Accuracy of the policy and what the other rewards say, on held-out problems."""
-    prompts = [reasoning_messages(row, prompt=recipe.workflow.policy_prompt) for row in rows]
-    own = share_of(trainer, rows)
-    texts = sample_policy(trainer, prompts, seed=recipe.training.seed)[: len(own)]
-    names = list(recipe.reward_weights)
-    gathered = [gather_object(values) for values in _rewards(trainer, texts, own, names)]
+    """Accuracy and other rewards of the policy on held-out problems, over all processes."""
+    share = trainer.local_share(rows)
+    prompts = [recipe.prompt.reasoning_messages(row) for row in rows]
+    texts = trainer.sample(prompts, seed=recipe.training.seed)[: len(share)]
+    names = list(REWARDS[recipe.run.task])
+    local = trainer.run_async(_rewards(texts, [row.columns() for row in share], names))
+    gathered = [gather_object(values) for values in local]
     scored = [value for value in gathered[names.index("correctness_reward")] if value is not None]
     right = sum(value == 1 for value in scored)
     low, high = wilson_interval(right, len(scored))

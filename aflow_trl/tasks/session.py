@@ -1,46 +1,53 @@
-"""What the trainings share: problems, executor, trainer, a training that may be stopped, and what is left of it."""
+"""What the tasks share: problems, executor, trainer, accounts, publishing."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object, wait_for_everyone
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config
 
 from ..data import Row, load_rows
-from ..dsl import workflow_regex
 from ..engine import Engine
-from ..errors import DataError, RecipeError, RunStoppedError
-from ..evaluation import sample_policy, share_of
-from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
-from ..operators import describe, vocabulary
-from ..recipes import TINY_POLICY, Recipe
-from ..rollouts import Ledger, Rollouts, ScoredRollout, read_rollout
-from ..runs import trace_name
+from ..errors import DataError, RecipeError
+from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Price, Spending, Usage
+from ..policies import SPEC_KEY, build_tiny_policy
+from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
+from ..rewards import RewardFunction
+from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, run_files, trace_name
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, in_process
-from ..storage import read_rows, write_json
-from ..trainer import CollapseGuard, ConsoleProgress, Probe, Share, StopRun, WorkflowGRPOTrainer
+from ..storage import set_aside, versions, write_json
+from ..trainer import ConsoleProgress, WorkflowGRPOTrainer
 
-WARM_START = "warm start"
-"""Phase of the search of a warm start, in traces."""
+WARM_START_FOLDER = "warm_start"
+"""Subfolder of `output_dir` for everything the warm start leaves."""
+SUMMARY_FILE = "summary.json"
 
 
 def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """Held-out and training rows; a [`DataError`] if a problem is in both."""
-    args, seed = recipe.workflow, recipe.training.seed
-    wanted: dict[str, Any] = {"seed": seed, "domains": args.domains, "max_difficulty": args.max_difficulty}
-    eval_rows = load_rows(args.eval_data, split="test", count=args.num_eval_problems, **wanted)
-    train_rows = load_rows(args.train_data, split="train", count=args.num_train_problems, **wanted)
+    """
+    Held-out and training rows.
+
+    Raises:
+        [`DataError`]: A problem is in both.
+    """
+    run, seed = recipe.run, recipe.training.seed
+    eval_rows, train_rows = (
+        load_rows(data, split=split, count=count, seed=seed, domains=run.domains, max_difficulty=run.max_difficulty)
+        for data, split, count in (
+            (run.eval_data, "test", run.num_eval_problems),
+            (run.train_data, "train", run.num_train_problems),
+        )
+    )
     shared = {(row.context, row.question) for row in eval_rows} & {(row.context, row.question) for row in train_rows}
     if shared:
         question = next(iter(shared))[1]
@@ -51,26 +58,60 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     return eval_rows, train_rows
 
 
-def connect(recipe: Recipe) -> tuple[Engine, Layers]:
+def begin_run(recipe: Recipe) -> list[ScoredRollout]:
     """
-    The engine with its executors, after one call to each that proves it answers, and the layers of the sandbox, which
-    is started once: what is missing is told now, not in the middle of a batch.
+    Make the output folder ready, and return the rollouts that this process paid for in earlier launches of the run.
+
+    Those are all of a resumed run, the steps that a kill undid included, and the search of a warm start in any case.
+    The traces of an earlier run that is not resumed are moved aside.
     """
-    args, cache, spending = recipe.workflow, _cache(recipe), Spending(usd=spent_before(recipe))
+    process_index = recipe.training.process_index
+    earlier: list[ScoredRollout] = []
+    if isinstance(recipe.arguments, ComposeArguments) and recipe.arguments.warm_start_settings is not None:
+        traces = recipe.output_dir / WARM_START_FOLDER / trace_name(process_index)
+        earlier += [recorded.rollout for recorded in read_traces(traces)]
+    if recipe.run.resume or recipe.training.resume_from_checkpoint:
+        traces = recipe.output_dir / trace_name(process_index)
+        earlier += [recorded.rollout for recorded in read_traces(traces)]
+    elif (target := set_aside(recipe.output_dir, run_files(recipe.output_dir, process_index))) is not None:
+        print_rank0(f"the traces of an earlier run in {recipe.output_dir} are now in {target}")
+    return earlier
+
+
+def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engine, Layers]:
+    """
+    The engine with its executors, and the layers of the sandbox.
+
+    Every executor is called once and the sandbox is started, so that what is missing is reported now and not in the
+    middle of a batch.
+
+    Args:
+        recipe ([`~aflow_trl.recipes.Recipe`]):
+            Recipe of the run.
+        earlier (`Sequence[ScoredRollout]`):
+            Rollouts that earlier launches of the run paid for.
+
+    Raises:
+        [`FatalEndpointError`]: An executor does not answer.
+        [`RecipeError`]: The cache of replies cannot be used.
+        [`SandboxUnavailableError`]: The machine cannot confine programs.
+    """
+    args, cache = recipe.workflow, _cache(recipe)
+    spending = Spending(usd=spent_usd(earlier, recipe.executor.price))
     app = SimulatedApp(latency_s=args.simulated_latency_s)
     clients: list[LLMClient] = []
 
-    def client_of(config: ExecutorConfig) -> LLMClient:
-        for known in clients:
-            if known.config == config:
-                return known
+    def client_for(config: ExecutorConfig) -> LLMClient:
+        for client in clients:
+            if client.config == config:
+                return client
         simulated = config.executor_base_url == SIMULATED
         clients.append(LLMClient(config, (lambda: in_process(app)) if simulated else None, cache, spending))
         return clients[-1]
 
-    main = client_of(recipe.executor)
-    models = {name: client_of(config) for name, config in recipe.operator_executors.items()}
-    allow_weak_sandbox(args.allow_weak_sandbox)
+    main = client_for(recipe.executor)
+    models = {name: client_for(config) for name, config in recipe.operator_executors.items()}
+    allow_weak_sandbox(recipe.run.allow_weak_sandbox)
 
     async def probe() -> tuple[Layers, list[float]]:
         try:
@@ -87,41 +128,43 @@ def connect(recipe: Recipe) -> tuple[Engine, Layers]:
             raise RecipeError(
                 f"the cache {cache.path} cannot be used: {error}. Name another file with call_cache, or turn it off."
             ) from error
-    say(f"sandbox: {layers}")
+    print_rank0(f"sandbox: {layers}")
     for client, latency_s in zip(clients, latencies_s, strict=True):
-        say(f"executor {client.config.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
+        print_rank0(f"executor {client.config.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
         if None in (client.config.price.input_usd, client.config.price.output_usd):
-            say(
-                f"warning: the price of {client.config.executor_model} at {client.host} is not known, so USD are not "
+            print_rank0(
+                f"warning: the price of {client.config.executor_model} at {client.host} is unknown, so USD are not "
                 "counted; give executor_input_usd_per_mtok and executor_output_usd_per_mtok"
             )
-    return Engine(main, vocabulary=vocabulary(args.operators), share=args.share, models=models), layers
+    return Engine(main, operators=recipe.operators, share=args.share, models=models), layers
 
 
-def spent_before(recipe: Recipe) -> float | None:
+def spent_usd(rollouts: Sequence[ScoredRollout], price: Price) -> float | None:
     """
-    USD that earlier launches of the run had spent in this process, as its traces tell: a cap holds for the run, not
-    for a launch. `None` if a price is unknown.
+    USD of earlier launches, so that a cap holds for the run and not for a launch.
+
+    A rollout that was executed while the price was unknown is counted at the present price of the executor.
+
+    Returns:
+        `float`, *optional*: `None` if the present price is unknown as well.
     """
-    costs = [rollout.trace.paid_usd for rollout in earlier_rollouts(recipe)]
-    return None if None in costs else float(sum(cost for cost in costs if cost is not None))
+    total = 0.0
+    for rollout in rollouts:
+        cost = rollout.trace.paid_usd
+        if cost is None:
+            nodes = [node for node in rollout.trace.nodes if not node.shared]
+            tokens = (sum(node.prompt_tokens for node in nodes), sum(node.completion_tokens for node in nodes))
+            cost = price.cost(Usage(*tokens))
+        if cost is None:
+            return None
+        total += cost
+    return total
 
 
-def earlier_rollouts(recipe: Recipe) -> Iterator[ScoredRollout]:
-    """
-    What this process did in earlier launches of the run: everything if it is resumed, the search of a warm start that
-    is taken over in any case. Steps that a kill undid were paid for, too.
-    """
-    training = recipe.training
-    resumed = bool(recipe.workflow.resume or training.resume_from_checkpoint)
-    searched = recipe.workflow.warm_start_settings is not None
-    for row in read_rows(Path(training.output_dir) / trace_name(training.process_index)):
-        if resumed or (searched and row["phase"] == WARM_START):
-            yield read_rollout(row)
-
-
-def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
-    """The execution that the reward functions of a run share."""
+def build_rollouts(
+    recipe: Recipe, engine: Engine, earlier: Sequence[ScoredRollout], folder: Path | None = None
+) -> Rollouts:
+    """The service that the reward functions of a run share, with the accounts of earlier launches."""
     args, training = recipe.workflow, recipe.training
     rollouts = Rollouts(
         engine,
@@ -130,121 +173,57 @@ def make_rollouts(recipe: Recipe, engine: Engine) -> Rollouts:
         gate_secondary=args.gate_secondary,
         judge=LLMJudge(engine.client) if args.judge_domains else None,
         judge_domains=args.judge_domains or (),
-        trace_path=Path(training.output_dir) / trace_name(training.process_index),
+        trace_path=(folder or recipe.output_dir) / trace_name(training.process_index),
     )
-    for rollout in earlier_rollouts(recipe):
-        rollouts.count([rollout])
+    rollouts.count(earlier)
     return rollouts
 
 
-def make_trainer(recipe: Recipe, reward_funcs: Sequence[Callable[..., Any]], dataset: Dataset) -> WorkflowGRPOTrainer:
-    """The trainer of a recipe, with progress in one line a step."""
-    names = [function.__name__ for function in reward_funcs]
-    training = recipe.training
-    if training.reward_weights is None:
-        training.reward_weights = [recipe.reward_weights[name] for name in names]
-    if recipe.workflow.constrained_depth is not None:
-        words = vocabulary(recipe.workflow.operators)
-        training.vllm_structured_outputs_regex = workflow_regex(recipe.workflow.constrained_depth, vocabulary=words)
+def build_trainer(recipe: Recipe, reward_funcs: Sequence[RewardFunction], dataset: Dataset) -> WorkflowGRPOTrainer:
+    """The trainer of a recipe, with one line of progress for each logged step."""
     trainer = WorkflowGRPOTrainer(
-        model=load_arguments(recipe),
-        reward_funcs=list(reward_funcs),
-        args=training,
+        model_path(recipe),
+        list(reward_funcs),
+        recipe.training,
         train_dataset=dataset,
         peft_config=get_peft_config(recipe.model),
-        callbacks=[ConsoleProgress(say)],
+        callbacks=[ConsoleProgress(print_rank0)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
 
 
-def watch(
-    recipe: Recipe,
-    trainer: WorkflowGRPOTrainer,
-    prompts: Sequence[Any],
-    judge: Callable[[list[str]], dict[str, Share]],
-) -> CollapseGuard | None:
+def model_path(recipe: Recipe) -> str:
+    """Folder or name of the policy's model; the tiny policy is built if it is not cached."""
+    if recipe.model.model_name_or_path != TINY_POLICY:
+        return str(recipe.model.model_name_or_path)
+    print_rank0("loading the tiny policy (built when it is first needed, then cached)")
+    folder = build_tiny_policy(
+        recipe.training.seed, prompt=recipe.run.policy_prompt, operators=recipe.operators, task=recipe.run.task
+    )
+    return str(folder)
+
+
+def train(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> None:
     """
-    Guard a training against collapse, as the recipe asks.
-
-    Args:
-        recipe ([`~aflow_trl.recipe.Recipe`]):
-            Recipe of the run.
-        trainer ([`~aflow_trl.trainer.WorkflowGRPOTrainer`]):
-            Trainer to watch.
-        prompts (`Sequence`):
-            Prompts of the probe.
-        judge (`Callable[[list[str]], dict[str, Share]]`):
-            What completions of this process's share of the prompts are worth, over all processes.
-
-    Returns:
-        [`~aflow_trl.trainer.CollapseGuard`]: The guard, `None` if it is off.
-    """
-    if recipe.workflow.collapse_guard == "off":
-        return None
-    if recipe.workflow.collapse_guard == "rollback" and trainer.guard.mode == "stop":
-        # What a bad step has done is undone, so there is no need to end the run over it.
-        trainer.guard.mode = "skip"
-
-    def probe() -> Probe:
-        own = share_of(trainer, prompts)
-        texts = sample_policy(trainer, prompts, seed=recipe.training.seed)[: len(own)]
-        return Probe(own, texts, judge(texts))
-
-    guard = CollapseGuard(trainer, probe, recipe.workflow.collapse_guard, recipe.workflow.probe_steps)
-    trainer.add_callback(guard)
-    return guard
-
-
-def guard_facts(guard: CollapseGuard | None) -> dict[str, Any]:
-    """What the guard found, for the summary."""
-    return {"rollbacks": guard.rollbacks, "events": guard.events} if guard is not None else {}
-
-
-def probe_size(recipe: Recipe) -> int:
-    """Problems of the probe: at least one a process."""
-    return max(recipe.workflow.probe_problems, int(recipe.training.world_size))
-
-
-def gathered_share(flags: Sequence[bool]) -> Share:
-    """Share of what is true on all processes."""
-    everyone = gather_object(list(flags))
-    return Share(sum(everyone) / max(1, len(everyone)), len(everyone))
-
-
-def train_to_the_end(
-    recipe: Recipe, trainer: WorkflowGRPOTrainer, rollouts: Rollouts | None, guard: CollapseGuard | None
-) -> None:
-    """
-    Train and save what was trained.
+    Train and save the result.
 
     Raises:
-        [`RunStoppedError`]: The run had to be ended; its message says how to go on from the checkpoint.
+        [`RunStoppedError`]: The run was stopped; the message says how to continue from the checkpoint.
     """
-    watchers: list[Any] = [trainer.guard, trainer.sync_guard, *([guard] if guard is not None else [])]
-    if rollouts is not None:
-        stop = StopRun(rollouts, recipe.workflow.max_unscored_share, recipe.workflow.max_lost_steps)
-        trainer.add_callback(stop)
-        watchers.append(stop)
-    say("training")
+    print_rank0("training")
     trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
-    output_dir, step = recipe.training.output_dir, trainer.state.global_step
-    for watcher in watchers:
-        if watcher.reason is not None:
-            checkpoint = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            saved = f" Step {step} is saved in {checkpoint}: mend the cause and start the same command again with "
-            raise RunStoppedError(f"{watcher.reason}.{saved + '--resume.' if checkpoint.is_dir() else ''}")
-    trainer.save_model(output_dir)
+    trainer.save_model(recipe.training.output_dir)
 
 
-def close(engine: Engine, trainer: WorkflowGRPOTrainer) -> None:
+def close_executors(engine: Engine, trainer: WorkflowGRPOTrainer) -> None:
     """Close the executors' connections, on the event loop that opened them."""
-    asyncio.run_coroutine_threadsafe(close_clients(engine), trainer.async_loop).result()
+    trainer.run_async(close_clients(engine))
 
 
 async def close_clients(engine: Engine) -> None:
-    """Close the executors' connections, on the event loop that runs."""
+    """Close the executors' connections, on the running event loop."""
     for client in engine.clients.values():
         await client.aclose()
 
@@ -252,101 +231,65 @@ async def close_clients(engine: Engine) -> None:
 def publish(
     recipe: Recipe,
     trainer: WorkflowGRPOTrainer,
-    summary: dict[str, Any],
-    card: str,
-    show: Callable[[Path], None],
+    summary: Mapping[str, Any],
+    card_sections: str,
+    report: Callable[[Path], None],
 ) -> None:
     """
-    Model card and summary in `output_dir`, and everything on the Hub if asked for.
+    Write model card and summary into `output_dir`, and push to the Hub if the recipe says so.
 
     Args:
-        recipe ([`~aflow_trl.recipe.Recipe`]):
+        recipe ([`~aflow_trl.recipes.Recipe`]):
             Recipe of the run.
-        trainer ([`~aflow_trl.trainer.WorkflowGRPOTrainer`]):
+        trainer ([`~aflow_trl.WorkflowGRPOTrainer`]):
             Trained.
-        summary (`dict[str, Any]`):
-            What goes into `summary.json`.
-        card (`str`):
+        summary (`Mapping[str, Any]`):
+            Content of `summary.json`.
+        card_sections (`str`):
             Sections of the model card.
-        show (`Callable[[Path], None]`):
-            Called in the main process with `output_dir`, to print and to plot.
+        report (`Callable[[Path], None]`):
+            Called in the main process with `output_dir`; prints and plots.
     """
-    output_dir = Path(recipe.training.output_dir)
-    trainer.model_card_sections = card
-    trainer.create_model_card(model_name=output_dir.name)
+    trainer.model_card_sections = card_sections
+    trainer.create_model_card(model_name=recipe.output_dir.name)
     if trainer.is_world_process_zero():
-        write_json(output_dir / "summary.json", summary)
-        show(output_dir)
+        write_json(recipe.output_dir / SUMMARY_FILE, summary)
+        report(recipe.output_dir)
     wait_for_everyone()
     if recipe.training.push_to_hub:
         trainer.push_to_hub()
 
 
+def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]:
+    """The part of a summary that every task has."""
+    guard = trainer.collapse_guard
+    return {
+        SPEC_KEY: recipe.policy_spec.to_json(),
+        "seed": recipe.training.seed,
+        "versions": versions(),
+        "recipe": dict(recipe.source),
+        "collapse": {"rollbacks": guard.rollbacks, "events": guard.events} if guard is not None else {},
+    }
+
+
 def totals(rollouts: Rollouts) -> dict[str, Any]:
-    """Model calls made, rollouts, unscored ones, USD and the ledger of the whole run, over all processes."""
+    """Model calls, rollouts, unscored ones, USD and ledger of the whole run, over all processes."""
     processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spending.usd}])
-    costs = [own.pop("usd") for own in processes]
-    sums = {name: sum(own[name] for own in processes) for name in rollouts.totals}
+    costs = [process.pop("usd") for process in processes]
+    sums = {name: sum(process[name] for process in processes) for name in rollouts.totals}
     ledger = Ledger.sum(gather_object([rollouts.ledger]))
     return sums | {"usd": None if None in costs else sum(costs), "ledger": ledger.to_json()}
 
 
-def prompt_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What a policy's prompt is made with."""
-    names = list(vocabulary(recipe.workflow.operators))
-    return {"prompt": recipe.workflow.policy_prompt, "operators": names, "descriptions": describe(names)}
-
-
-def policy_facts(recipe: Recipe) -> dict[str, Any]:
-    """What a policy has to be asked with later, as it was in training: flags count as well as the file."""
-    args, training = recipe.workflow, recipe.training
-    return {
-        "policy_prompt": args.policy_prompt,
-        "operators": list(vocabulary(args.operators)),
-        "operator_modules": args.operator_modules or [],
-        "temperature": training.temperature_at(training.temperature_warmup_steps),
-        "top_p": training.top_p,
-        "top_k": training.top_k,
-        "max_completion_length": training.max_completion_length,
-    }
-
-
-def executor_name(recipe: Recipe) -> str:
-    """Name of the executor, for reports."""
-    simulated = recipe.executor.executor_base_url == SIMULATED
-    return "simulated executor" if simulated else recipe.executor.executor_model
-
-
-def say(line: str) -> None:
+def print_rank0(line: str) -> None:
     """Print a line of progress, from the main process only."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(line, flush=True)
 
 
 def _cache(recipe: Recipe) -> CallCache | None:
-    """Cache of replies: on unless it is turned off, or nothing is paid for."""
+    """Cache of replies: used unless it is turned off, or replies are free."""
     path = recipe.workflow.call_cache
-    if path == "off" or (path is None and recipe.executor.executor_base_url == SIMULATED):
+    if path == OFF or (path is None and recipe.is_simulated):
         return None
-    return CallCache(path or Path(recipe.training.output_dir) / "calls.sqlite")
-
-
-def load_arguments(recipe: Recipe) -> str:
-    """Put the loading options where TRL reads them; returns what it loads."""
-    training, model = recipe.training, recipe.model
-    options = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        "quantization_config": get_quantization_config(model),
-    }
-    given = training.model_init_kwargs if isinstance(training.model_init_kwargs, dict) else {}
-    training.model_init_kwargs = {key: value for key, value in options.items() if value is not None} | given
-    if model.model_name_or_path != TINY_POLICY:
-        return str(model.model_name_or_path)
-    from ..policies import build_tiny_policy
-
-    say("building the tiny policy (cached after the first time)")
-    words = vocabulary(recipe.workflow.operators)
-    kind = recipe.workflow.task
-    return str(build_tiny_policy(training.seed, prompt=recipe.workflow.policy_prompt, vocabulary=words, task=kind))
+    return CallCache(path or recipe.output_dir / "calls.sqlite")

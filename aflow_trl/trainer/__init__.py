@@ -1,27 +1,33 @@
-"""WA-GRPO: configuration, trainer, advantages, evaluation."""
+"""WA-GRPO: configuration, trainer, advantages, callbacks."""
 
-from .callbacks.collapse_guard import COLLAPSE_GUARDS, CollapseGuard, Probe, Share
-from .callbacks.stop_conditions import ConsoleProgress, StopRun
+from .advantages import AdvantageConfig, RewardBatch, compute_advantages, wa_grpo
+from .callbacks import CollapseGuard, ConsoleProgress, NumericalGuard, Probe, Share, StopConditions, SyncGuard
 from .checkpoint import is_complete, last_checkpoint
-from .estimation import FEATURE_COLUMNS, EstimatorSettings, estimate_advantages
-from .workflow_grpo_config import ESTIMATORS, TRL_ESTIMATORS, WorkflowGRPOConfig
-from .workflow_grpo_trainer import REWARDS_FILE, WorkflowGRPOTrainer
+from .recording import REPLAY_SETTINGS_FILE, ReplaySettings, to_tensor
+from .workflow_grpo_config import COLLAPSE_GUARDS, ESTIMATORS, TRL_ESTIMATORS, WA_GRPO, WorkflowGRPOConfig
+from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
 __all__ = [
     "COLLAPSE_GUARDS",
     "ESTIMATORS",
-    "FEATURE_COLUMNS",
-    "REWARDS_FILE",
+    "REPLAY_SETTINGS_FILE",
     "TRL_ESTIMATORS",
+    "WA_GRPO",
+    "AdvantageConfig",
     "CollapseGuard",
     "ConsoleProgress",
-    "EstimatorSettings",
+    "NumericalGuard",
     "Probe",
+    "ReplaySettings",
+    "RewardBatch",
     "Share",
-    "StopRun",
+    "StopConditions",
+    "SyncGuard",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
-    "estimate_advantages",
+    "compute_advantages",
     "is_complete",
     "last_checkpoint",
+    "to_tensor",
+    "wa_grpo",
 ]

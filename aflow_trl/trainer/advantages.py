@@ -1,11 +1,15 @@
 """
 Advantages of a batch of completions, as pure functions of reward tensors.
 
-Shapes: B prompts, G completions each, flattened to (B*G,); completions of one prompt are neighbours. A reward that is
-NaN is unscored: the completion gets advantage 0 and changes nobody else's.
+Shapes: B prompts with G completions each, flattened to (B*G,); the completions of one prompt are neighbours. R is the
+number of reward functions. A reward that is NaN is unscored: the completion gets advantage 0 and does not change the
+advantage of any other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,13 +19,89 @@ SCALES = ("none", "batch", "group", "task")
 DEFAULT_TOLERANCE = 1e-4
 """Primary rewards that differ by no more than this are tied."""
 SCALE_FLOOR = 0.1
-"""Least value of the scale: a batch or a group with little spread is not blown up."""
+"""Minimum of the scale, so that a batch or a group with little spread is not blown up."""
 TIE_UNIT = 0.05
-"""Fixed unit of the tie-break in secondary reward: about two model calls at the default weights."""
+"""Unit of the tie-break in secondary reward: about two model calls at the default weights."""
 TRL_EPSILON = 1e-4
-"""What TRL adds to a standard deviation before it divides by it."""
+"""TRL adds this to a standard deviation before it divides by it."""
 TIE_MARGIN = 0.499
-"""Share of the smallest decisive gap the tie-break may use; just under one half, so that order survives rounding."""
+"""Share of the smallest decisive gap that a tie-break may use: just under a half, so that order survives rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageConfig:
+    """Settings of the advantage; see [`WorkflowGRPOConfig`] for their meaning."""
+
+    num_generations: int
+    """Completions per prompt, G."""
+    primary: int = 0
+    """Index of the primary reward function."""
+    scale: str = "batch"
+    alpha: float = 0.1
+    tolerance: float = DEFAULT_TOLERANCE
+    clip: float | None = None
+    """Maximum absolute advantage; `None` for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBatch:
+    """Rewards of all processes for one generation step, with the columns that the advantage reads."""
+
+    rewards: Tensor
+    """Shape (B*G, R); NaN where unscored."""
+    weights: Tensor
+    """Shape (R,)."""
+    progress: Tensor | None = None
+    """Shape (B*G,): breaks ties among completions that are not right; `None` if no reward function logs it."""
+    tasks: Tensor | None = None
+    """Shape (B*G,): number of the task of each completion; `None` if no reward function logs it."""
+
+
+def compute_advantages(batch: RewardBatch, config: AdvantageConfig) -> Tensor:
+    """
+    WA-GRPO advantages of a batch. Training and replay both call it.
+
+    The sign of a weight is kept: a primary reward of negative weight is a cost, and so is a secondary one. The size of
+    the primary weight does not matter, because the primary reward decides by order.
+
+    Args:
+        batch ([`RewardBatch`]):
+            Rewards of all processes.
+        config ([`AdvantageConfig`]):
+            Settings.
+
+    Returns:
+        `torch.Tensor` of shape `(B*G,)`: Advantages, in float32.
+
+    Raises:
+        `ValueError`: A reward is infinite, a shape does not fit, or the scale is unknown.
+    """
+    rewards, weights = batch.rewards, batch.weights
+    secondary = [index for index in range(rewards.shape[1]) if index != config.primary]
+    share = weights[secondary] / weights[secondary].abs().sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    sign = -1.0 if weights[config.primary] < 0 else 1.0
+    advantages = wa_grpo(
+        sign * rewards[:, config.primary],
+        (rewards[:, secondary] * share).nansum(dim=1),
+        config.num_generations,
+        scale=config.scale,
+        alpha=config.alpha,
+        tol=config.tolerance,
+        progress=batch.progress,
+        tasks=batch.tasks,
+    )
+    return clip_advantages(advantages, config.clip)
+
+
+def clip_advantages(advantages: Tensor, limit: float | None) -> Tensor:
+    """Advantages within ± `limit`; unchanged if that is `None`."""
+    return advantages if limit is None else advantages.clamp(-limit, limit)
+
+
+def task_numbers(tasks: Sequence[object], device: torch.device) -> Tensor:
+    """Numbers for the names of tasks, shape (N,): equal names get equal numbers."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
+    return torch.tensor([numbers[name] for name in tasks], device=device)
 
 
 def wa_grpo(
@@ -56,20 +136,21 @@ def wa_grpo(
         secondary (`torch.Tensor` of shape `(B*G,)`):
             Secondary rewards; they break ties among members with `primary >= correct_from`.
         num_generations (`int`):
-            Completions a prompt, G.
+            Completions per prompt, G.
         scale (`str`, *optional*, defaults to `"batch"`):
-            What differences are divided by: `"none"` (1), or the standard deviation, floored, over the `"batch"`, the
+            Divisor of the differences: `"none"` (1), or the standard deviation, floored, over the `"batch"`, the
             `"group"`, or all groups of the same `"task"`.
         alpha (`float`, *optional*, defaults to `0.1`):
-            Largest advantage a tie-break may give.
+            Maximum advantage that a tie-break may give.
         tol (`float`, *optional*, defaults to `1e-4`):
-            Primary rewards that differ by no more are tied.
+            Primary rewards that differ by no more than this are tied.
         progress (`torch.Tensor` of shape `(B*G,)`, *optional*):
-            Breaks ties among members that are not right. Without it they stay tied: being cheap is no merit there.
+            Breaks ties among members that are not right. Without it they stay tied: being cheap is no merit of a wrong
+            answer.
         correct_from (`float`, *optional*, defaults to `1.0`):
             Primary reward from which an answer counts as right.
         tasks (`torch.Tensor` of shape `(B*G,)`, *optional*):
-            Number of the task each completion belongs to; needed for `scale="task"`.
+            Number of the task of each completion; required by `scale="task"`.
 
     Returns:
         `torch.Tensor` of shape `(B*G,)`: Advantages, in float32, with mean zero over every group.
@@ -131,14 +212,14 @@ def tied_groups(groups: Tensor, tol: float) -> Tensor:
 
 
 def _divisor(groups: Tensor, scale: str, tasks: Tensor | None) -> Tensor:
-    """What differences are divided by; shape (B, 1)."""
+    """Divisor of the differences; shape (B, 1)."""
     if scale == "none":
         return torch.ones_like(groups[:, :1])
     if scale == "task" and tasks is not None:
-        own = tasks.view(groups.shape)[:, 0]
+        group_tasks = tasks.view(groups.shape)[:, 0]
         divisor = torch.ones_like(groups[:, :1])
-        for task in own.unique():
-            divisor[own == task] = _divisor(groups[own == task], "batch", None)
+        for task in group_tasks.unique():
+            divisor[group_tasks == task] = _divisor(groups[group_tasks == task], "batch", None)
         return divisor
     std = nanstd(groups, dim=1, keepdim=True) if scale == "group" else nanstd(groups).expand(groups.shape[0], 1)
     return torch.nan_to_num(std + TRL_EPSILON, nan=SCALE_FLOOR).clamp(min=SCALE_FLOOR)
@@ -170,7 +251,7 @@ def _squash(merit: Tensor, member: Tensor) -> Tensor:
     count = member.sum(dim=1).clamp(min=1.0)
 
     def mean(values: Tensor) -> Tensor:
-        """Mean of each member's own class."""
+        """Mean over the tie class of each member."""
         return (member * ((member * values.unsqueeze(2)).sum(dim=1) / count).unsqueeze(1)).sum(dim=2)
 
     centred = merit - mean(merit)
@@ -178,78 +259,10 @@ def _squash(merit: Tensor, member: Tensor) -> Tensor:
     t = (centred / (std + TIE_UNIT)).clamp(-1.0, 1.0)
     t = t - mean(t)
     largest = (member * t.abs().unsqueeze(2)).amax(dim=1)
-    own_largest = (member * largest.unsqueeze(1)).sum(dim=2)
-    t = t / own_largest.clamp(min=1.0)
+    class_largest = (member * largest.unsqueeze(1)).sum(dim=2)
+    t = t / class_largest.clamp(min=1.0)
     # A class that ties in merit too is exactly 0, whatever rounding leaves of its mean.
     low = torch.where(member > 0, merit.unsqueeze(2), torch.inf).amin(dim=1)
     high = torch.where(member > 0, merit.unsqueeze(2), -torch.inf).amax(dim=1)
     spread = torch.nan_to_num((high - low), neginf=0.0, posinf=0.0)
     return torch.where((member * spread.unsqueeze(1)).sum(dim=2) > 1e-9, t, 0.0)
-
-
-# The earlier published form, kept for comparison.
-CLASSIC_TIE_STD = 1e-6
-CLASSIC_TIE_WEIGHT = 0.12
-CLASSIC_NOISE_STD = 0.10
-CLASSIC_NOISE_SCALE = 0.05
-CLASSIC_EPSILON = 1e-8
-CLASSIC_CLIP = 2.0
-CLASSIC_WEIGHTS = {
-    "diversity": 0.35,
-    "revise_gain": 0.25,
-    "execution_success": 0.20,
-    "efficiency": 0.10,
-    "operator_variety": 0.10,
-}
-"""Parts of the classic tie-break and their weights."""
-
-
-def wa_grpo_classic(rewards: Tensor, features: dict[str, Tensor], num_generations: int, *, seed: int = 0) -> Tensor:
-    r"""
-    The earlier published form of WA-GRPO, for comparison only: it divides by the group's standard deviation and adds
-    noise (seeded here), which is what makes it collapse.
-
-    In a group whose std is below 1e-6, \\( r_i \mathrel{+}= 0.12\, T_i \\) with \\( T \\) the weighted sum of
-    [`CLASSIC_WEIGHTS`], each min-max scaled over the group; if the std is then below 0.10, sorted Gaussian noise of
-    scale 0.05 is added in the order of the rewards;
-    \\( A_i = \mathrm{clip}((r_i - \mu) / (\sigma + 10^{-8}), \pm 2) \\).
-
-    Args:
-        rewards (`torch.Tensor` of shape `(B*G,)`):
-            Total rewards; NaN means unscored.
-        features (`dict[str, torch.Tensor]`):
-            A tensor of shape `(B*G,)` for each name in [`CLASSIC_WEIGHTS`].
-        num_generations (`int`):
-            Completions a prompt, G.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the noise.
-
-    Returns:
-        `torch.Tensor` of shape `(B*G,)`: Advantages in [-2, 2].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    advantages = torch.zeros(rewards.numel(), dtype=torch.float32, device=rewards.device)
-    for start in range(0, rewards.numel(), num_generations):
-        members = torch.arange(start, start + num_generations, device=rewards.device)
-        members = members[~torch.isnan(rewards[members])]
-        if members.numel() < 2:
-            continue
-        r = rewards[members].float()
-        if r.std(correction=0) < CLASSIC_TIE_STD:
-            r = r + CLASSIC_TIE_WEIGHT * _classic_tie_break(features, members)
-        if r.std(correction=0) < CLASSIC_NOISE_STD:
-            noise = torch.randn(r.numel(), generator=generator).sort().values * CLASSIC_NOISE_SCALE
-            r = r.scatter_add(0, r.argsort(), noise.to(r))
-        scaled = (r - r.mean()) / (r.std(correction=0) + CLASSIC_EPSILON)
-        advantages[members] = scaled.clamp(-CLASSIC_CLIP, CLASSIC_CLIP)
-    return advantages
-
-
-def _classic_tie_break(features: dict[str, Tensor], members: Tensor) -> Tensor:
-    total = torch.zeros(members.numel(), device=members.device)
-    for name, weight in CLASSIC_WEIGHTS.items():
-        values = torch.nan_to_num(features[name][members].float())
-        spread = values.max() - values.min()
-        if spread > 0:
-            total = total + weight * (values - values.min()) / spread
-    return total

@@ -1,4 +1,4 @@
-"""What the advantages of a batch look like."""
+"""Metrics of the advantages of a batch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from .advantages import tied_groups
 
 DEAD_ADVANTAGE = 1e-3
-"""A group none of whose advantages exceeds this teaches nothing; float rounding alone leaves less."""
+"""A group whose advantages are all below this teaches nothing; float rounding alone leaves less."""
 
 
 def advantage_metrics(primary: Tensor, advantages: Tensor, num_generations: int, tol: float) -> dict[str, float]:
     """
-    Groups by what decides them, and how much of the advantage comes from ties.
+    Number of groups by what decides them, and the share of the advantage that comes from ties.
 
     Args:
         primary (`torch.Tensor` of shape `(B*G,)`):
             Primary rewards, NaN where unscored.
         advantages (`torch.Tensor` of shape `(B*G,)`):
-            Advantages that are used.
+            Advantages that the loss uses.
         num_generations (`int`):
-            Completions a prompt, G.
+            Completions per prompt, G.
         tol (`float`):
             Tolerance of a tie.
 

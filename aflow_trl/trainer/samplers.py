@@ -1,4 +1,4 @@
-"""Order of the training problems: balanced if asked for, and the same again when a run is resumed in any epoch."""
+"""Order of the training problems: balanced on request, and reproducible when a run is resumed in any epoch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from trl.trainer.utils import RepeatSampler
 
 class StratifiedSampler(RepeatSampler):
     """
-    TRL's [`~trl.trainer.utils.RepeatSampler`] with a share of every batch for each stratum, reseeded every epoch.
+    TRL's [`~trl.trainer.utils.RepeatSampler`] with a share of every batch for each stratum.
 
-    With a single stratum the order of epoch 0 is TRL's own. A stratum that is used up before the epoch ends starts
-    again in a new order.
+    With a single stratum the order is TRL's own in every epoch. Unlike TRL's, it depends on the epoch number alone and
+    not on how many epochs this process has already drawn, so that a resumed run continues with the order it had. A
+    stratum that is exhausted before the epoch ends starts again in a new order.
 
     Args:
         sampler ([`~trl.trainer.utils.RepeatSampler`]):
-            TRL's sampler; its repeats, batch size and seed are kept.
+            TRL's sampler, whose repeats, batch size and seed are kept.
         strata (`Sequence[Hashable]`):
             Stratum of each row.
         weights (`Mapping[Hashable, float]`):
@@ -38,16 +39,19 @@ class StratifiedSampler(RepeatSampler):
         self.shuffled, self.strata, self.weights, self.epoch = sampler.shuffle, strata, weights, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before every epoch, also the one in which a resumed run begins."""
+        """Called before every epoch, also before the one in which a resumed run continues."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order()
-        return (order[place] for place in super().__iter__())
+        generator = torch.Generator().manual_seed(self.seed or 0)
+        # TRL draws one epoch after the other from one generator; drawing the earlier ones again gives its state.
+        for _ in range(self.epoch):
+            self._order(generator)
+        order = self._order(generator)
+        return (order[index] for index in super().__iter__())
 
-    def _order(self) -> list[int]:
-        """Indices of one epoch, shape (N,): smooth weighted round robin over the strata."""
-        generator = torch.Generator().manual_seed((self.seed or 0) + self.epoch)
+    def _order(self, generator: torch.Generator) -> list[int]:
+        """Row indices of one epoch, shape (N,): smooth weighted round robin over the strata."""
         members: dict[Hashable, list[int]] = {stratum: [] for stratum in self.weights}
         for index, stratum in enumerate(self.strata):
             if stratum in members:  # a stratum of share 0 is never drawn
@@ -61,9 +65,9 @@ class StratifiedSampler(RepeatSampler):
             chosen = max(credit, key=lambda stratum: credit[stratum])
             credit[chosen] -= 1.0
             if not queues[chosen]:
-                own = members[chosen]
-                places = torch.randperm(len(own), generator=generator).tolist() if self.shuffled else range(len(own))
-                queues[chosen].extend(own[place] for place in places)
+                rows = members[chosen]
+                shuffled = torch.randperm(len(rows), generator=generator).tolist()
+                queues[chosen].extend(rows[index] for index in (shuffled if self.shuffled else range(len(rows))))
             order.append(queues[chosen].popleft())
         return order
 
@@ -82,7 +86,7 @@ def strata_of(
         hard_share (`float`, *optional*):
             Share of hard problems. If `None`, difficulty plays no part.
         hard_from (`int`):
-            Difficulty from which a problem is hard.
+            Minimum difficulty of a hard problem.
 
     Returns:
         `tuple[list[Hashable], dict[Hashable, float]]`: Strata, and weights that sum to 1. A domain whose problems are
@@ -90,7 +94,9 @@ def strata_of(
     """
     domains = list(columns["domain"])
     hard = [hard_share is not None and level >= hard_from for level in columns["difficulty"]]
-    strata: list[Hashable] = list(zip(domains, hard, strict=True)) if by_domain else [("", own) for own in hard]
+    strata: list[Hashable] = (
+        list(zip(domains, hard, strict=True)) if by_domain else [("", is_hard) for is_hard in hard]
+    )
     counts = Counter(strata)
     groups = sorted({stratum[0] for stratum in counts})  # type: ignore[index]
     weights: dict[Hashable, float] = {}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
 
 from ..dsl import CLOSING_TAG
-from .advantages import DEFAULT_TOLERANCE, SCALES
+from ..rewards import reward_binding
+from .advantages import DEFAULT_TOLERANCE, SCALES, AdvantageConfig
 
+WA_GRPO = "wa_grpo"
 TRL_ESTIMATORS = {"grpo": "group", "dr_grpo": "none", "batch": "batch"}
-"""Estimators that are TRL's own, and the `scale_rewards` each stands for."""
+"""Estimators that TRL computes, and the `scale_rewards` of each."""
+ESTIMATORS = (WA_GRPO, *TRL_ESTIMATORS)
 NONFINITE = ("stop", "skip", "off")
-ESTIMATORS = ("wa_grpo", *TRL_ESTIMATORS, "wa_grpo_classic")
+COLLAPSE_GUARDS = ("stop", "rollback", "off")
+_TRL_LOSS_TYPE: str = GRPOConfig.loss_type
 
 
 @dataclass
@@ -21,134 +28,247 @@ class WorkflowGRPOConfig(GRPOConfig):
     r"""
     Configuration class for the [`WorkflowGRPOTrainer`].
 
-    Inherits every parameter from [`~trl.GRPOConfig`]; only what is listed here is new.
+    Inherits every parameter of [`~trl.GRPOConfig`]; the following are new or have another default.
 
     Parameters:
         > Parameters that control the advantage
 
         advantage_estimator (`str`, *optional*, defaults to `"wa_grpo"`):
-            `"wa_grpo"`; TRL's own `"grpo"` (group std), `"dr_grpo"` (no std, Dr. GRPO loss) or `"batch"` (batch std);
-            or `"wa_grpo_classic"`, the earlier published form, for comparison.
+            `"wa_grpo"`, or one that TRL computes: `"grpo"` (divides by the standard deviation of the group),
+            `"dr_grpo"` (divides by nothing, with the Dr. GRPO loss) or `"batch"` (standard deviation of the batch).
         primary_reward (`str`, *optional*):
             Name of the reward function that decides. If `None`, the first one. The others, weighted by
             `reward_weights`, only break ties (`"wa_grpo"` only).
         advantage_scale (`str`, *optional*, defaults to `"batch"`):
-            What `"wa_grpo"` divides differences of the primary reward by: `"none"`, or the standard deviation over the
-            `"batch"`, the `"group"` or all groups of one `"task"` in the batch (of one domain).
+            Divisor of differences in the primary reward under `"wa_grpo"`: `"none"`, or the standard deviation over
+            the `"batch"`, the `"group"`, or all groups of one `"task"` (one domain) in the batch.
         tie_break_alpha (`float`, *optional*, defaults to `0.1`):
-            Largest advantage a tie-break may give. 0 turns it off.
+            Maximum advantage that a tie-break may give. 0 turns tie-breaking off.
         tie_tolerance (`float`, *optional*, defaults to `1e-4`):
-            Primary rewards that differ by no more are tied.
+            Primary rewards that differ by no more than this are tied.
         advantage_clip (`float`, *optional*):
-            Largest absolute advantage, whatever the estimator. If `None`, advantages are not clipped.
-        nonfinite (`str`, *optional*, defaults to `"stop"`):
-            What NaN or infinity in the loss, the log-probabilities or the gradients leads to: `"stop"` ends the run
-            with a checkpoint of the last good parameters, `"skip"` leaves the step out and counts it, `"off"` does
-            nothing.
+            Maximum absolute advantage, for every estimator. If `None`, advantages are not clipped.
+        scale_rewards (`str`, *optional*):
+            Follows from `advantage_estimator` (TRL's) or `advantage_scale` (`"wa_grpo"`). A value that contradicts
+            them is refused.
+        loss_type (`str`, *optional*):
+            As in TRL; `"dr_grpo"` for the estimator of that name, which refuses any other.
 
+        > Parameters that stop or protect a run
+
+        nonfinite (`str`, *optional*, defaults to `"stop"`):
+            Response to NaN or infinity in the loss, the log-probabilities or the gradients: `"stop"` ends the run with
+            a checkpoint of the last good parameters, `"skip"` drops the step and counts it, `"off"` does nothing.
         max_sampling_logp_difference (`float`, *optional*, defaults to `0.1`):
-            Largest mean difference, in nats a token, between the log-probabilities that vLLM and the trainer give to
-            the rollouts. Beyond it a warning is given; after three generations in a row the run ends with a
+            Maximum mean difference, in nats per token, between the log-probabilities that vLLM and the trainer assign
+            to the rollouts. Beyond it a warning is logged; after three generations in a row the run stops with a
             checkpoint.
+        max_unscored_share (`float`, *optional*, defaults to `0.5`):
+            Share of unscored rollouts in a step beyond which the step counts as lost (workflow rewards only).
+        max_lost_steps (`int`, *optional*, defaults to `3`):
+            Consecutive lost steps after which the run stops with a checkpoint.
+        collapse_guard (`str`, *optional*, defaults to `"stop"`):
+            Response to a collapse of the policy: `"stop"`; `"rollback"` to the last good parameters at half the
+            learning rate (`nonfinite: stop` then acts as `skip`); or `"off"`. Active where the reward functions
+            execute workflows, since it needs to score a probe.
+        probe_problems (`int`, *optional*, defaults to `16`):
+            Number of training problems that the collapse guard samples the policy on.
+        probe_steps (`int`, *optional*, defaults to `10`):
+            Probe every `probe_steps` steps.
 
         > Parameters that control the batches
 
         balance_domains (`bool`, *optional*, defaults to `False`):
-            Whether every domain has the same share of each batch of prompts.
+            Whether every domain gets the same share of each batch of prompts.
         hard_share (`float`, *optional*):
-            Share of hard problems in each batch, within each domain if `balance_domains`. If `None`, difficulty plays
-            no part.
+            Share of hard problems in each batch, within each domain if `balance_domains`. If `None`, difficulty is
+            ignored.
         hard_from (`int`, *optional*, defaults to `3`):
-            Difficulty from which a problem is hard.
+            Minimum difficulty of a hard problem.
 
         > Parameters that control generation
 
         temperature_initial (`float`, *optional*):
-            Sampling temperature at step 0. If given, the temperature goes linearly to `temperature_final` over
+            Sampling temperature at step 0. If given, the temperature moves linearly to `temperature_final` over
             `temperature_warmup_steps` steps, in generation and in the loss. If `None`, it stays at `temperature`.
         temperature_final (`float`, *optional*):
             Temperature at the end of the schedule. If `None`, `temperature`.
         temperature_warmup_steps (`int`, *optional*, defaults to `0`):
-            Steps of the schedule.
-        stop_strings (`list[str]`, *optional*, defaults to `["</workflow>"]`):
-            Texts that end a completion; the text itself stays part of it.
+            Number of steps of the schedule.
+        stop_strings (`list[str]`, *optional*):
+            Texts that end a completion and remain part of it. If `None`, `["</workflow>"]` where the reward functions
+            execute workflows, and none elsewhere.
+
+        > Parameters that control what is recorded
+
+        save_traces (`bool`, *optional*, defaults to `True`):
+            Whether to write a trace of every rollout, and rewards and advantages of every step, into `output_dir`
+            (workflow rewards only).
     """
 
     advantage_estimator: str = field(
-        default="wa_grpo",
-        metadata={"help": f"How advantages are computed: one of {', '.join(ESTIMATORS)}."},
+        default=WA_GRPO, metadata={"help": f"How advantages are computed: one of {', '.join(ESTIMATORS)}."}
     )
     primary_reward: str | None = field(
         default=None, metadata={"help": "Name of the reward function that decides. Defaults to the first one."}
     )
     advantage_scale: str = field(
         default="batch",
-        metadata={"help": f"What wa_grpo divides differences of the primary reward by: {', '.join(SCALES)}."},
+        metadata={"help": f"Divisor of differences in the primary reward under wa_grpo: {', '.join(SCALES)}."},
     )
     tie_break_alpha: float = field(
-        default=0.1, metadata={"help": "Largest advantage a tie-break may give. 0 turns it off."}
+        default=0.1, metadata={"help": "Maximum advantage that a tie-break may give. 0 turns it off."}
     )
     tie_tolerance: float = field(
-        default=DEFAULT_TOLERANCE, metadata={"help": "Primary rewards that differ by no more are tied."}
+        default=DEFAULT_TOLERANCE,
+        metadata={"help": "Primary rewards that differ by no more than this are tied."},
     )
-    advantage_clip: float | None = field(default=None, metadata={"help": "Largest absolute advantage."})
+    advantage_clip: float | None = field(default=None, metadata={"help": "Maximum absolute advantage."})
+    scale_rewards: str | None = field(
+        default=None, metadata={"help": "Follows from advantage_estimator or advantage_scale; see there."}
+    )
+    loss_type: str | None = field(
+        default=None, metadata={"help": "As in TRL; dr_grpo for the estimator of that name."}
+    )
     nonfinite: str = field(
         default="stop",
-        metadata={"help": "What NaN or infinity in a step leads to: stop, skip or off.", "choices": list(NONFINITE)},
+        metadata={"help": "Response to NaN or infinity in a step: stop, skip or off.", "choices": list(NONFINITE)},
     )
     max_sampling_logp_difference: float = field(
         default=0.1,
-        metadata={"help": "Largest mean difference of vLLM's log-probabilities from the trainer's, in nats a token."},
+        metadata={"help": "Maximum mean difference between the log-probabilities of vLLM and trainer, in nats/token."},
     )
+    max_unscored_share: float = field(
+        default=0.5, metadata={"help": "Share of unscored rollouts beyond which a step counts as lost."}
+    )
+    max_lost_steps: int = field(
+        default=3, metadata={"help": "Consecutive lost steps after which the run stops with a checkpoint."}
+    )
+    collapse_guard: str = field(
+        default="stop",
+        metadata={"help": "Response to a collapse of the policy.", "choices": list(COLLAPSE_GUARDS)},
+    )
+    probe_problems: int = field(
+        default=16, metadata={"help": "Number of problems that the collapse guard samples the policy on."}
+    )
+    probe_steps: int = field(default=10, metadata={"help": "Probe every N steps."})
     balance_domains: bool = field(
-        default=False, metadata={"help": "Whether every domain has the same share of each batch."}
+        default=False, metadata={"help": "Whether every domain gets the same share of each batch."}
     )
     hard_share: float | None = field(default=None, metadata={"help": "Share of hard problems in each batch."})
-    hard_from: int = field(default=3, metadata={"help": "Difficulty from which a problem is hard."})
+    hard_from: int = field(default=3, metadata={"help": "Minimum difficulty of a hard problem."})
     temperature_initial: float | None = field(
         default=None, metadata={"help": "Sampling temperature at step 0 of a linear schedule."}
     )
     temperature_final: float | None = field(
         default=None, metadata={"help": "Temperature at the end of the schedule. Defaults to `temperature`."}
     )
-    temperature_warmup_steps: int = field(default=0, metadata={"help": "Steps of the temperature schedule."})
-    stop_strings: list[str] = field(
-        default_factory=lambda: [CLOSING_TAG],
-        metadata={"help": "Texts that end a completion; the text itself stays part of it."},
+    temperature_warmup_steps: int = field(default=0, metadata={"help": "Number of steps of the temperature schedule."})
+    stop_strings: list[str] | None = field(
+        default=None,
+        metadata={"help": "Texts that end a completion and remain part of it. Defaults to the end of a workflow."},
+    )
+    save_traces: bool = field(
+        default=True, metadata={"help": "Whether to write traces, rewards and advantages into output_dir."}
     )
 
     def __post_init__(self) -> None:
-        if self.advantage_estimator not in ESTIMATORS:
-            raise ValueError(
-                f"advantage_estimator must be one of {', '.join(ESTIMATORS)}, got {self.advantage_estimator!r}."
-            )
-        if self.advantage_scale not in SCALES:
-            raise ValueError(f"advantage_scale must be one of {', '.join(SCALES)}, got {self.advantage_scale!r}.")
-        if self.tie_break_alpha < 0 or self.tie_tolerance < 0:
-            raise ValueError("tie_break_alpha and tie_tolerance must be 0 or more.")
-        if not self.max_sampling_logp_difference > 0:
-            raise ValueError(
-                f"max_sampling_logp_difference must be positive, got {self.max_sampling_logp_difference}."
-            )
-        if self.nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must be one of {', '.join(NONFINITE)}, got {self.nonfinite!r}.")
-        if self.advantage_clip is not None and self.advantage_clip <= 0:
-            raise ValueError(f"advantage_clip must be positive, got {self.advantage_clip}.")
-        if self.hard_share is not None and not 0 <= self.hard_share <= 1:
-            raise ValueError(f"hard_share must be between 0 and 1, got {self.hard_share}.")
-        self._check_temperature()
-        if self.advantage_estimator in TRL_ESTIMATORS:
-            self.scale_rewards = TRL_ESTIMATORS[self.advantage_estimator]
-        if self.advantage_estimator == "dr_grpo":
-            self.loss_type = "dr_grpo"
-        if self.stop_strings:
-            if self.mask_truncated_completions:
-                raise ValueError(
-                    "mask_truncated_completions would mask every completion that a stop string ended, because TRL "
-                    "takes them for truncated. Set mask_truncated_completions: false or stop_strings: []."
-                )
-            self._add_stop_strings()
+        # YAML 1.1 reads a bare `off` as false.
+        for name in ("nonfinite", "collapse_guard"):
+            if getattr(self, name) is False:
+                setattr(self, name, "off")
+        for name, choices in (
+            ("advantage_estimator", ESTIMATORS),
+            ("advantage_scale", SCALES),
+            ("nonfinite", NONFINITE),
+            ("collapse_guard", COLLAPSE_GUARDS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in ("tie_break_alpha", "tie_tolerance", "temperature_warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("max_lost_steps", "probe_problems", "probe_steps"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("max_sampling_logp_difference", "advantage_clip", "temperature_initial", "temperature_final"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        for name in ("max_unscored_share", "hard_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        if self.temperature_final is not None and self.temperature_initial is None:
+            raise ValueError("temperature_final needs temperature_initial. Give both, or set temperature alone.")
+        self._resolve_trl_fields()
         super().__post_init__()
+
+    def _resolve_trl_fields(self) -> None:
+        """Set what the estimator decides of TRL's fields, and refuse what contradicts it."""
+        estimator = self.advantage_estimator
+        if estimator == WA_GRPO:
+            # TRL knows no scale over a task; its own advantages are replaced in any case.
+            scale, decided_by = self.advantage_scale if self.advantage_scale != "task" else "batch", "advantage_scale"
+            if self.multi_objective_aggregation != "sum_then_normalize":
+                raise ValueError(
+                    f"multi_objective_aggregation is {self.multi_objective_aggregation!r}, but wa_grpo orders the "
+                    "primary reward before the others and does not aggregate them. Remove it, or use an estimator of "
+                    f"TRL: {', '.join(TRL_ESTIMATORS)}."
+                )
+        else:
+            scale, decided_by = TRL_ESTIMATORS[estimator], "advantage_estimator"
+        given = {True: "group", False: "none"}.get(self.scale_rewards, self.scale_rewards)  # type: ignore[call-overload]
+        if given not in (None, scale):
+            raise ValueError(
+                f"scale_rewards is {self.scale_rewards!r}, but {decided_by}: {getattr(self, decided_by)} means "
+                f"{scale!r}. Remove scale_rewards, or choose another {decided_by}."
+            )
+        self.scale_rewards = scale
+        if estimator == "dr_grpo" and self.loss_type not in (None, "dr_grpo"):
+            raise ValueError(
+                f"loss_type is {self.loss_type!r}, but advantage_estimator: dr_grpo is defined with the loss "
+                "'dr_grpo'. Remove loss_type, or choose another advantage_estimator."
+            )
+        self.loss_type = "dr_grpo" if estimator == "dr_grpo" else self.loss_type or _TRL_LOSS_TYPE
+
+    @classmethod
+    def from_grpo_config(cls, config: GRPOConfig) -> WorkflowGRPOConfig:
+        """
+        A configuration that leaves everything to TRL: the advantage is TRL's, nothing is stopped, watched or recorded.
+
+        Args:
+            config ([`~trl.GRPOConfig`]):
+                Configuration of TRL's trainer.
+
+        Returns:
+            [`WorkflowGRPOConfig`]: With the same values of all TRL's fields.
+        """
+        neutral = {"advantage_estimator": "grpo", "nonfinite": "off", "collapse_guard": "off", "stop_strings": []}
+        new = cls.__new__(cls)
+        for item in dataclasses.fields(cls):
+            if item.default is not dataclasses.MISSING:
+                setattr(new, item.name, item.default)
+        # TRL has already checked and completed its fields; running its checks again would apply them twice.
+        for name, value in (vars(config) | neutral).items():
+            setattr(new, name, value)
+        return new
+
+    @property
+    def uses_trl_advantages(self) -> bool:
+        """Whether TRL computes the advantage."""
+        return self.advantage_estimator in TRL_ESTIMATORS
+
+    def advantage_config(self, num_generations: int, primary: int) -> AdvantageConfig:
+        """Settings of `wa_grpo` for groups of a size and a primary reward function."""
+        return AdvantageConfig(
+            num_generations,
+            primary,
+            self.advantage_scale,
+            self.tie_break_alpha,
+            self.tie_tolerance,
+            self.advantage_clip,
+        )
 
     def temperature_at(self, step: int) -> float:
         """Sampling temperature at an optimiser step."""
@@ -158,20 +278,44 @@ class WorkflowGRPOConfig(GRPOConfig):
         share = min(1.0, step / self.temperature_warmup_steps) if self.temperature_warmup_steps else 1.0
         return self.temperature_initial + share * (final - self.temperature_initial)
 
-    def _check_temperature(self) -> None:
-        for name in ("temperature_initial", "temperature_final"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if self.temperature_final is not None and self.temperature_initial is None:
-            raise ValueError("temperature_final needs temperature_initial. Give both, or set temperature alone.")
-        if self.temperature_warmup_steps < 0:
-            raise ValueError(f"temperature_warmup_steps must be 0 or more, got {self.temperature_warmup_steps}.")
 
-    def _add_stop_strings(self) -> None:
-        given: dict[str, Any] = vars(self)["generation_kwargs"] or {}
-        if self.use_vllm:
-            stop = {"stop": list(self.stop_strings), "include_stop_str_in_output": True}
-        else:
-            stop = {"stop_strings": list(self.stop_strings)}
-        self.generation_kwargs = {**stop, **given}
+def complete_config(
+    model: Any, functions: Sequence[Callable[..., Any]], args: GRPOConfig | None
+) -> WorkflowGRPOConfig:
+    """
+    The configuration with the defaults that depend on the reward functions.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Policy, which names the output folder where no configuration is given.
+        functions (`Sequence[Callable]`):
+            Reward functions.
+        args ([`~trl.GRPOConfig`], *optional*):
+            Configuration of the user.
+
+    Returns:
+        [`WorkflowGRPOConfig`]: A copy; the object of the user stays as it is.
+
+    Raises:
+        `ValueError`: `mask_truncated_completions` is combined with stop strings.
+    """
+    bindings = [reward_binding(function) for function in functions]
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        output_dir = f"{name.split('/')[-1]}-WA-GRPO"
+        args = WorkflowGRPOConfig(output_dir) if any(bindings) else GRPOConfig(output_dir)
+    config = copy.copy(args) if isinstance(args, WorkflowGRPOConfig) else WorkflowGRPOConfig.from_grpo_config(args)
+    if config.reward_weights is None and all(bindings):
+        config.reward_weights = [item.default_weight for item in bindings if item is not None]
+    if config.stop_strings is None:
+        config.stop_strings = [CLOSING_TAG] if any(bindings) else []
+    if config.stop_strings:
+        if config.mask_truncated_completions:
+            raise ValueError(
+                "mask_truncated_completions would mask every completion that a stop string ended, because TRL takes "
+                "them for truncated. Set mask_truncated_completions: false or stop_strings: []."
+            )
+        stop = list(config.stop_strings)
+        options = {"stop": stop, "include_stop_str_in_output": True} if config.use_vllm else {"stop_strings": stop}
+        config.generation_kwargs = options | (config.generation_kwargs or {})
+    return config

@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
+import itertools
 import logging
-import math
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
-from torch.distributed.checkpoint.stateful import Stateful
-from trl import GRPOTrainer
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, GRPOTrainer
 
-from ..rollouts import METRIC_COLUMNS, workflow_metrics
-from ..storage import TraceFile
-from .callbacks.guards import NumericalGuard, SyncGuard
-from .checkpoint import LAYOUT, load_state, save_state
-from .estimation import FEATURE_COLUMNS, EstimatorSettings, clip, estimate_advantages
+from ..errors import RunStoppedError
+from ..rewards import ProbeScorer, RewardBinding, reward_binding
+from ..rollouts import (
+    DOMAIN_COLUMN,
+    EVAL,
+    PROGRESS_COLUMN,
+    REWARDS_FILE,
+    TRAIN,
+    Rollouts,
+    RowColumns,
+    completion_text,
+    from_columns,
+    trace_name,
+    workflow_metrics,
+)
+from ..storage import set_aside, trace_parts
+from .advantages import RewardBatch, clip_advantages, compute_advantages, task_numbers
+from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditions, SyncGuard
+from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .metrics import advantage_metrics
+from .recording import record_step, replay_settings
 from .samplers import StratifiedSampler, strata_of
-from .workflow_grpo_config import TRL_ESTIMATORS, WorkflowGRPOConfig
+from .workflow_grpo_config import complete_config
 
 logger = logging.getLogger(__name__)
 
-REWARDS_FILE = "rewards.jsonl.gz"
+T = TypeVar("T")
+SAMPLE_BATCH = 64
+"""Prompts that [`WorkflowGRPOTrainer.sample`] generates at once."""
+STATEFUL_CALLBACKS = (NumericalGuard, CollapseGuard, StopConditions)
+STOPPING_CALLBACKS = (*STATEFUL_CALLBACKS, SyncGuard)
 
 
 class WorkflowGRPOTrainer(GRPOTrainer):
     """
     Trainer for Workflow-Aware GRPO (WA-GRPO).
 
-    Differs from [`~trl.GRPOTrainer`] in the advantage only: the primary reward decides, the weighted mean of the
-    others breaks ties (see [`~aflow_trl.trainer.advantages.wa_grpo`]). Reward functions may log a column `progress`
+    Differs from [`~trl.GRPOTrainer`] in the advantage: the primary reward decides, the weighted mean of the others
+    breaks ties (see [`~aflow_trl.trainer.advantages.wa_grpo`]). A reward function may log a column `rollout/progress`
     with `log_extra`; it breaks ties among completions that are not right.
+
+    With reward functions that execute workflows ([`~aflow_trl.rewards.workflow_rewards`]) it also stops the run with a
+    checkpoint when the executor is lost, detects a collapse of the policy, and records traces; see the groups of
+    parameters in [`WorkflowGRPOConfig`]. Without them, and with a plain [`~trl.GRPOConfig`] or none, it behaves as
+    TRL's trainer.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Policy, as in [`~trl.GRPOTrainer`].
-        reward_funcs (`Callable` or `list[Callable]`):
-            Reward functions, as in [`~trl.GRPOTrainer`]; see [`~aflow_trl.rewards.workflow_rewards`].
-        args ([`WorkflowGRPOConfig`], *optional*):
-            Configuration.
-        **kwargs:
+        reward_funcs (`Callable` or `list[Callable]`, *optional*):
+            Reward functions, as in [`~trl.GRPOTrainer`].
+        args ([`WorkflowGRPOConfig`] or [`~trl.GRPOConfig`], *optional*):
+            Configuration. A plain [`~trl.GRPOConfig`] leaves the advantage to TRL.
+        *others, **kwargs:
             Everything else [`~trl.GRPOTrainer`] takes (`train_dataset`, `peft_config`, `processing_class`, …).
+
+    Raises:
+        `ValueError`: The configuration contradicts itself or the reward functions.
 
     Example:
 
@@ -63,43 +95,149 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     _tag_names: ClassVar[list[str]] = ["trl", "aflow-trl", "wa-grpo"]
     _name = "WA-GRPO"
+    num_generations_eval: int
 
-    def __init__(self, model: Any, reward_funcs: Any, args: WorkflowGRPOConfig | None = None, **kwargs: Any) -> None:
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = WorkflowGRPOConfig(f"{name.split('/')[-1]}-WA-GRPO")
-        super().__init__(model, reward_funcs, args=args, **kwargs)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **kwargs: Any
+    ) -> None:
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        self._binding: RewardBinding | None = next(filter(None, map(reward_binding, functions)), None)
+        args = complete_config(model, functions, args)
+        super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.model_card_sections = ""
         """Markdown appended to the model card."""
-        self.record_rewards = False
-        """Whether rewards and advantages of every step are appended to `rewards.jsonl.gz` in `output_dir`."""
         self.batch_shares: dict[str, tuple[float, int]] = {}
-        """Share of valid workflows and of right answers among the latest completions, and their number."""
+        """Share of valid workflows and of right answers among the latest completions, with their number."""
         self.gradient_norm = 0.0
-        """Norm of the latest gradient, before it was clipped."""
-        self.guard = NumericalGuard(args.nonfinite)
-        self.guard.scaled = self.accelerator.scaler is not None
-        self.add_callback(self.guard)
-        self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
-        self.add_callback(self.sync_guard)
-        # What vLLM reports of a distribution that was cut down (to a language, or to its top) cannot be compared.
+        """Norm of the latest gradient, before clipping."""
+        self.primary = self._primary_index(args.primary_reward)
+        self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
+        # A distribution that was cut down (to a language, or to its top) has other log-probabilities than the model's.
         cut = args.vllm_structured_outputs_regex is not None or args.top_p < 1.0 or bool(args.top_k or args.min_p)
         self._whole_distribution = not cut
-        self._primary = self._primary_index(args.primary_reward)
-        self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
         if args.stop_strings and not self.use_vllm:
             # `generate` needs the tokenizer to find stop strings, and TRL does not pass it.
             self.model.generate = functools.partial(self.model.generate, tokenizer=self._tokenizer)
+        self._add_callbacks()
 
-    def _get_train_sampler(self, dataset: Any = None) -> StratifiedSampler:
+    def _add_callbacks(self) -> None:
+        args = self.args
+        self.numerical_guard = NumericalGuard(args.nonfinite)
+        self.numerical_guard.scaled = self.accelerator.scaler is not None
+        self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
+        self.collapse_guard: CollapseGuard | None = None
+        for callback in (self.numerical_guard, self.sync_guard):
+            self.add_callback(callback)
+        if self._binding is None:
+            return
+        rollouts = self._binding.rollouts
+        rollouts.logs_workflow_metrics = False
+        if args.save_traces and rollouts.trace_path is None:
+            rollouts.trace_path = Path(args.output_dir) / trace_name(self.accelerator.process_index)
+        if self.train_dataset is not None:
+            probe_size = max(args.probe_problems, self.accelerator.num_processes)
+            self.watch_collapse(list(itertools.islice(self.train_dataset, probe_size)), self._binding.score_probe)
+        self.add_callback(StopConditions(rollouts, args.max_unscored_share, args.max_lost_steps))
+
+    # -- what is watched ---------------------------------------------------------------------------------------------
+
+    def watch_collapse(self, rows: Sequence[RowColumns], score_probe: ProbeScorer) -> CollapseGuard | None:
+        """
+        Watch for a collapse of the policy, as `collapse_guard` says.
+
+        The trainer does this itself where its reward functions execute workflows.
+
+        Args:
+            rows (`Sequence[Mapping[str, Any]]`):
+                Rows of the probe, each with a `prompt`; the same on every process.
+            score_probe ([`~aflow_trl.rewards.ProbeScorer`]):
+                Scores the completions of this process.
+
+        Returns:
+            [`CollapseGuard`], *optional*: The guard; `None` if it is off.
+        """
+        if self.args.collapse_guard == "off":
+            return None
+        if self.args.collapse_guard == "rollback" and self.numerical_guard.mode == "stop":
+            # A rollback undoes what a step with NaN has done, so there is no need to stop the run for it.
+            self.numerical_guard.mode = "skip"
+        prompts = [row["prompt"] for row in rows]
+
+        def probe() -> Probe:
+            local_rows = self.local_share(rows)
+            texts = self.sample(prompts, seed=self.args.seed)[: len(local_rows)]
+            step = self.state.global_step
+            flags = self.run_async(score_probe(texts, local_rows, seed=self.args.seed, step=step))
+            self.raise_fatal()
+            shares = {}
+            for name in sorted(flags):
+                gathered = gather_object(flags[name])
+                if gathered:
+                    shares[name] = Share(sum(gathered) / len(gathered), len(gathered))
+            return Probe(self.local_share(prompts), texts, shares)
+
+        self.collapse_guard = CollapseGuard(self, probe, self.args.collapse_guard, self.args.probe_steps)
+        self.add_callback(self.collapse_guard)
+        return self.collapse_guard
+
+    def raise_fatal(self) -> None:
+        """Raise on every process the error after which the executor of any process can serve no further call."""
+        errors = gather_object([None if self._binding is None else self._binding.rollouts.engine.fatal])
+        for error in errors:
+            if error is not None:
+                raise error
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """
+        Train, as [`~transformers.Trainer.train`].
+
+        Raises:
+            [`RunStoppedError`]: The run was stopped before its last step; the message says why, and which checkpoint
+                it can be resumed from.
+        """
+        if self._binding is not None and self.args.save_traces:
+            self._begin_recording(resumed=bool(resume_from_checkpoint))
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, STOPPING_CALLBACKS) and callback.reason is not None:
+                raise RunStoppedError(f"{callback.reason}.{self._resume_hint()}")
+        return output
+
+    def _begin_recording(self, *, resumed: bool) -> None:
+        """Keep an earlier run's files apart from this one's, and write the settings that a replay needs."""
+        output_dir = Path(self.args.output_dir)
+        if self.accelerator.is_main_process:
+            if not resumed:
+                set_aside(output_dir, trace_parts(output_dir / REWARDS_FILE))
+            replay_settings(self, self._rollouts()).write(output_dir)
+        if not resumed and (path := self._rollouts().trace_path) is not None:
+            set_aside(output_dir, trace_parts(path))
+
+    def _resume_hint(self) -> str:
+        step = self.state.global_step
+        checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if not checkpoint.is_dir():
+            return ""
+        return (
+            f" Step {step} is saved in {checkpoint}: fix the cause and start the same command again with --resume "
+            "(in Python: train(resume_from_checkpoint=True))."
+        )
+
+    def _rollouts(self) -> Rollouts:
+        assert self._binding is not None
+        return self._binding.rollouts
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(dataset)
         data, args = sampler.data_source, self.args
         columns = {name: [0] * len(data) for name in ("domain", "difficulty")}
         if args.balance_domains or args.hard_share is not None:
-            wanted = ["domain"] * args.balance_domains + ["difficulty"] * (args.hard_share is not None)
-            if missing := set(wanted) - set(data.column_names):
+            required = ["domain"] * args.balance_domains + ["difficulty"] * (args.hard_share is not None)
+            if missing := set(required) - set(data.column_names):
                 raise ValueError(f"balanced batches need the column {sorted(missing)[0]!r} in the training data.")
-            columns |= {name: data[name] for name in wanted}
+            columns |= {name: data[name] for name in required}
         strata, weights = strata_of(
             columns, by_domain=args.balance_domains, hard_share=args.hard_share, hard_from=args.hard_from
         )
@@ -108,14 +246,14 @@ class WorkflowGRPOTrainer(GRPOTrainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(*args, **kwargs)
         if self.model.training:
-            self.guard.look("loss", loss)
+            self.numerical_guard.check("loss", loss)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        # All that is left of the logits: TRL's fused head never holds them as a whole.
+        # The logits themselves cannot be checked: TRL's fused head never holds them as a whole.
         if self.model.training:
-            self.guard.look("log-probabilities", output[0])
+            self.numerical_guard.check("log-probabilities", output[0])
         return output
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -127,95 +265,69 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if name is None:
             return 0
         if name not in self.reward_func_names:
-            known = ", ".join(self.reward_func_names)
-            raise ValueError(f"primary_reward is {name!r}, but the reward functions are {known}.")
+            names = ", ".join(self.reward_func_names)
+            raise ValueError(f"primary_reward is {name!r}, but the reward functions are {names}.")
         return int(self.reward_func_names.index(name))
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        # Kept for the advantage step: (B*G, R), gathered from all processes.
         rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        # Kept for the advantage step; (B*G, number of reward functions), gathered from all processes.
         self._gathered_rewards = rewards
-        self._gathered_features = {name: self._gather_column(name) for name in FEATURE_COLUMNS}
-        self._gathered_workflows = gather_object(list(self._pending_extra_logs.get("workflow", [])))
-        self._whole_batch = self._whole_batch_metrics()
         return rewards
 
-    def _whole_batch_metrics(self) -> dict[str, float]:
-        """Metrics of the completions of all processes; TRL would average those of each."""
-        own = self._pending_extra_logs
-        if not all(name in own for name in METRIC_COLUMNS):
-            return {}
-        rows = gather_object(list(zip(*(own[name] for name in METRIC_COLUMNS), strict=True)))
-        return workflow_metrics(dict(zip(METRIC_COLUMNS, zip(*rows, strict=True), strict=True)))
-
-    def _gather_column(self, name: str) -> Tensor | None:
-        values = self._pending_extra_logs.get(name)
-        if values is None:
-            return None
-        local = [float("nan") if value is None else float(value) for value in values]
-        gathered: Tensor = self.accelerator.gather(torch.tensor(local, device=self.accelerator.device))
-        return gathered
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        mode = "train" if self.model.training else "eval"
-        if mode == "train" and self.args.temperature_initial is not None:
-            self._set_temperature(self.args.temperature_at(self.state.global_step))
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        for name, value in self._whole_batch.items():
-            if self._metrics[mode].get(name):
-                self._metrics[mode][name][-1] = value
-        size = self.num_generations if mode == "train" else self.num_generations_eval
-        if self.args.advantage_estimator in TRL_ESTIMATORS or size < 2:
-            advantages = clip(self.accelerator.gather(output["advantages"]), self.args.advantage_clip)
+        mode = TRAIN if self.model.training else EVAL
+        if self._binding is not None:
+            self._binding.rollouts.phase = mode
+        if mode == TRAIN and self.args.temperature_initial is not None:
+            self.set_temperature(self.args.temperature_at(self.state.global_step))
+        with self._captured_columns() as columns:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        size = self.num_generations if mode == TRAIN else self.num_generations_eval
+        if self.args.uses_trl_advantages or size < 2:
+            gathered = self.accelerator.gather(output["advantages"])
+            advantages = clip_advantages(gathered, self.args.advantage_clip)
         else:
-            advantages = self._estimate(size)
+            advantages = self.group_advantages(columns, size)
         self._replace_advantages(output, advantages)
-        if mode == "train" and self.record_rewards and self.accelerator.is_main_process:
-            self._record(advantages)
-        if mode == "train":
-            count = self._gathered_rewards.shape[0]
-            known = {"valid": "workflows/valid", "accuracy": "accuracy/all"}
-            logged = {name: self._metrics[mode][key][-1] for name, key in known.items() if key in self._metrics[mode]}
-            scored = round(count * (1 - self._whole_batch.get("workflows/unscored", 0.0)))
-            sizes = {"valid": count, "accuracy": scored}
-            self.batch_shares = {name: (value, sizes[name]) for name, value in logged.items()}
-            difference = self._metrics[mode].get("sampling/sampling_logp_difference/mean")
-            if difference and self._whole_distribution:
-                self._metrics[mode]["sampling/stale"].append(float(self.sync_guard.look(difference[-1])))
-        self._metrics[mode]["nonfinite_steps"].append(float(self.guard.skipped))
-        primary = self._gathered_rewards[:, self._primary]
-        for name, value in advantage_metrics(primary, advantages, size, self.args.tie_tolerance).items():
-            self._metrics[mode][name].append(value)
+        self._log_batch(mode, columns, advantages, size)
+        if mode == TRAIN and self._binding is not None and self.args.save_traces and self.accelerator.is_main_process:
+            record_step(Path(self.args.output_dir), self.state.global_step, self._gathered_rewards, advantages)
         return output
 
-    def _estimate(self, num_generations: int) -> Tensor:
-        """Advantages of all processes' completions, shape (B*G,)."""
-        args, rewards = self.args, self._gathered_rewards
-        settings = EstimatorSettings(
-            args.advantage_estimator,
-            args.advantage_scale,
-            args.tie_break_alpha,
-            args.tie_tolerance,
-            self._primary,
-            num_generations,
-            args.advantage_clip,
-        )
-        weights = self.reward_weights.to(rewards.device)
-        seed = args.seed + self.state.global_step
-        return estimate_advantages(
-            rewards, weights, self._gathered_features, self._gathered_workflows, settings, seed=seed
-        )
+    @contextlib.contextmanager
+    def _captured_columns(self) -> Iterator[dict[str, deque[Any]]]:
+        """
+        Columns that reward functions log in this block, gathered by TRL from all processes.
 
-    def _record(self, advantages: Tensor) -> None:
-        """Keep rewards and advantages of a step beside its traces, for replays."""
-        row = {
-            "step": self.state.global_step,
-            "rewards": [
-                [None if math.isnan(value) else value for value in own] for own in self._gathered_rewards.tolist()
-            ],
-            "advantages": advantages.tolist(),
-        }
-        TraceFile(Path(self.args.output_dir) / REWARDS_FILE).append([row])
+        TRL appends them to tables that span several generations and are cut at a maximum length; inside the block it
+        appends to empty ones.
+        """
+        tables = self._logs["extra"]
+        captured: dict[str, deque[Any]] = defaultdict(deque)
+        self._logs["extra"] = captured
+        try:
+            yield captured
+        finally:
+            self._logs["extra"] = tables
+            for name, values in captured.items():
+                tables[name].extend(values)
+
+    def group_advantages(self, columns: Mapping[str, Sequence[Any]], size: int) -> Tensor:
+        """Advantages of all processes' completions, shape (B*G,), from the gathered rewards and logged columns."""
+        return compute_advantages(self._reward_batch(columns), self.args.advantage_config(size, self.primary))
+
+    def _reward_batch(self, columns: Mapping[str, Sequence[Any]]) -> RewardBatch:
+        rewards = self._gathered_rewards
+        progress, tasks = columns.get(PROGRESS_COLUMN), columns.get(DOMAIN_COLUMN)
+        if progress is not None:
+            values = [float("nan") if value is None else float(value) for value in progress]
+        return RewardBatch(
+            rewards,
+            self.reward_weights.to(rewards.device),
+            None if progress is None else torch.tensor(values, device=rewards.device),
+            None if tasks is None else task_numbers(tasks, rewards.device),
+        )
 
     def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
         """Put the advantages where the loss reads them (local slice) and where they are logged (all)."""
@@ -225,6 +337,80 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         for _ in range(min(advantages.numel(), len(self._logs["advantages"]))):
             self._logs["advantages"].pop()
         self._logs["advantages"].extend(advantages.tolist())
+
+    def _log_batch(self, mode: str, columns: Mapping[str, Sequence[Any]], advantages: Tensor, size: int) -> None:
+        """Metrics of the whole batch, over all processes."""
+        metrics = self._metrics[mode]
+        rows = from_columns(columns)
+        values = {} if rows is None else workflow_metrics(rows)
+        values["nonfinite_steps"] = float(self.numerical_guard.skipped)
+        primary = self._gathered_rewards[:, self.primary]
+        values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
+        for name, value in values.items():
+            metrics[name].append(value)
+        if mode != TRAIN:
+            return
+        count = self._gathered_rewards.shape[0]
+        scored = round(count * (1 - (metrics["workflows/unscored"] or [0.0])[-1]))
+        self.batch_shares = {
+            name: (metrics[key][-1], number)
+            for name, key, number in (("valid", "workflows/valid", count), ("accuracy", "accuracy/all", scored))
+            if metrics.get(key)
+        }
+        difference = metrics.get("sampling/sampling_logp_difference/mean")
+        if difference and self._whole_distribution:
+            metrics["sampling/stale"].append(float(self.sync_guard.check(difference[-1])))
+
+    # -- generation --------------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Sequence[Any], *, seed: int) -> list[str]:
+        """
+        Completions of the current policy for this process's share of prompts, sampled in eval mode from a fixed seed.
+
+        Args:
+            prompts (`Sequence`):
+                Prompts of all processes, in a form that the dataset may have.
+            seed (`int`):
+                Seed of the sampling; the random numbers of the training are not touched.
+
+        Returns:
+            `list[str]`: Completions of the share (see [`local_share`]), with up to one more where other processes
+                have more prompts.
+        """
+        local = self.local_share(prompts)
+        # Every process generates equally often, or collective operations would wait for ever.
+        share = -(-len(prompts) // self.accelerator.num_processes)
+        local += list(prompts[: share - len(local)])
+        was_training: bool = self.model.training
+        generations: int = self.num_generations_eval
+        self.model.eval()
+        # The prompts are distinct. With more than one generation per prompt, TRL's server mode would send every n-th
+        # prompt only and return n completions of each.
+        self.num_generations_eval = 1
+        texts: list[str] = []
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                torch.manual_seed(seed)
+                for start in range(0, share, SAMPLE_BATCH):
+                    completions = self._generate(local[start : start + SAMPLE_BATCH])[3]
+                    texts += [completion_text(completion) for completion in completions]
+        finally:
+            self.num_generations_eval = generations
+            self.model.train(was_training)
+        self._metrics[EVAL].clear()
+        return texts
+
+    def local_share(self, items: Sequence[T]) -> list[T]:
+        """This process's share of items of which every process holds all."""
+        return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
+
+    def run_async(self, awaitable: Awaitable[T]) -> T:
+        """Run a coroutine on the event loop of the reward functions, which owns the executor's connections."""
+
+        async def run() -> T:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(run(), self.async_loop).result()
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         if self.use_vllm:
@@ -238,7 +424,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         finally:
             self.model.train(was_training)
         if self.args.stop_strings:
-            # A sequence that a stop string ended is filled up with padding the policy never sampled.
+            # `generate` pads a sequence that a stop string has ended; the policy never sampled that padding.
             completion_ids = [self._strip_padding(ids) for ids in completion_ids]
         return completion_ids, logprobs
 
@@ -251,69 +437,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         # "in", not "ends with": the last token may reach beyond the stop string.
         return ids[:end] if any(stop in text for stop in self.args.stop_strings) else ids
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        save_state(Path(output_dir), self.accelerator.process_index, self._rollout_state())
-        # The main process deletes older checkpoints next; until all have written, those are the only whole ones.
-        self.accelerator.wait_for_everyone()
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None:
-            return
-        state = load_state(Path(checkpoint), self.accelerator.process_index)
-        if state is None:
-            logger.warning("%s was not written by this trainer: the run goes on, but not exactly", checkpoint)
-            return
-        self._restore_rollout_state(state, checkpoint)
-
-    def _rollout_state(self) -> dict[str, Any]:
-        """What decides the steps after a checkpoint, beside parameters, optimiser and random numbers."""
-        in_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        return {
-            "learning_rate": self.args.learning_rate,
-            "layout": {name: getattr(self.args, name) for name in LAYOUT},
-            "micro_step": self._step,
-            "buffer": self._buffered_inputs if in_cycle else None,
-            "temperature": self.temperature,
-            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
-            "callbacks": {type(own).__name__: own.state_dict() for own in self._stateful_callbacks()},
-        }
-
-    def _restore_rollout_state(self, state: dict[str, Any], checkpoint: str) -> None:
-        own = {name: getattr(self.args, name) for name in LAYOUT}
-        if changed := [name for name, value in own.items() if state["layout"].get(name) != value]:
-            name = changed[0]
-            raise ValueError(
-                f"{checkpoint} was trained with {name} {state['layout'].get(name)}, this run has {own[name]}. "
-                "Resume with the same value, or start a new run from the adapter in it."
-            )
-        self._step = state["micro_step"]
-        self._buffered_inputs = _to_device(state["buffer"], self.accelerator.device)
-        # Optimiser and schedule come from the checkpoint; a rate that was changed since is meant.
-        if (ratio := self.args.learning_rate / state["learning_rate"]) != 1:
-            self.scale_learning_rate(ratio)
-        if self.args.temperature_initial is not None:
-            self._set_temperature(state["temperature"])
-        self._metrics["train"].clear()
-        for name, values in state["metrics"].items():
-            self._metrics["train"][name].extend(values)
-        for callback in self._stateful_callbacks():
-            if (kept := state["callbacks"].get(type(callback).__name__)) is not None:
-                callback.load_state_dict(kept)
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiply the learning rate from here on; the schedule goes on from where it is."""
-        for group in self.optimizer.param_groups:
-            group["lr"] *= factor
-        for name in ("base_lrs", "_last_lr"):
-            if hasattr(self.lr_scheduler, name):
-                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
-
-    def _stateful_callbacks(self) -> list[Any]:
-        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, Stateful)]
-
-    def _set_temperature(self, value: float) -> None:
+    def set_temperature(self, value: float) -> None:
         """Use a temperature in generation and in the loss."""
         self.temperature = value
         if self.use_vllm:
@@ -323,7 +447,38 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             self.generation_kwargs["temperature"] = value
         if self._temperature_cell is not None:
             self._temperature_cell.cell_contents = value
-        self._metrics["train"]["temperature"].append(value)
+        self._metrics[TRAIN]["temperature"].append(value)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        save_state(Path(output_dir), self.accelerator.process_index, rollout_state(self))
+        # The main process deletes older checkpoints next; until all have written, those are the only complete ones.
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint), self.accelerator.process_index)
+        if state is None:
+            logger.warning("%s was not written by this trainer: the run continues, but not bit-equal", checkpoint)
+            return
+        restore_rollout_state(self, state, checkpoint)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate from here on; the schedule continues."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+        for name in ("base_lrs", "_last_lr"):
+            if hasattr(self.lr_scheduler, name):
+                setattr(self.lr_scheduler, name, [rate * factor for rate in getattr(self.lr_scheduler, name)])
+
+    def stateful_callbacks(self) -> dict[str, NumericalGuard | CollapseGuard | StopConditions]:
+        """The callbacks of this package that keep state, by class; a user's own are transformers' business."""
+        callbacks: list[TrainerCallback] = self.callback_handler.callbacks
+        return {type(item).__name__: item for item in callbacks if isinstance(item, STATEFUL_CALLBACKS)}
 
     def load_policy(self, folder: Path) -> None:
         """
@@ -334,7 +489,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
                 Folder that a trainer of the same model and `peft_config` saved.
         """
         self._load_from_checkpoint(str(folder))
-        # A vLLM engine that has generated before has the old weights.
+        # A vLLM engine that has generated before holds the old weights.
         self._last_loaded_step = -1
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -344,21 +499,12 @@ class WorkflowGRPOTrainer(GRPOTrainer):
                 card.write(f"\n{self.model_card_sections}\n")
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
-    """Everything in a buffer of completions on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to_device(own, device) for key, own in value.items()}
-    return [_to_device(own, device) for own in value] if isinstance(value, list) else value
-
-
 def _temperature_cell(model: Any) -> Any:
     """
-    Where TRL's fused LM head keeps the temperature, or `None` where the trainer's own attribute is read.
+    Closure cell in which TRL's fused LM head keeps the temperature, or `None` where it reads the trainer's attribute.
 
-    TRL fixes it in a closure when the trainer is built; a schedule has to reach it for the loss to use the temperature
-    that generation used.
+    TRL fixes it when the trainer is built; a schedule has to reach it for the loss to use the temperature that
+    generation used.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     function = getattr(base.forward, "__func__", base.forward)

@@ -1,18 +1,26 @@
-"""warm_start"""
+"""The warm start: a search finds good workflows by execution, and the policy is fine-tuned on them before RL."""
 
-from .halving import EvalRequest, HalvingSearch, Measure, Run, successive_halving
+from .candidates import candidate_workflows, group_of, group_rows
+from .halving import HalvingSearch, Measure, successive_halving
 from .search_log import SearchLog
-from .settings import Candidate, Group, WarmStartSettings, read_settings
+from .settings import WarmStartSettings, read_settings
+from .sft import fine_tune, sft_examples
+from .types import Candidate, EvalRequest, EvalResult, Group
 
 __all__ = [
     "Candidate",
     "EvalRequest",
+    "EvalResult",
     "Group",
     "HalvingSearch",
     "Measure",
-    "Run",
     "SearchLog",
     "WarmStartSettings",
+    "candidate_workflows",
+    "fine_tune",
+    "group_of",
+    "group_rows",
     "read_settings",
+    "sft_examples",
     "successive_halving",
 ]

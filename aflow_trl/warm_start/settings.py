@@ -1,38 +1,40 @@
-"""Data shapes of the warm start."""
+"""Settings of the warm start."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStartSettings:
     """
-    How the warm start searches and teaches.
+    Settings of search and fine-tuning.
 
     Args:
         policy_samples (`int`, *optional*, defaults to `128`):
-            Workflows sampled from the untrained policy.
+            Number of workflows sampled from the untrained policy.
         grammar_samples (`int`, *optional*, defaults to `64`):
-            Random valid workflows.
+            Number of random valid workflows.
         forms (`bool`, *optional*, defaults to `True`):
-            Whether the usual forms, filled with every operator, are tried as well; see [`~aflow_trl.dsl.forms`].
+            Whether to try the common templates, filled with every operator; see
+            [`~aflow_trl.dsl.workflow_templates`].
         workflows (`tuple[str, ...]`, *optional*):
-            Workflows to try besides.
+            Further workflows to try. They are tried first where the budget is too small for all candidates.
         max_calls (`int`, *optional*, defaults to `30000`):
-            Most model calls of the search, over all groups of problems; those of an LLM judge come on top.
+            Maximum number of model calls of the search, over all groups of problems. Calls of an LLM judge are not
+            included.
         winners (`int`, *optional*, defaults to `3`):
-            Workflows of each group that the policy is taught.
+            Number of workflows of each group that the policy is fine-tuned on.
         by_difficulty (`bool`, *optional*, defaults to `True`):
-            Whether hard problems (`hard_from`) of a domain are a group of their own, where rows have a difficulty.
+            Whether hard problems (`hard_from`) of a domain form a separate group, where rows have a difficulty.
         sft_steps (`int`, *optional*, defaults to `100`):
-            Optimiser steps of the fine-tuning.
+            Number of optimiser steps of the fine-tuning.
         sft_batch_size (`int`, *optional*, defaults to `8`):
-            Examples a step and process.
+            Examples per step and process.
         sft_learning_rate (`float`, *optional*, defaults to `1e-4`):
-            Its learning rate.
+            Learning rate of the fine-tuning.
     """
 
     policy_samples: int = 128
@@ -58,72 +60,32 @@ class WarmStartSettings:
             )
 
 
-def read_settings(given: Any) -> WarmStartSettings | None:
+def read_settings(value: object) -> WarmStartSettings | None:
     """
-    Settings from what a recipe or a flag says.
+    Settings from the value of a recipe or a flag.
 
     Args:
-        given (`bool`, `dict` or `str`):
-            `True` for the defaults, what differs from them, or either as JSON; `None` or `False` for no warm start.
+        value (`bool`, `dict` or `str`):
+            `True` for the defaults, a mapping of what differs from them, or either as JSON; `None` or `False` for no
+            warm start.
 
     Raises:
         `ValueError`: It is none of these, or holds an unknown or a wrong setting.
     """
-    if isinstance(given, str):
+    if isinstance(value, str):
         try:
-            given = json.loads(given)
+            value = json.loads(value)
         except ValueError:
-            raise ValueError(f"warm_start is {given!r}. Give true, or a JSON object of settings.") from None
-    if given is None or given is False:
+            raise ValueError(f"warm_start is {value!r}. Give true, or a JSON object of settings.") from None
+    if value is None or value is False:
         return None
-    if given is True:
-        given = {}
-    known = [item.name for item in fields(WarmStartSettings)]
-    if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
-        found = repr(unknown[0]) if isinstance(given, dict) else f"a {type(given).__name__}"
-        raise ValueError(f"warm_start: {found} is no setting. Use some of {', '.join(known)}.")
+    if value is True:
+        value = {}
+    names = [item.name for item in fields(WarmStartSettings)]
+    if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(names))):
+        wrong = repr(unknown[0]) if isinstance(value, Mapping) else f"a {type(value).__name__}"
+        raise ValueError(f"warm_start: {wrong} is no setting. Use some of {', '.join(names)}.")
     try:
-        return WarmStartSettings(**given | {"workflows": tuple(given.get("workflows", ()))})
+        return WarmStartSettings(**dict(value) | {"workflows": tuple(value.get("workflows") or ())})
     except TypeError as error:
         raise ValueError(f"warm_start: {error}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Problems for which workflows are searched together."""
-
-    domain: str
-    level: str = ""
-    """`easy` or `hard`; empty where difficulty plays no part."""
-
-    def __str__(self) -> str:
-        return f"{self.domain} {self.level}".strip()
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A workflow in the search and how it did."""
-
-    workflow: str
-    right: float = 0.0
-    """Sum of correctness."""
-    scored: int = 0
-    """Problems it was scored on."""
-    calls: int = 0
-    """Model calls its runs used, shared ones included."""
-    weight: float = 0.0
-    """Share of the examples that teach it, if it won."""
-
-    @property
-    def accuracy(self) -> float:
-        """Mean correctness; 0 if nothing was scored."""
-        return self.right / self.scored if self.scored else 0.0
-
-    @property
-    def calls_per_problem(self) -> float:
-        """Mean model calls."""
-        return self.calls / self.scored if self.scored else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, with the means."""
-        return asdict(self) | {"accuracy": self.accuracy, "calls_per_problem": self.calls_per_problem}

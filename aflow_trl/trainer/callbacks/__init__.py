@@ -1,1 +1,17 @@
-"""Callbacks of the trainer: conditions that end a run, guards, progress."""
+"""Callbacks of the trainer: guards, conditions that stop a run, progress on the console."""
+
+from .collapse_guard import CollapseGuard, Probe, Share
+from .numerical_guard import NumericalGuard
+from .progress import ConsoleProgress
+from .stop_conditions import StopConditions
+from .sync_guard import SyncGuard
+
+__all__ = [
+    "CollapseGuard",
+    "ConsoleProgress",
+    "NumericalGuard",
+    "Probe",
+    "Share",
+    "StopConditions",
+    "SyncGuard",
+]

@@ -1,4 +1,4 @@
-"""A run cannot fall over unnoticed: what every step looks like beside the last good one, and the way back to that."""
+"""Collapse detection with optional rollback: every step is compared with the last good policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,35 +16,39 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ...errors import FatalEndpointError
 from ...scoring.statistics import wilson_interval
-from ..workflow_grpo_trainer import WorkflowGRPOTrainer
+
+if TYPE_CHECKING:
+    from ..workflow_grpo_trainer import WorkflowGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
-COLLAPSE_GUARDS = ("off", "stop", "rollback")
 WINDOW_STEPS = 3
-"""Steps whose mean share is looked at: one odd batch is no collapse."""
+"""Number of steps whose mean proportion is compared: one odd batch is no collapse."""
 MAX_KL = 2.0
-"""Nats a token from the last good policy. Ten ordinary steps of a tiny policy at a high rate move it by 0.3."""
+"""Maximum KL divergence from the last good policy, in nats per token. Ten ordinary steps of a tiny policy at a high
+learning rate move it by 0.3."""
 GRADIENT_FACTOR = 100.0
-"""Times the median of the earlier gradient norms."""
+"""A gradient norm this many times the median of the earlier ones counts as a collapse."""
 GRADIENT_STEPS = 50
+"""Number of gradient norms that the median is taken over."""
 MIN_GRADIENT_STEPS = 10
+"""Minimum number of them for a comparison."""
 KL_COMPLETIONS = 8
-"""Completions of the last good policy whose probability is looked at in every step, a process."""
+"""Number of completions per process whose log-probabilities estimate the KL divergence."""
 LR_FACTOR = 0.5
-"""What a rollback does to the learning rate."""
+"""Factor on the learning rate at each rollback."""
 MAX_ROLLBACKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of so many."""
+    """A proportion and its sample size."""
 
     value: float
     n: int
 
     def collapsed_from(self, best: Share) -> bool:
-        """Whether it is less than half the best one, beyond what chance explains (95 % Wilson intervals apart)."""
+        """Whether it is below half of `best`, and not by chance (95 % Wilson intervals do not overlap)."""
         if not self.value < best.value / 2:
             return False
         return wilson_interval(self.value * self.n, self.n)[1] < wilson_interval(best.value * best.n, best.n)[0]
@@ -52,38 +56,38 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the policy writes for a few fixed prompts."""
+    """Completions of the policy for a few fixed prompts."""
 
     prompts: Sequence[Any]
-    """Conversational prompts of this process."""
+    """Prompts of this process."""
     texts: Sequence[str]
     """Completions of these prompts."""
     shares: Mapping[str, Share]
-    """Valid share, accuracy: over all processes, equal on each."""
+    """Valid share and accuracy over all processes, equal on each."""
 
 
 class CollapseGuard(TrainerCallback):
     """
-    Watches every optimiser step and ends the run, or takes it back to the last good state, when it has collapsed.
+    Watches every optimiser step, and stops the run or rolls it back to the last good state when the policy collapses.
 
-    Looked at are: the shares of valid workflows and of right answers in the last batches; the same on a fixed probe,
-    every `probe_steps` steps; the KL divergence from the policy of the last good probe, estimated on its own
-    completions; and the gradient norm. A share has collapsed when it is less than half of the best so far and chance
-    does not explain it. A low entropy over workflows is logged only: a policy that has found the best workflow has it.
+    It watches the shares of valid workflows and of right answers in the latest batches; the same on a fixed probe,
+    every `probe_steps` steps; the KL divergence from the policy of the last good probe, estimated on completions of
+    that policy; and the gradient norm. A share has collapsed when it is less than half of the best so far and chance
+    does not explain it. Low entropy over workflows is only logged: a policy that has found the best workflow has it.
 
-    Nothing that is looked at touches the random numbers of training: as long as nothing collapses, a guarded run is
-    bit-equal to one without.
+    Watching draws no random number of the training: as long as nothing collapses, a guarded run is bit-equal to an
+    unguarded one.
 
     Args:
-        trainer ([`WorkflowGRPOTrainer`]):
+        trainer ([`~aflow_trl.WorkflowGRPOTrainer`]):
             Trainer to watch.
         probe (`Callable[[], Probe]`):
             Samples the policy on the probe.
         mode (`str`):
-            `"stop"`, or `"rollback"`: parameters, and the optimiser's state, are those of the last good probe again,
-            the learning rate is halved, and training goes on; after [`MAX_ROLLBACKS`] it ends.
+            `"stop"`, or `"rollback"`: parameters and optimiser state of the last good probe are restored, the
+            learning rate is halved and training continues; after [`MAX_ROLLBACKS`] it stops.
         probe_steps (`int`, *optional*, defaults to `10`):
-            Steps between probes.
+            Probe every `probe_steps` steps.
 
     Raises:
         `ValueError`: `"rollback"` where parameters are sharded over processes.
@@ -99,55 +103,56 @@ class CollapseGuard(TrainerCallback):
             )
         self.trainer, self.probe, self.mode, self.probe_steps = trainer, probe, mode, probe_steps
         self.reason: str | None = None
-        """Why training was ended; `None` if it was not."""
+        """Why training was stopped; `None` if it was not."""
         self.rollbacks = 0
         self.events: list[str] = []
-        """What was found, and when."""
+        """Collapses so far, with their steps."""
         self._best: dict[str, Share] = {}
         self._recent: dict[str, deque[Share]] = {}
         self._gradients: deque[float] = deque(maxlen=GRADIENT_STEPS)
         self._good: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State that a checkpoint holds."""
         return {
             "rollbacks": self.rollbacks,
             "events": self.events,
             "best": {name: (share.value, share.n) for name, share in self._best.items()},
-            "recent": {name: [(share.value, share.n) for share in own] for name, own in self._recent.items()},
+            "recent": {name: [(share.value, share.n) for share in shares] for name, shares in self._recent.items()},
             "gradients": list(self._gradients),
             "good": self._good,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.rollbacks, self.events, self._good = state["rollbacks"], state["events"], state["good"]
-        self._best = {name: Share(*own) for name, own in state["best"].items()}
+        self._best = {name: Share(*fields) for name, fields in state["best"].items()}
         self._recent = {
-            name: deque((Share(*one) for one in own), WINDOW_STEPS) for name, own in state["recent"].items()
+            name: deque((Share(*fields) for fields in shares), WINDOW_STEPS)
+            for name, shares in state["recent"].items()
         }
         self._gradients.extend(state["gradients"])
         if self.mode == "rollback" and "parameters" not in self._good:
-            self._good = {}  # written under "stop": a new one is taken before the first step
+            self._good = {}  # the checkpoint was written under "stop": a new good state is taken before the first step
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The policy that training starts from is good until one is better; a resumed run brings its own."""
+        """Take the policy that training starts from as the first good one; a resumed run has restored its own."""
         if not self._good:
             self._keep(self.probe(), state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Look at the step; the same is found on every process."""
+        """Check the step; every process comes to the same result."""
         step = state.global_step
-        complaint = self._look()
+        complaint = self._check_step()
         if complaint is None and step % self.probe_steps == 0:
             try:
                 probe = self.probe()
             except FatalEndpointError:
-                # The executor is lost: StopRun ends the run with a checkpoint after this very step.
+                # The executor is lost: StopConditions stops the run with a checkpoint after this very step.
                 return control
             shares = {f"probe {name}": share for name, share in probe.shares.items()}
             complaint = self._compare(shares)
@@ -161,30 +166,30 @@ class CollapseGuard(TrainerCallback):
         self._log("watch/rollbacks", float(self.rollbacks))
         return control
 
-    def _look(self) -> str | None:
-        """What is wrong with the policy after this step; `None` if nothing is."""
+    def _check_step(self) -> str | None:
+        """Description of a collapse after this step; `None` if there is none."""
         kl = self._kl()
         self._log("watch/kl", kl)
         if not kl <= MAX_KL:
-            return f"the policy is {kl:.2f} nats a token from the last good one (most: {MAX_KL:g})"
-        known = len(self._gradients) >= MIN_GRADIENT_STEPS
-        median = statistics.median(self._gradients) if known else math.inf
+            return f"the policy is {kl:.2f} nats per token from the last good one (maximum {MAX_KL:g})"
+        enough = len(self._gradients) >= MIN_GRADIENT_STEPS
+        median = statistics.median(self._gradients) if enough else math.inf
         norm = self.trainer.gradient_norm
-        # What is not finite is dropped before it reaches the parameters (NumericalGuard); without a gradient there was
-        # nothing to learn, which is no measure for the steps after it.
+        # A norm that is not finite never reaches the parameters (NumericalGuard), and a step without a gradient, where
+        # there was nothing to learn, is no yardstick for later ones.
         if math.isfinite(norm) and norm > 0:
             if norm > GRADIENT_FACTOR * median:
                 return f"the gradient norm is {norm:.3g}, the median of the steps before {median:.3g}"
             self._gradients.append(norm)
         means = {}
-        # Handed over once: further steps on the same completions say nothing new of them.
+        # Taken once: further steps on the same completions carry no new information about them.
         shares, self.trainer.batch_shares = self.trainer.batch_shares, {}
         for name, share in shares.items():
             recent = self._recent.setdefault(name, deque(maxlen=WINDOW_STEPS))
             recent.append(Share(*share))
             if len(recent) == WINDOW_STEPS:
-                total = sum(one.n for one in recent)
-                means[name] = Share(sum(one.value * one.n for one in recent) / total, total)
+                total = sum(item.n for item in recent)
+                means[name] = Share(sum(item.value * item.n for item in recent) / total, total)
         complaint = self._compare(means)
         if complaint is None:
             self._note(means)
@@ -208,7 +213,7 @@ class CollapseGuard(TrainerCallback):
         logger.warning("step %d: the policy collapsed: %s", step, complaint)
         if self.mode == "stop":
             self.reason = (
-                f"the policy collapsed at step {step}: {complaint}; it was good at step {good}. Start again from a "
+                f"the policy collapsed at step {step}: {complaint}; it was good at step {good}. Restart from a "
                 "checkpoint before that with a lower learning_rate, or set collapse_guard: rollback"
             )
             control.should_save, control.should_training_stop = False, True
@@ -216,18 +221,18 @@ class CollapseGuard(TrainerCallback):
         self._restore()
         if self.rollbacks > MAX_ROLLBACKS:
             self.reason = (
-                f"the policy collapsed at step {step}: {complaint}, and had been taken back {MAX_ROLLBACKS} times "
-                f"before; the parameters are those of step {good} again. Lower learning_rate or max_grad_norm"
+                f"the policy collapsed at step {step}: {complaint}, after {MAX_ROLLBACKS} earlier rollbacks; "
+                f"the parameters of step {good} are restored. Lower learning_rate or max_grad_norm"
             )
             control.should_save = control.should_training_stop = True
 
     def _keep(self, probe: Probe, step: int) -> None:
-        """Remember the state that is good, and how likely its completions are under it."""
+        """Remember a good state and the log-probabilities of its completions."""
         inputs = self._encode(probe.prompts[:KL_COMPLETIONS], probe.texts[:KL_COMPLETIONS])
         self._good = {"step": step, "inputs": inputs, "logps": self._logps(inputs)}
         if self.mode == "rollback":
             self._good["parameters"] = [parameter.detach().to("cpu", copy=True) for parameter in self._trainable()]
-            # Before the first step there is no state to keep.
+            # Before the first step the optimiser has no state.
             self._good["optimizer"] = _to_cpu(self.trainer.optimizer.state_dict()) if step else None
 
     def _restore(self) -> None:
@@ -243,8 +248,8 @@ class CollapseGuard(TrainerCallback):
         for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         trainer.scale_learning_rate(LR_FACTOR)
-        # Completions of the collapsed policy are not trained on, and vLLM, which the probe has brought up to date with
-        # it, gets the restored weights.
+        # Do not train on completions of the collapsed policy; and since the probe has sent its weights to vLLM, make
+        # TRL send the restored ones.
         trainer._buffered_inputs = None
         trainer._last_loaded_step = -1
         self._recent.clear()
@@ -256,8 +261,14 @@ class CollapseGuard(TrainerCallback):
     def _encode(self, prompts: Sequence[Any], texts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts padded on the left, completions on the right: `input_ids`, `attention_mask`, `completion_mask`."""
         tokenizer, device = self.trainer._tokenizer, self.trainer.accelerator.device
-        asked = [tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=False) for p in prompts]
-        prompt = tokenizer(asked, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
+        template = self.trainer.chat_template_kwargs
+        rendered = [
+            prompt
+            if isinstance(prompt, str)
+            else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template)
+            for prompt in prompts
+        ]
+        prompt = tokenizer(rendered, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         reply = tokenizer(
             list(texts), padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
         )
@@ -282,7 +293,7 @@ class CollapseGuard(TrainerCallback):
         return logps
 
     def _kl(self) -> float:
-        """KL(last good ‖ now) in nats a token, estimated on completions of the last good policy; a mean over them."""
+        """KL(last good ‖ current) in nats per token, estimated on completions of the last good policy."""
         inputs = {name: tensor.to(self.trainer.accelerator.device) for name, tensor in self._good["inputs"].items()}
         before = self._good["logps"].to(self.trainer.accelerator.device)
         mask = inputs["completion_mask"].bool()
@@ -300,5 +311,5 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _to_cpu(own) for key, own in value.items()}
-    return [_to_cpu(own) for own in value] if isinstance(value, list) else value
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list) else value

@@ -1,12 +1,13 @@
-"""Verdicts are counted outside the solution's process and cannot be forged."""
+"""Verdicts on code: tests run outside the solution's process, and no solution can forge its verdict."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from aflow_trl.sandbox import Status, judge, judge_stdin
+from aflow_trl.sandbox import Status, fork_server, run_stdin_tests, run_tests
 
 TESTS = ["assert double(2) == 4", "assert double(5) == 10", "assert double([1]) == [1, 1]"]
 RIGHT = "def double(x):\n    return x * 2"
@@ -107,13 +108,13 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("name", "solution"), FORGERIES, ids=[row[0] for row in FORGERIES])
-async def test_forgery_fails(name: str, solution: str) -> None:
-    verdict = await judge(solution, TESTS, timeout_s=2)
+async def test_forged_verdict_is_rejected(name: str, solution: str) -> None:
+    verdict = await run_tests(solution, TESTS, timeout_s=2)
     assert verdict.passed < verdict.total == 3
 
 
 async def test_right_solution_passes_assert_lists() -> None:
-    verdict = await judge(RIGHT, TESTS)
+    verdict = await run_tests(RIGHT, TESTS)
     assert (verdict.passed, verdict.total, verdict.failure) == (3, 3, "")
 
 
@@ -125,32 +126,32 @@ async def test_right_solution_passes_assert_lists() -> None:
         "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(double(1), 7)",
     ],
 )
-async def test_a_test_that_never_calls_the_solution_does_not_pass(test: str) -> None:
-    assert (await judge(RIGHT, [test], entry_point="double")).passed == 0
+async def test_test_that_never_calls_the_solution_fails(test: str) -> None:
+    assert (await run_tests(RIGHT, [test], entry_point="double")).passed == 0
 
 
-async def test_check_function_is_called_however_it_is_spelled() -> None:
+async def test_check_function_is_called_whatever_its_spacing() -> None:
     check = "def check (candidate):\n    assert candidate(2) == 5"
-    assert (await judge(RIGHT, [check], entry_point="double")).passed == 0
+    assert (await run_tests(RIGHT, [check], entry_point="double")).passed == 0
 
 
 async def test_solution_named_like_a_builtin_is_called() -> None:
-    assert (await judge("def sum(a, b): return a * b", ["assert sum(3, 4) == 12"])).passed == 1
+    assert (await run_tests("def sum(a, b): return a * b", ["assert sum(3, 4) == 12"])).passed == 1
 
 
-async def test_many_slow_solutions_at_once_do_not_run_out_of_time_by_waiting() -> None:
+async def test_waiting_for_a_core_does_not_count_as_run_time() -> None:
     solution = "import time\ndef double(x):\n    end = time.process_time() + 0.2\n    while time.process_time() < end: pass\n    return 2 * x"
-    verdicts = await asyncio.gather(*(judge(solution, TESTS[:1], timeout_s=3) for _ in range(12)))
+    verdicts = await asyncio.gather(*(run_tests(solution, TESTS[:1], timeout_s=3) for _ in range(12)))
     assert all(verdict.passed == 1 for verdict in verdicts)
 
 
 async def test_right_solution_passes_a_check_function() -> None:
     check = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate('a') == 'aa'\n"
-    assert (await judge(RIGHT, [check], entry_point="double")).share == 1.0
+    assert (await run_tests(RIGHT, [check], entry_point="double")).share == 1.0
 
 
-async def test_failure_says_what_came_out() -> None:
-    verdict = await judge("def double(x): return 3 * x", TESTS[:1])
+async def test_failure_shows_the_actual_value() -> None:
+    verdict = await run_tests("def double(x): return 3 * x", TESTS[:1])
     assert "got 6" in verdict.failure
 
 
@@ -166,39 +167,39 @@ async def test_failure_says_what_came_out() -> None:
         ("pair(None) == (None, None)", True),
     ],
 )
-async def test_values_cross_with_their_types(expression: str, passes: bool) -> None:
-    verdict = await judge("def pair(x): return (x, x)", [f"assert {expression}"])
+async def test_values_keep_their_types_between_processes(expression: str, passes: bool) -> None:
+    verdict = await run_tests("def pair(x): return (x, x)", [f"assert {expression}"])
     assert (verdict.passed == 1) is passes
 
 
-async def test_mutated_arguments_come_back() -> None:
+async def test_mutated_arguments_are_visible_to_the_test() -> None:
     test = "x = [3, 1]\nsort_it(x)\nassert x == [1, 3]"
-    assert (await judge("def sort_it(x): x.sort()", [test])).passed == 1
+    assert (await run_tests("def sort_it(x): x.sort()", [test])).passed == 1
 
 
-async def test_exceptions_cross_under_their_name() -> None:
+async def test_exceptions_keep_their_type_between_processes() -> None:
     test = "try:\n    f(0)\n    assert False\nexcept ZeroDivisionError:\n    pass"
-    assert (await judge("def f(x): return 1 / x", [test])).passed == 1
+    assert (await run_tests("def f(x): return 1 / x", [test])).passed == 1
 
 
 async def test_solution_cannot_read_its_tests() -> None:
     spy = (
         "import gc\n"
         "def double(x):\n"
-        "    found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and 'SECRET-MARK' in str(o)[:5000]]\n"
-        "    return 4 if found else 'nothing'\n"
+        "    leaked = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and 'SECRET-MARK' in str(o)[:5000]]\n"
+        "    return 4 if leaked else 'nothing'\n"
     )
-    verdict = await judge(spy, ["assert double(2) == 4  # SECRET-MARK"])
+    verdict = await run_tests(spy, ["assert double(2) == 4  # SECRET-MARK"])
     assert verdict.passed == 0
 
 
-async def test_stdin_tasks_compare_output() -> None:
+async def test_stdin_tests_compare_the_output() -> None:
     program = "print(int(input()) + 1)"
-    verdict = await judge_stdin(program, [("1\n", "2\n"), ("5\n", "6"), ("7\n", "9")])
+    verdict = await run_stdin_tests(program, [("1\n", "2\n"), ("5\n", "6"), ("7\n", "9")])
     assert (verdict.passed, verdict.total) == (2, 3)
 
 
-# -- shares, weak verdicts, programs that read and print --------------------------------------------------------------
+# -- partial passes, weak verdicts, programs that read and print ------------------------------------------------------
 
 CHECK = """
 METADATA = {"author": "x"}
@@ -225,19 +226,19 @@ def check(candidate):
         ("def double(x): raise ValueError", 0),
     ],
 )
-async def test_each_assertion_of_a_check_counts(solution: str, passed: int) -> None:
-    verdict = await judge(solution, [CHECK], entry_point="double")
+async def test_each_assertion_of_a_check_counts_as_a_test(solution: str, passed: int) -> None:
+    verdict = await run_tests(solution, [CHECK], entry_point="double")
     assert (verdict.passed, verdict.total) == (passed, 4)
 
 
-async def test_check_that_breaks_between_its_assertions_is_not_passed() -> None:
+async def test_check_that_raises_between_its_assertions_fails() -> None:
     check = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\n    candidate(None)\n"
-    assert (await judge("def double(x): return x * 2", [check], entry_point="double")).share < 1
+    assert (await run_tests("def double(x): return x * 2", [check], entry_point="double")).share < 1
 
 
 async def test_check_with_a_helper_counts_as_one_test() -> None:
     check = "def check(candidate):\n    def same(a, b):\n        assert a == b\n    same(candidate(2), 4)\n    same(candidate(3), 6)\n"
-    verdicts = [await judge(text, [check], entry_point="double") for text in (RIGHT, "def double(x): return 4")]
+    verdicts = [await run_tests(text, [check], entry_point="double") for text in (RIGHT, "def double(x): return 4")]
     assert [(v.passed, v.total) for v in verdicts] == [(1, 1), (0, 1)]
 
 
@@ -245,41 +246,41 @@ LIVE = "p = Point(1, 2)\nassert p.x == 1 and norm(p, key=abs) == 3"
 POINT = "class Point:\n def __init__(s, x, y): s.x, s.y = x, y\ndef norm(p, key): return key(p.x) + key(p.y)"
 
 
-async def test_test_with_live_objects_fails_from_outside_and_says_why() -> None:
-    verdict = await judge(POINT, [LIVE])
+async def test_live_objects_fail_across_processes_with_the_reason() -> None:
+    verdict = await run_tests(POINT, [LIVE])
     assert (verdict.passed, verdict.needs_live_objects, verdict.weak) == (0, True, False)
 
 
-async def test_weak_verdict_judges_live_objects_and_is_marked() -> None:
-    verdicts = [await judge(text, [LIVE], weak=True) for text in (POINT, POINT.replace("+ key", "- key"))]
+async def test_weak_verdict_supports_live_objects_and_is_marked() -> None:
+    verdicts = [await run_tests(text, [LIVE], weak=True) for text in (POINT, POINT.replace("+ key", "- key"))]
     assert [(v.passed, v.total, v.weak) for v in verdicts] == [(1, 1, True), (0, 1, True)]
 
 
 @pytest.mark.parametrize("solution", ["import os; os._exit(0)", "def norm(:", "while True: pass"])
 async def test_weak_verdict_of_a_broken_solution_is_a_failure(solution: str) -> None:
-    verdict = await judge(solution, [LIVE], weak=True, timeout_s=1)
+    verdict = await run_tests(solution, [LIVE], weak=True, timeout_s=1)
     assert (verdict.passed, verdict.total) == (0, 1)
 
 
 async def test_json_tests_run_the_program_on_its_input() -> None:
     tests = ['{"stdin": "1\\n", "stdout": "2"}', '{"stdin": "5\\n", "stdout": "7"}']
-    verdict = await judge("print(int(input()) + 1)", tests)
+    verdict = await run_tests("print(int(input()) + 1)", tests)
     assert (verdict.passed, verdict.total) == (1, 2)
 
 
-async def test_verdicts_do_not_depend_on_the_ones_before() -> None:
-    """One tester serves many verdicts; what one solution sent must not reach the next."""
+async def test_verdicts_are_independent_of_earlier_solutions() -> None:
+    """A tester serves many verdicts; nothing that one solution sent may affect the next."""
     solutions = [RIGHT, "def double(x): return [0] * 10**7", "import os; os._exit(0)", "def double(x): return x"] * 5
-    verdicts = await asyncio.gather(*(judge(text, TESTS, timeout_s=3) for text in solutions))
+    verdicts = await asyncio.gather(*(run_tests(text, TESTS, timeout_s=3) for text in solutions))
     assert [verdict.passed == 3 for verdict in verdicts] == [text == RIGHT for text in solutions]
 
 
-async def test_killed_solution_does_not_end_its_tester() -> None:
-    verdict = await judge("import time\ndef double(x):\n    time.sleep(99)", TESTS, timeout_s=1)
+async def test_killed_solution_does_not_take_its_tester_down() -> None:
+    verdict = await run_tests("import time\ndef double(x):\n    time.sleep(99)", TESTS, timeout_s=1)
     assert (verdict.status, verdict.passed, verdict.total) == (Status.TIMEOUT, 0, 3)
 
 
-# -- a solution must not reach what the tests compare with -----------------------------------------------------------
+# -- a solution cannot replace what the tests compare with -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -308,8 +309,10 @@ async def test_killed_solution_does_not_end_its_tester() -> None:
         ),
     ],
 )
-async def test_wrong_solution_that_bends_the_test_fails(solution: str, test: str, entry_point: str | None) -> None:
-    assert (await judge(solution, [test], entry_point=entry_point)).passed == 0
+async def test_wrong_solution_that_tampers_with_the_test_fails(
+    solution: str, test: str, entry_point: str | None
+) -> None:
+    assert (await run_tests(solution, [test], entry_point=entry_point)).passed == 0
 
 
 @pytest.mark.parametrize(
@@ -336,47 +339,43 @@ async def test_wrong_solution_that_bends_the_test_fails(solution: str, test: str
         ("def f(n): return 10 ** n", "assert f(50_000) == 10 ** 50_000"),
     ],
 )
-async def test_right_solution_of_an_unusual_kind_passes(solution: str, test: str) -> None:
-    verdict = await judge(solution, [test])
+async def test_unusual_but_right_solution_passes(solution: str, test: str) -> None:
+    verdict = await run_tests(solution, [test])
     assert verdict.passed == 1, verdict.failure
 
 
 @pytest.mark.parametrize(
     "value", ["{k * (2**61 - 1) for k in range(300_000)}", "10 ** 10_000_000", "[[]] * 2_000_000"]
 )
-async def test_verdict_on_a_value_that_is_slow_to_read_keeps_its_time(value: str) -> None:
-    import time
-
+async def test_value_that_is_slow_to_decode_does_not_delay_the_verdict(value: str) -> None:
     started = time.monotonic()
-    verdict = await judge(f"def f(x): return {value}", ["assert f(1) == 1"], timeout_s=2)
+    verdict = await run_tests(f"def f(x): return {value}", ["assert f(1) == 1"], timeout_s=2)
     assert verdict.passed == 0 and time.monotonic() - started < 3
 
 
-async def test_what_tests_print_does_not_reach_the_next_verdict() -> None:
+async def test_output_of_tests_does_not_reach_the_next_verdict() -> None:
     loud = "print(double(1), flush=True)\nassert double(1) == 2"
     for _ in range(3):
-        await judge("def double(x): return 'a' * 9_000_000", [loud])
-        assert (await judge(RIGHT, [loud])).passed == 1
+        await run_tests("def double(x): return 'a' * 9_000_000", [loud])
+        assert (await run_tests(RIGHT, [loud])).passed == 1
 
 
-async def test_tester_that_died_while_it_waited_is_replaced() -> None:
-    from aflow_trl.sandbox import fork_server
-
-    await judge(RIGHT, TESTS)
+async def test_tester_that_died_while_idle_is_replaced() -> None:
+    await run_tests(RIGHT, TESTS)
     server = await fork_server()
     for tester in server.idle_testers:
         await server.kill(tester._child)
-        await tester._child.end
-    assert (await judge(RIGHT, TESTS)).passed == 3
+        await tester._child.exit
+    assert (await run_tests(RIGHT, TESTS)).passed == 3
 
 
-async def test_failure_text_can_be_written_anywhere() -> None:
-    verdict = await judge("def double(x): raise ValueError('\\ud800')", TESTS)
-    assert verdict.failure.encode().count(b"ValueError") >= 1
+async def test_failure_text_is_valid_unicode() -> None:
+    verdict = await run_tests("def double(x): raise ValueError('\\ud800')", TESTS)
+    assert b"ValueError" in verdict.failure.encode()
 
 
 @pytest.mark.parametrize(
     ("solution", "compiles"), [("def double(x): return x", True), ("def double(x:", False), ("a\0b", False)]
 )
-async def test_verdict_says_whether_the_solution_is_python(solution: str, compiles: bool) -> None:
-    assert (await judge(solution, TESTS)).compiles is compiles
+async def test_verdict_reports_whether_the_solution_compiles(solution: str, compiles: bool) -> None:
+    assert (await run_tests(solution, TESTS)).compiles is compiles

@@ -1,10 +1,9 @@
-"""Limits of endpoints are kept, no call waits while one may go, and the longest way goes first."""
+"""Scheduling of calls: limits are respected, no call waits while a slot is free, and the longest path goes first."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 import time
@@ -12,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,24 +22,25 @@ from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
 from aflow_trl.llm.limiter import EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Window
-from aflow_trl.operators import Problem, vocabulary
+from aflow_trl.operators import DEFAULT_OPERATORS, Problem
 from aflow_trl.recipes import operator_executors
+from aflow_trl.simulator import SimulatedApp, in_process
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-# -- who goes first --------------------------------------------------------------------------------------------------
+# -- priorities ------------------------------------------------------------------------------------------------------
 
 
-async def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
+async def test_highest_priority_goes_first_and_equal_ones_in_order() -> None:
     scheduler, order = Scheduler([EndpointLimiter(1)]), []
     first = await scheduler.acquire(Priority(), 0)
 
     async def call(name: str, priority: Priority) -> None:
-        permit = await scheduler.acquire(priority, 0)
+        slot = await scheduler.acquire(priority, 0)
         order.append(name)
-        scheduler.release(permit)
+        scheduler.release(slot)
 
     raised = Priority(0)
     calls = [
@@ -53,24 +54,45 @@ async def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
     assert order == ["raised", "a", "b1", "b2"]
 
 
-async def test_cancelled_call_gives_its_place_to_the_next() -> None:
+async def test_raised_priority_reaches_every_call_that_shares_it() -> None:
+    scheduler, order = Scheduler([EndpointLimiter(1)]), []
+    held = await scheduler.acquire(Priority(), 0)
+    shared = Priority(1)
+
+    async def call(name: str, priority: Priority) -> None:
+        slot = await scheduler.acquire(priority, 0)
+        order.append(name)
+        scheduler.release(slot)
+
+    calls = [
+        asyncio.ensure_future(call(name, priority))
+        for name, priority in (("shared 1", shared), ("other", Priority(5)), ("shared 2", shared))
+    ]
+    await asyncio.sleep(0)
+    shared.raise_to(9)
+    scheduler.release(held)
+    await asyncio.gather(*calls)
+    assert order == ["shared 1", "shared 2", "other"] and not shared._waiting
+
+
+async def test_cancelled_call_passes_its_slot_on() -> None:
     scheduler = Scheduler([EndpointLimiter(1)])
     held = await scheduler.acquire(Priority(), 0)
     waiting = [asyncio.ensure_future(scheduler.acquire(Priority(), 0)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     scheduler.release(held)
-    waiting[1].cancel()  # its turn has come, it has not run yet
-    permit = await asyncio.wait_for(waiting[2], 1)
-    scheduler.release(permit)
-    assert scheduler.lanes[0].taken == 0
+    waiting[1].cancel()  # it has been granted the slot, but has not run yet
+    slot = await asyncio.wait_for(waiting[2], 1)
+    scheduler.release(slot)
+    assert scheduler.endpoints[0].in_flight == 0
 
 
-def test_remaining_calls_are_the_longest_way_to_the_end() -> None:
+def test_remaining_calls_are_the_longest_path_to_the_end() -> None:
     workflow = parse("Custom -> [AnswerGenerate, Custom -> Format] -> ScEnsemble -> Review ? Revise : done")
-    remaining = remaining_calls(workflow.root, vocabulary())
-    ways = [(node.name, remaining[id(node)]) for node, _ in walk(workflow.root) if isinstance(node, Operator)]
-    assert ways == [
+    remaining = remaining_calls(workflow.root, DEFAULT_OPERATORS.vocabulary)
+    paths = [(node.name, remaining[id(node)]) for node, _ in walk(workflow.root) if isinstance(node, Operator)]
+    assert paths == [
         ("Custom", 6),
         ("AnswerGenerate", 4),
         ("Custom", 5),
@@ -83,10 +105,12 @@ def test_remaining_calls_are_the_longest_way_to_the_end() -> None:
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=60)
-def test_first_operator_has_the_whole_critical_path_to_go(seed: int) -> None:
+def test_first_operator_has_the_whole_critical_path_ahead(seed: int) -> None:
     workflow = sample_workflow(random.Random(seed))
-    once = {name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in vocabulary().items()}
-    remaining = remaining_calls(workflow.root, vocabulary())
+    once = {
+        name: replace(spec, max_calls=min(1, spec.max_calls)) for name, spec in DEFAULT_OPERATORS.vocabulary.items()
+    }
+    remaining = remaining_calls(workflow.root, DEFAULT_OPERATORS.vocabulary)
     assert max(remaining.values()) == analyze(workflow, vocabulary=once).critical_path_calls
 
 
@@ -97,19 +121,19 @@ async def test_long_workflows_start_first_under_a_limit(endpoint: ScriptedEndpoi
     short = [RolloutRequest("Format", Problem(f"short {n}")) for n in range(6)]
     long = RolloutRequest("Custom -> Review -> Review -> Review", Problem("long"))
     await Engine(endpoint.client(executor_concurrency=1)).run([*short, long])
-    places = [place for place, prompt in enumerate(endpoint.prompts) if "long" in prompt]
-    # While it takes in a reply one short one may slip in; its last call is as urgent as theirs, which came before.
-    assert places[0] == 0 and all(later - earlier <= 2 for earlier, later in itertools.pairwise(places[:3]))
+    positions = [index for index, prompt in enumerate(endpoint.prompts) if "long" in prompt]
+    # A short call may go while the reply to the long workflow is processed; its last call has no precedence.
+    assert positions[0] == 0 and all(later - earlier <= 2 for earlier, later in itertools.pairwise(positions[:3]))
 
 
-async def test_turnstile_lets_a_few_through_in_each_turn_in_order() -> None:
-    turnstile, passed = EventLoopThrottle(3), []
+async def test_throttle_lets_a_few_pass_in_each_turn_in_order() -> None:
+    throttle, passed = EventLoopThrottle(3), []
 
-    async def one(number: int) -> None:
-        await turnstile.wait_turn()
+    async def wait(number: int) -> None:
+        await throttle.wait_turn()
         passed.append(number)
 
-    tasks = [asyncio.ensure_future(one(number)) for number in range(10)]
+    tasks = [asyncio.ensure_future(wait(number)) for number in range(10)]
     tasks[4].cancel()
     counts = []
     while not all(task.done() for task in tasks):
@@ -119,11 +143,11 @@ async def test_turnstile_lets_a_few_through_in_each_turn_in_order() -> None:
     assert max(after - before for before, after in itertools.pairwise(counts)) <= 3
 
 
-# -- limits of rates -------------------------------------------------------------------------------------------------
+# -- rate limits -----------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=40))
-def test_no_window_ever_holds_more_than_its_limit(limit: int, calls: list[tuple[float, int]]) -> None:
+def test_no_minute_exceeds_the_limit(limit: int, calls: list[tuple[float, int]]) -> None:
     window, now, sent = Window(limit), 0.0, []
     for gap, amount in calls:
         now = max(now + gap, window.free_at(amount, now + gap))
@@ -133,7 +157,7 @@ def test_no_window_ever_holds_more_than_its_limit(limit: int, calls: list[tuple[
         assert sum(amount for moment, amount in sent if start <= moment < start + 60 - 1e-6) <= limit
 
 
-async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
+async def test_request_limit_delays_calls_no_longer_than_necessary(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aflow_trl.llm.limiter.WINDOW_S", 1.0)
@@ -150,21 +174,21 @@ async def test_requests_a_minute_are_kept_and_calls_wait_no_longer(
     assert moments[4] < 0.9 and 1.0 <= moments[5] < 1.9 and 2.0 <= moments[11] < 2.9
 
 
-async def test_tokens_are_reserved_before_and_settled_after(
+async def test_tokens_are_reserved_before_a_call_and_settled_after_it(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aflow_trl.llm.limiter.WINDOW_S", 1.0)
-    # Each call reserves 2 + 98 tokens and comes to 15: one at a time fits at first, six by the end of the window.
+    # Each call reserves 2 + 98 tokens and uses 15. One reservation fits at a time, so calls run one after the other.
     client = endpoint.client(executor_tpm=180, executor_max_tokens=98)
     started = time.monotonic()
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(5)))
     assert time.monotonic() - started < 0.9
-    running = most = 0
+    running = peak = 0
 
     async def slow() -> str:
-        nonlocal running, most
+        nonlocal running, peak
         running += 1
-        most = max(most, running)
+        peak = max(peak, running)
         await asyncio.sleep(0.05)
         running -= 1
         return "x"
@@ -172,16 +196,16 @@ async def test_tokens_are_reserved_before_and_settled_after(
     endpoint.script = lambda prompt, number: slow()
     await asyncio.sleep(1.1)
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(3)))
-    assert most == 1
+    assert peak == 1
 
 
-async def test_call_larger_than_the_limit_is_sent_all_the_same(endpoint: ScriptedEndpoint) -> None:
+async def test_call_larger_than_the_token_limit_is_sent_nonetheless(endpoint: ScriptedEndpoint) -> None:
     completion = await endpoint.client(executor_tpm=10).complete(MESSAGES, seed=0)
     assert completion.text == "reply 1"
 
 
 @pytest.mark.parametrize("name", ["executor_rpm", "executor_tpm"])
-def test_limit_of_zero_is_refused(name: str) -> None:
+def test_limit_of_zero_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         ExecutorConfig(**{name: 0})
 
@@ -189,25 +213,23 @@ def test_limit_of_zero_is_refused(name: str) -> None:
 # -- a pool of endpoints ---------------------------------------------------------------------------------------------
 
 
-async def test_pool_uses_every_endpoint_with_its_own_key_and_limits(
+async def test_pool_uses_every_endpoint_with_separate_keys_and_limits(
     endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECOND_KEY", "sk-second")
     keys: list[str] = []
-    running = most = 0
+    running = peak = 0
 
     async def handle(request: Any) -> Any:
-        nonlocal running, most
+        nonlocal running, peak
         keys.append(request.headers["Authorization"])
         running += 1
-        most = max(most, running)
+        peak = max(peak, running)
         await asyncio.sleep(0.02)
         running -= 1
         return chat_response("x")
 
     monkeypatch.setattr(endpoint, "handle", handle)
-    from aiohttp import web
-
     app = web.Application()
     app.router.add_post("/v1/chat/completions", handle)
     runner = web.AppRunner(app)
@@ -219,7 +241,7 @@ async def test_pool_uses_every_endpoint_with_its_own_key_and_limits(
     await asyncio.gather(*(client.complete(MESSAGES, seed=n) for n in range(20)))
     await client.aclose()
     await runner.cleanup()
-    assert most == 4 and set(keys) == {f"Bearer {os.environ[KEY_NAME]}", "Bearer sk-second"}
+    assert peak == 4 and set(keys) == {f"Bearer {os.environ[KEY_NAME]}", "Bearer sk-second"}
     assert 6 <= keys.count("Bearer sk-second") <= 14
 
 
@@ -230,24 +252,31 @@ async def test_retry_goes_to_another_endpoint_of_the_pool(endpoint: ScriptedEndp
     assert all(reply.text.startswith("reply") for reply in replies)
 
 
-async def test_no_call_waits_while_a_place_is_free() -> None:
-    """With lanes of different speed, the idle time of the places is bounded by the handing over."""
+async def test_no_call_waits_while_a_slot_is_free() -> None:
     scheduler = Scheduler([EndpointLimiter(2), EndpointLimiter(3)])
-    idle = []
+    idle_slots = []
 
     async def call(length: float) -> None:
-        permit = await scheduler.acquire(Priority(), 0)
+        slot = await scheduler.acquire(Priority(), 0)
         waiting = sum(not waiter.turn.done() for _, _, waiter in scheduler._queue)
-        idle.append(waiting > 0 and any(lane.taken < lane.most for lane in scheduler.lanes))
+        free = any(endpoint.in_flight < endpoint.max_concurrency for endpoint in scheduler.endpoints)
+        idle_slots.append(waiting > 0 and free)
         await asyncio.sleep(length)
-        scheduler.release(permit)
+        scheduler.release(slot)
 
-    dice = random.Random(0)
-    await asyncio.gather(*(call(dice.random() / 50) for _ in range(60)))
-    assert not any(idle)
+    rng = random.Random(0)
+    await asyncio.gather(*(call(rng.random() / 50) for _ in range(60)))
+    assert not any(idle_slots)
 
 
-# -- a second request beside a slow one ------------------------------------------------------------------------------
+async def test_endpoint_that_keeps_failing_cools_down_for_a_bounded_time() -> None:
+    limiter = EndpointLimiter(1)
+    for _ in range(2_000):
+        limiter.cool_down()
+    assert 0 < limiter.paused_until - time.monotonic() <= 30
+
+
+# -- hedging ---------------------------------------------------------------------------------------------------------
 
 
 def slow_first(endpoint: ScriptedEndpoint, delay_s: float = 1.0, second: Any = "quick") -> None:
@@ -258,14 +287,14 @@ def slow_first(endpoint: ScriptedEndpoint, delay_s: float = 1.0, second: Any = "
     endpoint.script = lambda prompt, number: late() if number == 1 else second() if callable(second) else second
 
 
-async def test_slow_call_is_sent_again_and_the_first_reply_taken(endpoint: ScriptedEndpoint) -> None:
+async def test_slow_call_is_sent_again_and_the_first_reply_wins(endpoint: ScriptedEndpoint) -> None:
     slow_first(endpoint)
     client = endpoint.client(executor_hedge_after_s=0.1)
     started = time.monotonic()
     assert (await client.complete(MESSAGES, seed=0)).text == "quick"
     assert time.monotonic() - started < 0.6 and client.spending.requests == 2
-    assert client._state().scheduler.lanes[0].taken == 0
-    # The one that was given up may be billed: its prompt is counted.
+    assert client._state().scheduler.endpoints[0].in_flight == 0
+    # The abandoned request may be billed, so its prompt is counted.
     assert client.spending.usd > client.config.price.cost(Usage(10, 5))
 
 
@@ -275,34 +304,32 @@ async def test_quick_call_is_sent_once(endpoint: ScriptedEndpoint) -> None:
     assert len(endpoint.payloads) == 1
 
 
-async def test_no_second_request_where_no_place_is_free(endpoint: ScriptedEndpoint) -> None:
+async def test_slow_call_is_not_hedged_without_a_free_slot(endpoint: ScriptedEndpoint) -> None:
     slow_first(endpoint, delay_s=0.4)
     client = endpoint.client(executor_hedge_after_s=0.1, executor_concurrency=1)
     assert (await client.complete(MESSAGES, seed=0)).text == "slow"
     assert len(endpoint.payloads) == 1
 
 
-async def test_second_request_that_fails_leaves_the_first_its_time(endpoint: ScriptedEndpoint) -> None:
-    from aiohttp import web
-
+async def test_failing_second_request_does_not_affect_the_first(endpoint: ScriptedEndpoint) -> None:
     slow_first(endpoint, delay_s=0.4, second=lambda: web.json_response({"error": {"message": "no"}}, status=500))
     assert (await endpoint.client(executor_hedge_after_s=0.1).complete(MESSAGES, seed=0)).text == "slow"
 
 
-async def test_cancelled_pair_gives_both_places_back(endpoint: ScriptedEndpoint) -> None:
+async def test_cancelled_hedged_call_releases_both_slots(endpoint: ScriptedEndpoint) -> None:
     slow_first(endpoint, second=lambda: asyncio.sleep(1, "slow"))
     client = endpoint.client(executor_hedge_after_s=0.1)
     call = asyncio.ensure_future(client.complete(MESSAGES, seed=0))
     await asyncio.sleep(0.3)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    assert client._state().scheduler.lanes[0].taken == 0 and len(endpoint.payloads) == 2
+    assert client._state().scheduler.endpoints[0].in_flight == 0 and len(endpoint.payloads) == 2
 
 
-# -- executors of operators ------------------------------------------------------------------------------------------
+# -- dedicated executors ---------------------------------------------------------------------------------------------
 
 
-async def test_operator_asks_its_own_executor_and_pays_its_price(endpoint: ScriptedEndpoint) -> None:
+async def test_operator_calls_its_dedicated_executor_at_its_price(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = operator_script(Custom="42", Review="<verdict>correct</verdict><feedback>f</feedback>")
     cheap = endpoint.client(executor_model="cheap", executor_input_usd_per_mtok=1.0, executor_output_usd_per_mtok=1.0)
     strong = endpoint.client(
@@ -313,7 +340,7 @@ async def test_operator_asks_its_own_executor_and_pays_its_price(endpoint: Scrip
     assert [node.usd for node in trace.nodes] == [pytest.approx(15e-6), pytest.approx(150e-6)]
 
 
-def test_models_of_a_recipe_change_what_they_name() -> None:
+def test_models_of_a_recipe_override_only_what_they_set() -> None:
     base = ExecutorConfig(executor_model="gpt-4o-mini", executor_input_usd_per_mtok=9.0)
     configs = operator_executors(
         {"Review": {"executor_model": "gpt-4o", "executor_concurrency": 3}}, base, ["Custom", "Review"]
@@ -323,7 +350,7 @@ def test_models_of_a_recipe_change_what_they_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "named"),
+    ("models", "message"),
     [
         ({"Oracle": {}}, "Oracle"),
         ({"Review": {"model": "x"}}, "'model'"),
@@ -331,8 +358,8 @@ def test_models_of_a_recipe_change_what_they_name() -> None:
         ({"Review": {"executor_max_tokens": 0}}, "executor_max_tokens"),
     ],
 )
-def test_wrong_models_are_named(models: dict[str, Any], named: str) -> None:
-    with pytest.raises(RecipeError, match=named):
+def test_invalid_models_are_reported(models: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         operator_executors(models, ExecutorConfig(), ["Custom", "Review"])
 
 
@@ -340,9 +367,7 @@ def test_wrong_models_are_named(models: dict[str, Any], named: str) -> None:
 
 
 @pytest.mark.slow
-async def test_two_thousand_workflows_in_flight(tmp_path: Any) -> None:
-    from aflow_trl.simulator import SimulatedApp, in_process
-
+async def test_two_thousand_workflows_in_flight() -> None:
     app = SimulatedApp(latency_s=0.3)
     client = LLMClient(
         ExecutorConfig(executor_base_url="simulated", executor_concurrency=4_000), lambda: in_process(app)
@@ -361,8 +386,6 @@ async def test_two_thousand_workflows_in_flight(tmp_path: Any) -> None:
     watcher.cancel()
     await client.aclose()
     assert all(trace.model_calls >= 2 for trace in traces)
-    assert (
-        json.dumps(traces[0].to_json(), default=str)
-        and len(list(itertools.chain(*(t.nodes for t in traces)))) == 4_000
-    )
-    assert max(gaps) < 1.0, "the limit for a busy test machine; benchmarks/rollout.py measures it alone"
+    assert sum(len(trace.nodes) for trace in traces) == 4_000
+    # A loose bound, for a busy test machine; benchmarks/rollout.py measures it.
+    assert max(gaps) < 1.0

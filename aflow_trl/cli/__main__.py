@@ -1,0 +1,5 @@
+"""`python -m aflow_trl.cli`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,44 @@
+"""`aflow-trl check`: parse a workflow and show its canonical form, bounds and drawing."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..dsl import analyze, format_workflow, mermaid, parse
+from ..operators import load_operators
+from .options import Commands
+
+
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "check",
+        help="parse a workflow: canonical form, bounds, drawing, or the error with its position",
+        description="Parse a workflow strictly and show its canonical form, its maximum cost and its structure.",
+        epilog='example: aflow-trl check "Custom -> Review ? Revise : done"',
+    )
+    parser.add_argument("workflow", help="workflow text, in quotes")
+    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    parser.add_argument("--mermaid", action="store_true", help="print only the Mermaid drawing")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    vocabulary = load_operators(options.operator_module).vocabulary
+    workflow = parse(options.workflow, vocabulary=vocabulary)
+    if options.mermaid:
+        print(mermaid(workflow))
+        return
+    analysis = analyze(workflow, vocabulary=vocabulary)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(format_workflow(workflow))}[/bold]")
+    console.print(
+        f"{analysis.operator_count} operators, depth {analysis.depth}, "
+        f"at most {analysis.worst_case_calls} model calls, {analysis.critical_path_calls} of them in sequence"
+    )
+    console.print()
+    console.print(escape(mermaid(workflow)))

@@ -1,0 +1,89 @@
+"""`aflow-trl eval`: a policy and its baselines on a data file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import RecipeError
+from ..operators import load_operators
+from .options import Commands, add_executor_flags, add_policy_flags, executor_client, reply_cache
+
+MIN_TABLE_WIDTH = 130
+
+
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "eval",
+        help="a policy and its baselines on a data file: accuracy with intervals, cost, unscored share",
+        description="Run a policy, its untrained form, fixed and random workflows on the same problems with the same "
+        "executor randomness. Started again, an interrupted evaluation continues.",
+        epilog="example: aflow-trl eval data/test.jsonl --valid data/valid.jsonl --model runs/compose --out runs/eval",
+    )
+    parser.add_argument("data", help="problems: a .jsonl path, a Hub dataset, or synthetic")
+    parser.add_argument("--valid", metavar="DATA", help="problems to choose the best fixed workflow on")
+    parser.add_argument("--model", metavar="MODEL", help="policy: a run, an adapter, a model, a Hub id")
+    parser.add_argument("--workflow", action="append", default=[], help="fixed workflow; may be repeated")
+    parser.add_argument("--workflows", metavar="FILE", help="fixed workflows, one per line")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="repetitions (default: 0)")
+    parser.add_argument(
+        "--limit", type=int, default=300, metavar="N", help="maximum number of problems (default: 300)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="of the policy; 0 decodes greedily (default: that of its training, or 1)"
+    )
+    parser.add_argument("--out", default="evaluation", metavar="FOLDER", help="folder to write (default: evaluation)")
+    add_policy_flags(parser)
+    add_executor_flags(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    from ..evaluation import PolicyChoice, print_evaluation, run_evaluation
+
+    load_operators(options.operator_module)
+    out = Path(options.out)
+    texts = [*options.workflow]
+    if options.workflows:
+        texts += _read_workflows(Path(options.workflows))
+    policy = None
+    if options.model:
+        policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
+    client = executor_client(
+        options.base_url, options.executor, options.api_key_env, cache=reply_cache(options.base_url, out)
+    )
+    console = Console(stderr=True)
+
+    def on_progress(name: str, finished: int, total: int) -> None:
+        if finished == total:
+            console.print(f"{name}: {total} problems", style="dim", highlight=False, markup=False)
+
+    report = run_evaluation(
+        client,
+        data=options.data,
+        valid=options.valid,
+        policy=policy,
+        workflows=list(dict.fromkeys(texts)),
+        seeds=options.seeds,
+        limit=options.limit,
+        out=out,
+        on_progress=on_progress,
+    )
+    print_evaluation(report, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
+    print(f"results.json, results.md and accuracy_cost.png are in {out}")
+
+
+def _read_workflows(path: Path) -> list[str]:
+    if not path.is_file():
+        raise RecipeError(
+            f"the list of workflows {str(path)!r} does not exist. Give a file with one workflow per line."
+        )
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    workflows = [line for line in lines if line]
+    if not workflows:
+        raise RecipeError(f"the list of workflows {str(path)!r} is empty. Write one workflow per line.")
+    return workflows

@@ -1,0 +1,110 @@
+"""Commands on a recipe or a run: `train`, `estimate`, `warmstart`, `replay`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import RecipeError
+from .options import ANY_MACHINE, Commands
+
+MIN_TABLE_WIDTH = 110
+
+
+def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the parsers of the commands."""
+    # `train` hands everything after it to the parser of the recipe, before this one sees it; here for the help only.
+    commands.add_parser("train", help="train a policy from a recipe: aflow-trl train RECIPE [--key value ...]")
+    estimate = commands.add_parser(
+        "estimate",
+        help="calls and USD of a recipe, before anything is spent",
+        description="Dry-run a recipe's problems on the simulated executor and print what the run will cost. "
+        "Further --key value pairs override the recipe, as in training.",
+        epilog="example: aflow-trl estimate quickstart.yaml --max_steps 200",
+    )
+    estimate.add_argument("recipe", help="recipe, as for train")
+    estimate.add_argument("--num-processes", type=int, default=1, help="number of processes of the run (default: 1)")
+    estimate.add_argument("--reply-tokens", type=int, default=200, help="tokens of a reply (default: 200)")
+    estimate.set_defaults(command=run_estimate, takes_overrides=True)
+    warm_start = commands.add_parser(
+        "warmstart",
+        help="search good workflows by execution and fine-tune the policy of a recipe on them",
+        description="The warm start of a recipe alone: sample workflows, successive halving by live execution, "
+        "fine-tuning on the winners. A training of the same recipe with warm_start continues from it. Further --key "
+        "value pairs override the recipe, as in training.",
+        epilog="example: aflow-trl warmstart quickstart.yaml --warm_start '{\"max_calls\": 10000}'",
+    )
+    warm_start.add_argument("recipe", help="recipe, as for train")
+    warm_start.set_defaults(command=run_warm_start, takes_overrides=True)
+    replay = commands.add_parser(
+        "replay",
+        help="rewards and advantages of a run again, from its traces, without a model call",
+        description="Compute rewards and advantages of every training step again and print old against new.",
+        epilog="example: aflow-trl replay runs/quickstart --recipe other.yaml",
+    )
+    replay.add_argument("output_dir", help="output folder of a run")
+    replay.add_argument(
+        "--recipe", default=None, help="recipe whose rewards and advantages to use (default: the run's)"
+    )
+    replay.set_defaults(command=run_replay)
+
+
+def run_estimate(options: argparse.Namespace) -> None:
+    """Print the estimate of a recipe."""
+    from ..recipes import estimate, load_recipe
+
+    recipe = load_recipe([options.recipe, *options.overrides, *ANY_MACHINE])
+    phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
+    table = Table(title=f"{options.recipe}, executor {recipe.executor.executor_model}", title_justify="left")
+    for heading in ("", "completions", "calls: low", "expected", "worst", "USD: low", "expected", "worst"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for phase in phases:
+        calls = (phase.completions, phase.low_calls, phase.expected_calls, phase.worst_calls)
+        costs = (phase.low_usd, phase.expected_usd, phase.worst_usd)
+        usd = ("unknown" if cost is None else f"{cost:,.2f}" for cost in costs)
+        table.add_row(phase.name, *(f"{number:,.0f}" for number in calls), *usd)
+    console = Console(highlight=False, width=max(Console().width, MIN_TABLE_WIDTH))
+    console.print(table)
+    console.print(
+        f"Expected: random workflows and the baselines, replies of {options.reply_tokens} tokens; low: with equal "
+        f"calls shared ({recipe.workflow.share}); worst: every workflow spends its whole budget. A policy that learns "
+        "to spend more costs more.",
+        style="dim",
+    )
+
+
+def run_warm_start(options: argparse.Namespace) -> None:
+    """Run the warm start of a recipe."""
+    from ..recipes import load_recipe
+    from ..runs import print_winners
+    from ..tasks import run_warm_start
+
+    recipe = load_recipe([options.recipe, *options.overrides])
+    if recipe.compose.warm_start_settings is None:
+        recipe = load_recipe([options.recipe, *options.overrides, "--warm_start", "true"])
+    print_winners(run_warm_start(recipe), Console(width=max(Console().width, MIN_TABLE_WIDTH)))
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    """Print recorded and recomputed rewards and advantages."""
+    from ..recipes import load_recipe
+    from ..runs import replay
+
+    settings = load_recipe([options.recipe, *ANY_MACHINE]).replay_settings if options.recipe else None
+    table = Table(title=f"{options.output_dir}, without a model call", title_justify="left")
+    for heading in ("step", "reward: old", "new", "|advantage|: old", "new", "largest change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    largest = 0.0
+    for step in replay(Path(options.output_dir), settings):
+        change = float((step.new_advantages - step.old_advantages).abs().max())
+        largest = max(largest, change)
+        means = [float(value) for value in (step.old_rewards[:, 0].nanmean(), step.new_rewards[:, 0].nanmean())]
+        sizes = [float(value.abs().mean()) for value in (step.old_advantages, step.new_advantages)]
+        table.add_row(str(step.step), *(f"{value:.4f}" for value in (*means, *sizes, change)))
+    if not table.rows:
+        raise RecipeError(f"{options.output_dir} holds no training step yet.")
+    Console(highlight=False).print(table)
+    print(f"largest change of an advantage: {largest:g}")

@@ -1,0 +1,161 @@
+"""`aflow-trl run`: answer questions with a workflow, fixed or composed by a policy."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..dsl import format_workflow, parse
+from ..engine import Engine, Outcome, Trace
+from ..errors import RecipeError
+from ..inference import Answered, Question, answer_questions, read_questions
+from ..operators import OperatorRegistry, Problem, load_operators
+from .options import Commands, add_executor_flags, add_policy_flags, executor_client
+
+DEFAULT_WORKFLOW = "Custom"
+MAX_RESULT_CHARS = 300
+"""Characters of an operator's result that a trace shows."""
+
+
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "run",
+        help="answer questions with a workflow, fixed or composed by a policy",
+        description="Answer one question, or a JSONL file of them, and print answer, workflow and cost.",
+        epilog='example: aflow-trl run "What is 6 * 7?" --workflow "Custom -> Review ? Revise : done"',
+    )
+    parser.add_argument("question", nargs="?", help="question, in quotes")
+    parser.add_argument("--input", metavar="JSONL", help="file of questions, in the row schema; no gold is needed")
+    parser.add_argument("--output", metavar="JSONL", default="answers.jsonl", help="file of answers (answers.jsonl)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--workflow", default=None, help=f"workflow to run (default: {DEFAULT_WORKFLOW})")
+    source.add_argument("--model", default=None, metavar="MODEL", help="policy: a run, an adapter, a model, a Hub id")
+    parser.add_argument("--best-of", type=int, metavar="N", help="sample N workflows from the policy, vote on answers")
+    parser.add_argument(
+        "--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)"
+    )
+    parser.add_argument("--context", default="", help="passages that the question is about")
+    parser.add_argument("--entry-point", default=None, help="function that a code task asks for")
+    add_policy_flags(parser)
+    add_executor_flags(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
+    parser.add_argument("--trace", action="store_true", help="show every operator with its result")
+    parser.add_argument("--json", action="store_true", help="print the whole trace as JSON")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command; exit code 1 if a single question was not answered."""
+    operators = load_operators(options.operator_module)
+    if (options.question is None) == (options.input is None):
+        raise RecipeError("give one question, or a file of them with --input.")
+    if options.best_of is not None and options.best_of < 1:
+        raise RecipeError(f"--best-of must be at least 1, got {options.best_of}.")
+    if options.input is None:
+        problem = Problem(options.question, options.domain, options.context, options.entry_point)
+        questions = [Question("", problem)]
+    else:
+        questions = read_questions(Path(options.input))
+    workflows = _workflows(options, questions, operators)
+    client = executor_client(options.base_url, options.executor, options.api_key_env)
+    engine = Engine(client, operators=operators)
+
+    async def answer_all(on_answer: Callable[[Answered], None]) -> None:
+        try:
+            async for answered in answer_questions(engine, questions, workflows, salt=str(options.seed)):
+                on_answer(answered)
+        finally:
+            await client.aclose()
+
+    answers: list[Answered] = []
+    if options.input is None:
+        asyncio.run(answer_all(answers.append))
+        _show(answers[0], options)
+        if answers[0].best.outcome is not Outcome.OK:
+            raise SystemExit(1)
+        return
+    _answer_file(Path(options.output), len(questions), answer_all, answers)
+    answered = sum(item.best.outcome is Outcome.OK for item in answers)
+    calls = sum(item.model_calls for item in answers)
+    print(f"{answered} of {len(answers)} questions answered with {calls} model calls, in {options.output}")
+
+
+def _workflows(
+    options: argparse.Namespace, questions: Sequence[Question], operators: OperatorRegistry
+) -> list[list[str]]:
+    """Workflows for each question: a fixed one, or those that a policy composes."""
+    if options.model is None:
+        if options.checkpoint is not None or options.best_of is not None:
+            raise RecipeError("--checkpoint and --best-of need a policy. Name one with --model.")
+        text = options.workflow or DEFAULT_WORKFLOW
+        return [[format_workflow(parse(text, vocabulary=operators.vocabulary))] for _ in questions]
+    from ..policies import Policy
+
+    policy = Policy(options.model, operators, checkpoint=options.checkpoint, prompt=options.policy_prompt)
+    problems = [question.problem for question in questions]
+    return policy.compose(problems, samples=options.best_of, seed=options.seed)
+
+
+def _answer_file(
+    path: Path,
+    count: int,
+    answer_all: Callable[[Callable[[Answered], None]], object],
+    answers: list[Answered],
+) -> None:
+    """Answer a file of questions with a progress bar; every answer is written as soon as it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, path.open("w", encoding="utf-8") as file:
+        task = progress.add_task("", total=count)
+
+        def write(answered: Answered) -> None:
+            file.write(json.dumps(answered.to_json(), ensure_ascii=False) + "\n")
+            file.flush()
+            answers.append(answered)
+            progress.advance(task)
+
+        asyncio.run(answer_all(write))  # type: ignore[arg-type]
+
+
+def _show(answered: Answered, options: argparse.Namespace) -> None:
+    if options.json:
+        traces = [trace.to_json() for trace in answered.traces]
+        content = traces[0] if len(traces) == 1 else answered.to_json() | {"traces": traces}
+        print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+        return
+    console = Console(highlight=False)
+    best = answered.best
+    if options.trace:
+        for trace in answered.traces:
+            _print_trace(trace, console)
+    console.print(f"[bold]workflow[/bold]  {escape(best.workflow or '(no valid workflow)')}")
+    if best.outcome is not Outcome.OK:
+        console.print(f"[bold red]{best.outcome.value}[/bold red]  {escape(best.detail)}")
+        return
+    if len(answered.traces) > 1:
+        console.print(f"[bold]votes[/bold]  {answered.agreeing} of {len(answered.traces)}")
+    console.print(f"[bold]answer[/bold]  {escape(best.answer)}")
+    usd = "unknown" if answered.usd is None else f"{answered.usd:.4f}"
+    wall_s = max(trace.wall_s for trace in answered.traces)
+    console.print(f"{answered.model_calls} model calls, {answered.tokens} tokens, {usd} USD, {wall_s:.2f} s")
+
+
+def _print_trace(trace: Trace, console: Console) -> None:
+    table = Table(title=escape(trace.workflow or "(no valid workflow)"), title_justify="left")
+    for heading in ("operator", "calls", "seconds", "result"):
+        table.add_column(heading, justify="right" if heading in ("calls", "seconds") else "left", overflow="fold")
+    for node in trace.nodes:
+        verdict = {True: "[green]positive[/green] ", False: "[red]negative[/red] ", None: ""}[node.verdict]
+        result = node.failure or (node.feedback if node.operator == "Review" else node.answer or node.text)
+        text = result if len(result) <= MAX_RESULT_CHARS else result[:MAX_RESULT_CHARS] + " …"
+        table.add_row(node.operator, str(node.model_calls), f"{node.wall_s:.2f}", verdict + escape(text))
+    console.print(table)

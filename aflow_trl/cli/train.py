@@ -1,0 +1,56 @@
+"""Training from a recipe: `aflow-trl train`, and behind `python -m aflow_trl.train`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import AflowError, RunStoppedError
+from ..recipes import load_recipe
+from ..tasks import RUN
+from ..tasks.session import print_rank0
+
+EXIT_STOPPED = 3
+"""Exit code of a run that was stopped early with a checkpoint."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Read the recipe, train, report.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*):
+            Recipe and overrides. Defaults to the command line of the process.
+
+    Raises:
+        `SystemExit`: With code 2 after a user error, 3 if the run was stopped early with a checkpoint.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    _use_all_cores()
+    try:
+        recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
+        RUN[recipe.run.task](recipe)
+        if torch.distributed.is_initialized():
+            # Left to the end of the interpreter, its threads may abort a process that has finished its work.
+            torch.distributed.destroy_process_group()
+    except RunStoppedError as error:
+        print_rank0(f"stopped: {error}")
+        raise SystemExit(EXIT_STOPPED) from None
+    except AflowError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _use_all_cores() -> None:
+    """Without a GPU, share the cores among the processes: `accelerate launch` leaves each of them a single thread."""
+    # macOS does not know the cores that a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(torch.get_num_threads(), cores // processes))

@@ -1,0 +1,176 @@
+"""Results of systems (policies, fixed workflows) on problems, kept on disk: an interrupted evaluation continues."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Row
+from ..errors import FatalEndpointError, ScorerError
+from ..rollouts import Rollouts, ScoredRollout
+from ..scoring import AFLOW_BENCHMARKS, score_aflow
+from ..storage import JsonLines
+
+CHUNK_PROBLEMS = 64
+"""Number of problems of one system that are executed at once, and written to disk together."""
+AFLOW_BENCHMARK = {"math": "gsm8k", "code": "humaneval", "qa": "hotpotqa"}
+"""Metric of AFlow for rows of other sources, by domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcome of one system on one problem with one seed."""
+
+    correct: float | None
+    """1 or 0 by the strict scorer; `None` if the infrastructure failed."""
+    aflow: float | None
+    """Metric of AFlow."""
+    valid: bool
+    calls: int
+    tokens: int
+    usd: float | None
+    seconds: float
+    workflow: str
+    answer: str
+    outcome: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+Results = list[list[Result]]
+"""By problem, by seed."""
+
+
+class SystemEvaluator:
+    """
+    Runs systems on rows. Earlier results are read from disk.
+
+    Args:
+        rollouts ([`~aflow_trl.rollouts.Rollouts`]):
+            Engine and scoring.
+        rows (`Sequence[Row]`):
+            Problems.
+        folder (`Path`):
+            Folder of the results, one file for each system and seed.
+        seeds (`Sequence[int]`):
+            Repetitions, each with its own executor randomness.
+        on_progress (`Callable[[str, int, int], None]`):
+            Called with a name, the number of finished problems and the number of all.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        rows: Sequence[Row],
+        folder: Path,
+        seeds: Sequence[int],
+        on_progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.rollouts, self.rows, self.folder, self.seeds = rollouts, rows, folder, seeds
+        self.on_progress = on_progress
+
+    async def run(self, name: str, workflows: Callable[[int], Sequence[str]]) -> Results:
+        """
+        Results of one system.
+
+        Args:
+            name (`str`):
+                Name of the system.
+            workflows (`Callable[[int], Sequence[str]]`):
+                Workflow or completion for each problem, by seed.
+
+        Returns:
+            `list[list[Result]]`: By problem, by seed.
+
+        Raises:
+            [`FatalEndpointError`]: The executor can serve no further call; finished results are kept.
+        """
+        by_seed = [await self._run_seed(name, seed, workflows) for seed in self.seeds]
+        return [list(results) for results in zip(*by_seed, strict=True)]
+
+    async def _run_seed(self, name: str, seed: int, workflows: Callable[[int], Sequence[str]]) -> list[Result]:
+        file = JsonLines(self.folder / f"{_file_name(name)}-seed{seed}.jsonl")
+        finished = _read_results(file)
+        missing = [index for index, row in enumerate(self.rows) if problem_key(row) not in finished]
+        label, total = f"{name}, seed {seed}", len(self.rows)
+        self.on_progress(label, total - len(missing), total)
+        # Sampling a policy is expensive: not for a system that is finished.
+        texts = workflows(seed) if missing else []
+        for start in range(0, len(missing), CHUNK_PROBLEMS):
+            chunk = missing[start : start + CHUNK_PROBLEMS]
+            scored = await self.rollouts.execute(
+                [texts[index] for index in chunk],
+                [self.rows[index].columns() for index in chunk],
+                salt=f"{seed} evaluation",
+                phase=name,
+                step=0,
+            )
+            if self.rollouts.engine.fatal is not None:
+                raise FatalEndpointError(
+                    f"{self.rollouts.engine.fatal} Finished results are kept; start the command again to continue."
+                )
+            results = await asyncio.gather(
+                *(_result(rollout, self.rows[index]) for rollout, index in zip(scored, chunk, strict=True))
+            )
+            by_key = {problem_key(self.rows[index]): result for index, result in zip(chunk, results, strict=True)}
+            file.append([{"key": key, **result.to_json()} for key, result in by_key.items()])
+            finished |= by_key
+            self.on_progress(label, total - len(missing) + start + len(chunk), total)
+        return [finished[problem_key(row)] for row in self.rows]
+
+
+async def _result(rollout: ScoredRollout, row: Row) -> Result:
+    trace = rollout.trace
+    aflow: float | None = 0.0 if rollout.correctness is not None else None
+    if rollout.score is not None and rollout.correctness is not None:
+        try:
+            benchmark = row.source if row.source in AFLOW_BENCHMARKS else AFLOW_BENCHMARK[row.domain]
+            score = await score_aflow(
+                trace.answer,
+                benchmark=benchmark,
+                golds=row.answer,
+                hidden_tests=row.hidden_tests,
+                entry_point=row.entry_point or None,
+            )
+            aflow = score.value
+        except ScorerError:
+            aflow = None
+    return Result(
+        correct=None if rollout.correctness is None else float(rollout.correct),
+        aflow=aflow,
+        valid=trace.workflow is not None,
+        calls=trace.model_calls,
+        tokens=trace.tokens,
+        usd=trace.usd,
+        seconds=trace.wall_s,
+        workflow=trace.workflow or "",
+        answer=trace.answer,
+        outcome=trace.outcome.value,
+    )
+
+
+def problem_key(row: Row) -> str:
+    """Identifies a problem on disk, by all its fields: ids may repeat, and one question may have different tests."""
+    text = json.dumps(row.columns(), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _file_name(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+
+
+def _read_results(file: JsonLines) -> dict[str, Result]:
+    """Results of an earlier run by problem. Unscored ones are left out, so that they are tried again."""
+    finished: dict[str, Result] = {}
+    for fields in file.repair():
+        key = fields.pop("key")
+        if fields["correct"] is not None:
+            finished[key] = Result(**fields)
+    return finished

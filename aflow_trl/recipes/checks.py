@@ -1,0 +1,102 @@
+"""Checks of a recipe as a whole: names that do not exist, values that do not fit together."""
+
+from __future__ import annotations
+
+import os
+
+from ..data import check_policy_prompt
+from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
+from ..errors import DSLError, RecipeError
+from ..operators import load_operators
+from ..trainer import WorkflowGRPOConfig
+from .schema import REWARDS, ComposeArguments, Recipe, WorkflowArguments
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise a [`RecipeError`] for the first thing that is wrong; it names the value, the reason and the remedy."""
+    check_policy_prompt(recipe.run.policy_prompt)
+    if not recipe.model.model_name_or_path:
+        raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
+    _check_rewards(recipe)
+    _check_resume(recipe)
+    sharded = _is_sharded(recipe.training)
+    if sharded and recipe.training.collapse_guard == "rollback":
+        raise RecipeError(
+            "collapse_guard: rollback keeps whole parameters, which FSDP and DeepSpeed shard. Use collapse_guard: "
+            "stop, or DDP."
+        )
+    if isinstance(recipe.arguments, WorkflowArguments):
+        load_operators(recipe.arguments.operator_modules or [])
+        _check_execution(recipe)
+        _check_constrained_depth(recipe)
+    if isinstance(recipe.arguments, ComposeArguments):
+        vocabulary = recipe.operators.vocabulary
+        _check_workflows("baseline_workflows", recipe.arguments.baseline_workflows or [], vocabulary)
+        settings = recipe.arguments.warm_start_settings
+        if settings is not None:
+            _check_workflows("warm_start, workflows", settings.workflows, vocabulary)
+            if sharded:
+                raise RecipeError(
+                    "warm_start samples from and fine-tunes a whole model, which FSDP and DeepSpeed shard. Use DDP, "
+                    "or start this run from a model that was fine-tuned on one GPU."
+                )
+
+
+def _check_workflows(name: str, texts: list[str] | tuple[str, ...], vocabulary: Vocabulary) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise RecipeError(f"{name} holds {text!r}, which YAML did not read as text. Put it in quotes.")
+        try:
+            parse(text, vocabulary=vocabulary)
+        except DSLError as error:
+            raise RecipeError(f"{name}: {error}") from None
+
+
+def _check_rewards(recipe: Recipe) -> None:
+    names, training = recipe.reward_names, recipe.training
+    for name in names:
+        if name not in REWARDS[recipe.run.task]:
+            raise RecipeError(f"unknown reward function {name!r}. Use some of {', '.join(REWARDS[recipe.run.task])}.")
+    if training.reward_weights is not None and len(training.reward_weights) != len(names):
+        raise RecipeError(
+            f"reward_weights has {len(training.reward_weights)} values for {len(names)} reward functions "
+            f"({', '.join(names)}). Give one weight for each."
+        )
+    if training.primary_reward is not None and training.primary_reward not in names:
+        raise RecipeError(f"primary_reward is {training.primary_reward!r}; use one of {', '.join(names)}.")
+
+
+def _check_resume(recipe: Recipe) -> None:
+    if not recipe.run.resume:
+        return
+    if recipe.training.save_only_model:
+        raise RecipeError("resume needs the optimiser's state, which save_only_model leaves out. Remove one of them.")
+    if recipe.training.resume_from_checkpoint is not None:
+        raise RecipeError("resume and resume_from_checkpoint are both given. Remove one of them.")
+
+
+def _check_execution(recipe: Recipe) -> None:
+    executors = recipe.operator_executors.values()
+    if any(config.executor_max_usd != recipe.executor.executor_max_usd for config in executors):
+        raise RecipeError("executor_max_usd holds for the whole run. Give it beside models, not inside.")
+    if not recipe.is_simulated and recipe.workflow.simulated_latency_s:
+        raise RecipeError("simulated_latency_s is set, but executor_base_url is not 'simulated'. Remove one of them.")
+
+
+def _check_constrained_depth(recipe: Recipe) -> None:
+    depth = recipe.workflow.constrained_depth
+    if depth is None:
+        return
+    if not 1 <= depth <= MAX_REGEX_DEPTH:
+        raise RecipeError(
+            f"constrained_depth is {depth}. Use 1 to {MAX_REGEX_DEPTH}: a regular expression has to spell out the "
+            "nesting, and grows tenfold with each level."
+        )
+    if not recipe.training.use_vllm:
+        raise RecipeError("constrained_depth needs use_vllm: true; plain generation cannot be constrained.")
+
+
+def _is_sharded(training: WorkflowGRPOConfig) -> bool:
+    """Whether parameters are sharded over processes, as the recipe or `accelerate launch` says."""
+    launched = any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    return launched or bool(training.deepspeed or training.fsdp)

@@ -1,0 +1,49 @@
+"""
+Reward functions that belong to a rollout service.
+
+TRL wants plain functions. What the trainer has to know beside them (which service executes, the default weight, how to
+score a probe) is attached to the function as a [`RewardBinding`].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from ..rollouts import Rollouts, RowColumns
+
+RewardFunction: TypeAlias = Callable[..., Coroutine[Any, Any, list[float | None]]]
+"""`async f(prompts, completions, **columns) -> list[float | None]`, as TRL calls it."""
+
+
+class ProbeScorer(Protocol):
+    """Scores completions of a probe; see [`~aflow_trl.rollouts.Rollouts.score_probe`]."""
+
+    def __call__(
+        self, texts: Sequence[str], rows: Sequence[RowColumns], *, seed: int, step: int
+    ) -> Awaitable[dict[str, list[bool]]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBinding:
+    """What a reward function of this package is bound to."""
+
+    rollouts: Rollouts
+    """Service that executes the batch."""
+    score_probe: ProbeScorer
+    default_weight: float
+    """Weight where `reward_weights` is not given."""
+
+
+def bind(function: RewardFunction, name: str, binding: RewardBinding) -> RewardFunction:
+    """Name a reward function, as TRL's metrics will, and attach its binding."""
+    function.__name__ = function.__qualname__ = name
+    function.__dict__["binding"] = binding
+    return function
+
+
+def reward_binding(function: object) -> RewardBinding | None:
+    """The binding of a reward function; `None` for a function from elsewhere."""
+    binding = getattr(function, "__dict__", {}).get("binding")
+    return binding if isinstance(binding, RewardBinding) else None

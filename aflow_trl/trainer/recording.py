@@ -1,0 +1,88 @@
+"""Files from which a training can be replayed: rewards and advantages of every step, and the settings behind them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..rollouts import REWARDS_FILE, Rollouts
+from ..storage import TraceFile, write_json
+from .advantages import AdvantageConfig
+
+if TYPE_CHECKING:
+    from .workflow_grpo_trainer import WorkflowGRPOTrainer
+
+REPLAY_SETTINGS_FILE = "replay_settings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """Everything that decides rewards and advantages of recorded rollouts."""
+
+    reward_funcs: list[str]
+    reward_weights: list[float]
+    advantage_estimator: str
+    advantage: AdvantageConfig
+    gate_secondary: bool = True
+    quantize_correctness: bool = False
+    operators: list[str] | None = None
+    """Operators that a workflow may name; `None` for all."""
+    operator_modules: list[str] = field(default_factory=list)
+    """Modules that define operators of the user."""
+
+    def write(self, output_dir: Path) -> None:
+        """Write the settings into the output folder of a run."""
+        write_json(output_dir / REPLAY_SETTINGS_FILE, asdict(self))
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ReplaySettings:
+        """The settings that [`ReplaySettings.write`] wrote."""
+        return cls(**fields | {"advantage": AdvantageConfig(**fields["advantage"])})
+
+
+def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplaySettings:
+    """Settings from which rewards and advantages of a trainer's rollouts can be computed again."""
+    operators = rollouts.engine.operators
+    modules = {cls.__module__ for cls in operators.values()}
+    return ReplaySettings(
+        list(trainer.reward_func_names),
+        trainer.reward_weights.tolist(),
+        trainer.args.advantage_estimator,
+        trainer.args.advantage_config(trainer.num_generations, trainer.primary),
+        rollouts.gate_secondary,
+        rollouts.quantize_correctness,
+        list(operators),
+        sorted(module for module in modules if not module.startswith("aflow_trl.")),
+    )
+
+
+def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor) -> None:
+    """
+    Append rewards and advantages of a training step.
+
+    Args:
+        output_dir (`Path`):
+            Output folder of the run.
+        step (`int`):
+            Optimiser step.
+        rewards (`torch.Tensor` of shape `(B*G, R)`):
+            Rewards of all processes; NaN where unscored.
+        advantages (`torch.Tensor` of shape `(B*G,)`):
+            Advantages of all processes.
+    """
+    row = {
+        "step": step,
+        "rewards": [[None if math.isnan(value) else value for value in values] for values in rewards.tolist()],
+        "advantages": advantages.tolist(),
+    }
+    TraceFile(output_dir / REWARDS_FILE).append([row])
+
+
+def to_tensor(rows: list[list[float | None]]) -> Tensor:
+    """Recorded values as a tensor, NaN where unscored."""
+    return torch.tensor([[float("nan") if value is None else value for value in row] for row in rows])

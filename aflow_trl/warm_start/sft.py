@@ -1,0 +1,114 @@
+"""Supervised fine-tuning of a policy on the workflows that the search has found."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import wait_for_everyone
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTConfig, SFTTrainer
+
+from ..data import Message, PolicyPrompt, Row
+from ..dsl import CLOSING_TAG
+from ..trainer import WorkflowGRPOConfig
+from .settings import WarmStartSettings
+from .types import Candidate, Group
+
+MAX_SFT_EXAMPLES = 4_096
+
+
+def sft_examples(
+    groups: Mapping[Group, Sequence[Row]],
+    winners: Mapping[Group, Sequence[Candidate]],
+    prompt: PolicyPrompt,
+    *,
+    seed: int,
+) -> list[dict[str, list[Message]]]:
+    """
+    Prompts with a winner of their group as completion.
+
+    Winners are drawn by weight, so that several stay alive for the reinforcement learning to choose from.
+    """
+    rng = random.Random(seed)
+    pairs = [(row, group) for group, rows in groups.items() for row in rows]
+    rng.shuffle(pairs)
+    examples = []
+    for row, group in pairs[:MAX_SFT_EXAMPLES]:
+        winner = rng.choices(winners[group], [candidate.weight for candidate in winners[group]])[0]
+        reply = {"role": "assistant", "content": f"<workflow>{winner.workflow}{CLOSING_TAG}"}
+        examples.append({"prompt": prompt.messages(row), "completion": [reply]})
+    return examples
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Mapping[str, Sequence[Message]]],
+    settings: WarmStartSettings,
+    training: WorkflowGRPOConfig,
+    peft_config: Any,
+    folder: Path,
+) -> None:
+    """
+    Fine-tune a policy with TRL's `SFTTrainer`.
+
+    Args:
+        model:
+            Policy; an adapter is added if `peft_config` is given.
+        tokenizer:
+            Its tokenizer.
+        examples (`Sequence[Mapping[str, Sequence[dict[str, str]]]]`):
+            Conversational prompts and completions.
+        settings ([`WarmStartSettings`]):
+            Steps, batch size and learning rate.
+        training ([`~aflow_trl.WorkflowGRPOConfig`]):
+            Optimiser, precision and device are those of the later training.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter.
+        folder (`Path`):
+            Where the result is saved; it appears once it is complete.
+    """
+    scratch = folder.with_name(f"{folder.name}.tmp")
+    args = SFTConfig(
+        output_dir=str(scratch),
+        max_steps=settings.sft_steps,
+        per_device_train_batch_size=settings.sft_batch_size,
+        learning_rate=settings.sft_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, settings.sft_steps // 10),
+        completion_only_loss=True,
+        max_length=None,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
+        bf16=training.bf16,
+        fp16=training.fp16,
+        use_cpu=training.use_cpu,
+        gradient_checkpointing=training.gradient_checkpointing,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=10,
+        seed=training.seed,
+        dataloader_pin_memory=training.dataloader_pin_memory,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list([dict(example) for example in examples]),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.train()
+    trainer.save_model(str(scratch))
+    if trainer.is_world_process_zero():
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    wait_for_everyone()
