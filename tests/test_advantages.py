@@ -1,4 +1,4 @@
-"""The eight guarantees of WA-GRPO's advantages, and the classic form."""
+"""The eight guarantees of WA-GRPO's advantages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from trl.trainer.utils import nanstd
 
 from aflow_trl.trainer.advantages import (
-    CLASSIC_WEIGHTS,
     DEFAULT_TOLERANCE,
     SCALE_FLOOR,
     tied_groups,
     wa_grpo,
-    wa_grpo_classic,
 )
 from aflow_trl.trainer.metrics import advantage_metrics
 
@@ -156,28 +154,6 @@ def test_shapes_and_scales_are_checked() -> None:
         wa_grpo(torch.zeros(2), torch.zeros(2), 2, scale="std")
     with pytest.raises(ValueError, match="secondary"):
         wa_grpo(torch.zeros(2), torch.zeros(4), 2)
-
-
-def _features(count: int) -> dict[str, torch.Tensor]:
-    return {name: torch.arange(count).float() for name in CLASSIC_WEIGHTS}
-
-
-def test_classic_form_divides_by_the_groups_std_and_clips() -> None:
-    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    advantages = wa_grpo_classic(rewards, _features(8), 8)
-    expected = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-8)
-    torch.testing.assert_close(advantages, expected.clamp(-2, 2))
-
-
-def test_classic_form_breaks_ties_at_full_strength() -> None:
-    advantages = wa_grpo_classic(torch.full((4,), 0.5), _features(4), 4)
-    assert advantages.abs().max() > 1 and list(advantages.argsort()) == [0, 1, 2, 3]
-
-
-def test_classic_form_is_seeded_and_leaves_unscored_members_out() -> None:
-    rewards = torch.tensor([0.5, 0.5, math.nan, 0.52])
-    first, second = (wa_grpo_classic(rewards, _features(4), 4, seed=3) for _ in range(2))
-    assert torch.equal(first, second) and first[2] == 0
 
 
 def test_metrics_tell_groups_apart() -> None:

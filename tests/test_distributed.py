@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from aflow_trl.llm import CallCache
-from aflow_trl.rollouts import read_rollout
-from aflow_trl.runs import replay, trace_name
+from aflow_trl.rollouts import read_rollout, trace_name
+from aflow_trl.runs import replay
 from aflow_trl.storage import read_rows
 from aflow_trl.trainer.advantages import wa_grpo
 

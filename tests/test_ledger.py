@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from aflow_trl.engine import Engine
 from aflow_trl.llm import CallCache, ExecutorConfig, Price, Usage
-from aflow_trl.recipes import Recipe
-from aflow_trl.rollouts import Account, Ledger, Rollouts
-from aflow_trl.tasks.session import spent_before
+from aflow_trl.recipes import load_recipe
+from aflow_trl.rollouts import Account, Ledger, Rollouts, trace_name
+from aflow_trl.tasks.session import begin_run, spent_usd
 from conftest import ScriptedEndpoint, chat_response, operator_script
 
 ROWS = [
@@ -26,8 +26,6 @@ TEXTS = ["Custom -> Review", "Custom -> Review", "Custom"]
 
 async def executed(endpoint: ScriptedEndpoint, **options: Any) -> Rollouts:
     endpoint.script = operator_script(Custom="42", Review="<verdict>correct</verdict><feedback>fine</feedback>")
-    from aflow_trl.engine import Engine
-
     rollouts = Rollouts(Engine(endpoint.client(**options)))
     await rollouts.execute(TEXTS, ROWS, salt="s", phase="test", step=0)
     return rollouts
@@ -61,16 +59,41 @@ async def test_replies_on_disk_are_counted_apart_and_cost_nothing(endpoint: Scri
     assert (custom.model_calls, custom.cached_calls, custom.usd) == (0, 2, 0.0)
 
 
-async def test_a_run_that_is_resumed_counts_what_it_had_spent(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+async def record_launch(endpoint: ScriptedEndpoint, folder: Path, **options: Any) -> Rollouts:
+    """The traces that a launch of a run leaves in its output folder."""
     endpoint.script = operator_script(Custom="42", Review="<verdict>correct</verdict><feedback>fine</feedback>")
-    rollouts = Rollouts(endpoint.engine(), trace_path=tmp_path / "traces.jsonl.gz")
+    rollouts = Rollouts(Engine(endpoint.client(**options)), trace_path=folder / trace_name(0))
     await rollouts.execute(TEXTS, ROWS, salt="s", phase="train", step=0)
-    training = SimpleNamespace(resume_from_checkpoint=None, output_dir=str(tmp_path), process_index=0)
-    workflow = SimpleNamespace(resume=False, warm_start_settings=None)
-    recipe = cast(Recipe, SimpleNamespace(training=training, workflow=workflow))
-    assert spent_before(recipe) == 0.0
-    training.resume_from_checkpoint = str(tmp_path / "checkpoint-1")
-    assert spent_before(recipe) == pytest.approx(rollouts.engine.client.spending.usd) and spent_before(recipe) > 0
+    return rollouts
+
+
+async def test_resumed_run_starts_with_what_earlier_launches_spent(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    rollouts = await record_launch(endpoint, tmp_path)
+    earlier = begin_run(
+        load_recipe(["quickstart.yaml", "--warm_start", "null", "--resume", "--output_dir", str(tmp_path)])
+    )
+    assert spent_usd(earlier, Price(1.0, 2.0)) == pytest.approx(rollouts.engine.client.spending.usd)
+
+
+async def test_fresh_run_sets_earlier_traces_aside_and_has_spent_nothing(
+    endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    await record_launch(endpoint, tmp_path)
+    recorded = (tmp_path / trace_name(0)).read_bytes()
+    earlier = begin_run(load_recipe(["quickstart.yaml", "--warm_start", "null", "--output_dir", str(tmp_path)]))
+    assert earlier == [] and not (tmp_path / trace_name(0)).exists()
+    assert recorded in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+
+
+async def test_calls_of_a_time_without_a_price_count_at_the_present_price(
+    endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    await record_launch(endpoint, tmp_path, executor_input_usd_per_mtok=None)
+    earlier = begin_run(
+        load_recipe(["quickstart.yaml", "--warm_start", "null", "--resume", "--output_dir", str(tmp_path)])
+    )
+    assert spent_usd(earlier, Price(1.0, 2.0)) == pytest.approx(3 * Price(1.0, 2.0).cost(Usage(10, 5)))
+    assert spent_usd(earlier, Price(None, None)) is None
 
 
 async def test_ledgers_of_processes_add_up(endpoint: ScriptedEndpoint) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,15 @@ from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import Rollouts, read_rollout
 from aflow_trl.runs import replay
 from aflow_trl.storage import TraceFile, read_rows
-from aflow_trl.trainer import EstimatorSettings, estimate_advantages
+from aflow_trl.trainer import AdvantageConfig, ReplaySettings, RewardBatch, compute_advantages
 from conftest import ScriptedEndpoint, operator_script
 
-SETTINGS = {
-    "reward_funcs": list(DEFAULT_WEIGHTS),
-    "reward_weights": list(DEFAULT_WEIGHTS.values()),
-    "gate_secondary": True,
-    "quantize_correctness": False,
-    "operators": None,
-    "operator_modules": [],
-    "primary": 0,
-    "num_generations": 4,
-    "advantage_estimator": "wa_grpo",
-    "advantage_scale": "batch",
-    "tie_break_alpha": 0.1,
-    "tie_tolerance": 1e-6,
-    "advantage_clip": None,
-    "seed": 0,
-}
+SETTINGS = ReplaySettings(
+    reward_funcs=list(DEFAULT_WEIGHTS),
+    reward_weights=list(DEFAULT_WEIGHTS.values()),
+    advantage_estimator="wa_grpo",
+    advantage=AdvantageConfig(num_generations=4, tolerance=1e-6),
+)
 TEXTS = ["Custom", "Custom -> Review", "Custom -> Format", "nonsense"]
 
 
@@ -57,63 +47,70 @@ async def record(endpoint: ScriptedEndpoint, folder: Path, steps: int = 2) -> No
         texts = list(TEXTS)
         values = [await function(texts, texts, **columns) for function in workflow_rewards(rollouts)]
         rewards = torch.tensor(values).T
-        options = {f.name: SETTINGS[f.name] for f in dataclasses.fields(EstimatorSettings)}
-        features = {name: torch.tensor(logged[name], dtype=torch.float32) for name in ("progress",)}
-        advantages = estimate_advantages(
-            rewards,
-            torch.tensor(SETTINGS["reward_weights"]),
-            features,
-            logged["workflow"],
-            EstimatorSettings(**options),
-            seed=step,
+        batch = RewardBatch(
+            rewards, torch.tensor(SETTINGS.reward_weights), progress=torch.tensor(logged["rollout/progress"])
         )
+        advantages = compute_advantages(batch, SETTINGS.advantage)
         rewards_file.append([{"step": step, "rewards": rewards.tolist(), "advantages": advantages.tolist()}])
-    (folder / "settings.json").write_text(json.dumps(SETTINGS))
+    SETTINGS.write(folder)
 
 
 async def test_unchanged_run_comes_out_exactly(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     await record(endpoint, tmp_path)
     calls = len(endpoint.payloads)
     steps = list(replay(tmp_path))
-    assert [one.step for one in steps] == [0, 1] and len(endpoint.payloads) == calls
-    for one in steps:
-        assert torch.equal(one.old_rewards, one.new_rewards) and torch.equal(one.old_advantages, one.new_advantages)
-        assert one.old_advantages.abs().max() > 0
+    assert [step.step for step in steps] == [0, 1] and len(endpoint.payloads) == calls
+    for step in steps:
+        assert torch.equal(step.old_rewards, step.new_rewards)
+        assert torch.equal(step.old_advantages, step.new_advantages)
+        assert step.old_advantages.abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    ("change", "rewards_change"),
-    [
-        ({"tie_break_alpha": 0.0}, False),
-        ({"advantage_scale": "none"}, False),
-        ({"advantage_estimator": "wa_grpo_classic"}, False),
-        ({"gate_secondary": False}, True),
-        ({"quantize_correctness": True}, True),
-    ],
-)
-async def test_other_settings_change_what_they_decide(
-    change: dict[str, Any], rewards_change: bool, endpoint: ScriptedEndpoint, tmp_path: Path
+@pytest.mark.parametrize("change", [{"alpha": 0.0}, {"scale": "none"}])
+async def test_settings_of_the_advantage_change_advantages_alone(
+    change: dict[str, Any], endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
     await record(endpoint, tmp_path)
-    one = next(replay(tmp_path, SETTINGS | change))
-    assert torch.equal(one.old_rewards, one.new_rewards) is not rewards_change
-    # Among wrong answers cost never counts, so here the gate changes rewards alone.
-    assert torch.equal(one.old_advantages, one.new_advantages) is ("gate_secondary" in change)
+    step = next(replay(tmp_path, replace(SETTINGS, advantage=replace(SETTINGS.advantage, **change))))
+    assert torch.equal(step.old_rewards, step.new_rewards)
+    assert not torch.equal(step.old_advantages, step.new_advantages)
+
+
+async def test_gate_changes_rewards_of_wrong_answers_and_no_advantage(
+    endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    await record(endpoint, tmp_path)
+    step = next(replay(tmp_path, replace(SETTINGS, gate_secondary=False)))
+    # Among wrong answers cost never counts.
+    assert not torch.equal(step.old_rewards, step.new_rewards)
+    assert torch.equal(step.old_advantages, step.new_advantages)
+
+
+async def test_quantisation_changes_rewards_and_advantages(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    await record(endpoint, tmp_path)
+    step = next(replay(tmp_path, replace(SETTINGS, quantize_correctness=True)))
+    assert not torch.equal(step.old_rewards, step.new_rewards)
+    assert not torch.equal(step.old_advantages, step.new_advantages)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"num_generations": 8}, "groups of 4"), ({"advantage_estimator": "grpo"}, "TRL's own")]
+    ("settings", "message"),
+    [
+        (replace(SETTINGS, advantage=replace(SETTINGS.advantage, num_generations=8)), "groups of 4"),
+        (replace(SETTINGS, advantage_estimator="grpo"), "step of TRL"),
+    ],
+    ids=["other groups", "an estimator of TRL"],
 )
-async def test_what_a_replay_cannot_do_is_said(
-    change: dict[str, Any], named: str, endpoint: ScriptedEndpoint, tmp_path: Path
+async def test_impossible_replay_is_refused(
+    settings: ReplaySettings, message: str, endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
     await record(endpoint, tmp_path, steps=1)
-    with pytest.raises(RecipeError, match=named):
-        next(replay(tmp_path, SETTINGS | change))
+    with pytest.raises(RecipeError, match=message):
+        next(replay(tmp_path, settings))
 
 
 def test_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="settings"):
+    with pytest.raises(RecipeError, match=r"replay_settings\.json"):
         next(replay(tmp_path))
 
 
@@ -130,13 +127,13 @@ async def test_rollout_is_read_back_as_it_was_written(endpoint: ScriptedEndpoint
 async def test_step_that_was_done_again_counts_once(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     await record(endpoint, tmp_path)
     await record(endpoint, tmp_path)
-    assert [one.step for one in replay(tmp_path)] == [0, 1]
+    assert [step.step for step in replay(tmp_path)] == [0, 1]
 
 
 def test_batch_that_was_cut_off_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.jsonl.gz"
     for number in range(3):  # three processes: each was killed while it wrote its second batch
-        monkeypatch.setattr("aflow_trl.storage.jsonl._BEGUN", set())
+        monkeypatch.setattr("aflow_trl.storage.jsonl._OPENED", set())
         file = TraceFile(path)
         file.append([{"run": number, "n": n} for n in range(5)])
         cut = gzip.compress(b'{"run": 9}\n' * 100)

@@ -23,7 +23,7 @@ from aflow_trl.errors import RecipeError
 from aflow_trl.recipes import load_recipe
 from aflow_trl.rollouts import Rollouts, read_rollout
 from aflow_trl.storage import read_rows
-from aflow_trl.trainer import StopRun, WorkflowGRPOConfig, WorkflowGRPOTrainer, last_checkpoint
+from aflow_trl.trainer import StopConditions, WorkflowGRPOConfig, WorkflowGRPOTrainer, last_checkpoint
 from aflow_trl.trainer.checkpoint import state_path
 from test_trainer import build, parameters
 
@@ -105,7 +105,7 @@ def test_a_learning_rate_that_was_changed_is_the_one_that_is_used(tiny_model: Pa
 
 
 def test_lost_steps_that_ended_a_run_do_not_end_it_again(tiny_model: Path, tmp_path: Path) -> None:
-    stop = StopRun(Rollouts(None), max_lost_steps=3)  # type: ignore[arg-type]
+    stop = StopConditions(Rollouts(None), max_lost_steps=3)  # type: ignore[arg-type]
     stop.load_state_dict({"lost_steps": 3})
     assert stop.state_dict() == {"lost_steps": 0}
     stop.load_state_dict({"lost_steps": 2})

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError, ScorerError
-from aflow_trl.operators import vocabulary
+from aflow_trl.operators import DEFAULT_OPERATORS
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import recognize
@@ -145,7 +145,7 @@ print(f(0))
 """
 
 
-@pytest.mark.parametrize("operator", sorted(vocabulary()))
+@pytest.mark.parametrize("operator", sorted(DEFAULT_OPERATORS.vocabulary))
 async def test_no_operator_shows_a_hidden_test_or_the_gold_to_anybody(
     operator: str, endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
@@ -186,9 +186,9 @@ async def test_columns_and_metrics_are_logged(endpoint: ScriptedEndpoint) -> Non
         log_metric=metrics.__setitem__,
         **columns,
     )
-    assert extras["workflow"] == ["Custom", ""] and extras["outcome"] == ["ok", "invalid"]
-    assert extras["answer"] == ["42", ""] and extras["model_calls"] == [1, 0]
-    assert extras["usd"][0] == pytest.approx(2e-5)
+    assert extras["rollout/workflow"] == ["Custom", ""] and extras["rollout/outcome"] == ["ok", "invalid"]
+    assert extras["rollout/answer"] == ["42", ""] and extras["rollout/model_calls"] == [1, 0]
+    assert extras["rollout/usd"][0] == pytest.approx(2e-5)
     expected = {
         "workflows/valid": 0.5,
         "workflows/invalid": 0.5,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import RepeatSampler
 
-from aflow_trl.data import build_dataset, load_rows
+from aflow_trl.data import PolicyPrompt, build_dataset, load_rows
+from aflow_trl.operators import DEFAULT_OPERATORS
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.samplers import StratifiedSampler, strata_of
 from test_trainer import options, parameters, primary_reward
@@ -82,12 +83,15 @@ def test_epochs_differ() -> None:
     assert list(own) != first
 
 
-def test_without_balance_the_first_epoch_is_trls_own() -> None:
+def test_without_balance_every_epoch_is_trls_own() -> None:
     theirs = RepeatSampler(DOMAINS, 4, batch_size=6, repeat_count=2, seed=3)
     strata, weights = strata_of(
         {"domain": DOMAINS, "difficulty": LEVELS}, by_domain=False, hard_share=None, hard_from=3
     )
-    assert list(StratifiedSampler(theirs, strata, weights)) == list(theirs)
+    ours = StratifiedSampler(theirs, strata, weights)
+    for epoch in range(3):
+        ours.set_epoch(epoch)
+        assert list(ours) == list(theirs)
 
 
 def trainer(model: Path, folder: Path, **overrides: Any) -> WorkflowGRPOTrainer:
@@ -97,7 +101,7 @@ def trainer(model: Path, folder: Path, **overrides: Any) -> WorkflowGRPOTrainer:
         model=AutoModelForCausalLM.from_pretrained(model),
         reward_funcs=[primary_reward],
         args=WorkflowGRPOConfig(**settings),
-        train_dataset=build_dataset(rows, prompt="compact", operators=["Custom"], descriptions=""),
+        train_dataset=build_dataset(rows, prompt=PolicyPrompt("compact", DEFAULT_OPERATORS.select(["Custom"]))),
         processing_class=AutoTokenizer.from_pretrained(model),
     )
 

@@ -10,10 +10,9 @@ import torch
 from transformers import TrainerCallback
 
 from aflow_trl.errors import FatalEndpointError
-from aflow_trl.evaluation import sample_policy
 from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.callbacks.collapse_guard import LR_FACTOR, MAX_ROLLBACKS
-from test_trainer import PROMPTS, build, parameters
+from test_trainer import PROMPTS, build, parameters, train_until_stopped
 
 BAD_STEP = 3
 """Step, from 1, whose update is destructive."""
@@ -61,7 +60,7 @@ def guarded(
 
     def probe() -> Probe:
         own = {"valid": Share(1.0, 50)} if shares is None else shares(trainer.state.global_step)
-        return Probe(PROBE, sample_policy(trainer, PROBE, seed=0), own)
+        return Probe(PROBE, trainer.sample(PROBE, seed=0), own)
 
     guard = CollapseGuard(trainer, probe, mode, probe_steps=2)
     recorder = Recorder(trainer)
@@ -93,7 +92,7 @@ def test_stop_ends_the_run_and_saves_nothing_of_the_collapse(
 ) -> None:
     options = {"save_strategy": "steps", "save_steps": 1}
     trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", value=value, **options)
-    trainer.train()
+    train_until_stopped(trainer)
     assert trainer.state.global_step == BAD_STEP
     assert guard.reason is not None and "good at step 2" in guard.reason
     assert not (tmp_path / f"checkpoint-{BAD_STEP}").exists() and (tmp_path / f"checkpoint-{BAD_STEP - 1}").exists()
@@ -123,7 +122,7 @@ def test_optimiser_state_is_that_of_the_last_good_step(tiny_model: Path, tmp_pat
 def test_after_too_many_rollbacks_the_run_ends_with_the_good_state(tiny_model: Path, tmp_path: Path) -> None:
     steps = tuple(range(3, 20))
     trainer, guard, recorder = guarded(tiny_model, tmp_path, "rollback", steps=steps, max_steps=20)
-    trainer.train()
+    train_until_stopped(trainer)
     assert guard.rollbacks == MAX_ROLLBACKS + 1 and guard.reason is not None and "step 2" in guard.reason
     assert torch.equal(recorder.seen[-1], recorder.seen[1])
     assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
@@ -171,7 +170,7 @@ def test_batches_whose_shares_fall_are_a_collapse(tiny_model: Path, tmp_path: Pa
     trainer, guard, _ = guarded(
         tiny_model, tmp_path, "stop", steps=(), max_steps=12, reward_funcs=[reward], per_device_train_batch_size=16
     )
-    trainer.train()
+    train_until_stopped(trainer)
     assert guard.reason is not None and "valid fell to" in guard.reason and trainer.state.global_step <= 8
 
 
@@ -242,7 +241,7 @@ def test_a_gradient_far_beyond_the_usual_is_a_collapse(tiny_model: Path, tmp_pat
     trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", steps=(), max_steps=14, max_grad_norm=1e-3)
     original = trainer._compute_loss
     trainer._compute_loss = lambda *a, **k: original(*a, **k) * (1e6 if trainer.state.global_step == 12 else 1.0)
-    trainer.train()
+    train_until_stopped(trainer)
     assert guard.reason is not None and "step 13: the gradient norm is" in guard.reason
 
 

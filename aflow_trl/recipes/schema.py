@@ -396,7 +396,7 @@ class Recipe:
             model.model_revision if model.model_revision != "main" else None,
             model.dtype,
             model.attn_implementation,
-            model.trust_remote_code,
+            self.training.trust_remote_code,
             model.load_in_8bit,
             model.load_in_4bit,
             model.bnb_4bit_quant_type,

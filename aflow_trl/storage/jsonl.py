@@ -71,7 +71,7 @@ class TraceFile:
     Args:
         path (`str` or `Path`):
             File. With the ending `.gz` each batch is one gzip member; a file that has grown beyond [`MAX_PART_BYTES`]
-            is renamed `NAME.0.jsonl.gz`, `NAME.1.jsonl.gz` and so on, and a new one is begun.
+            is renamed `NAME.1.jsonl.gz`, `NAME.2.jsonl.gz` and so on, and a new one is begun.
     """
 
     def __init__(self, path: str | Path) -> None:
