@@ -15,8 +15,8 @@ from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 def primary(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -> list[float | None]:
     texts = [completion[0]["content"] for completion in completions]
-    log_extra("progress", [len(text) % 5 / 5 for text in texts])
-    log_extra("workflow", texts)
+    log_extra("rollout/progress", [len(text) % 5 / 5 for text in texts])
+    log_extra("rollout/workflow", texts)
     # Different names on different processes: the flush has to survive it.
     log_metric(f"only_here/{len(texts[0])}", 1.0)
     return [None if len(text) % 7 == 0 else float(len(text) % 3) / 2 for text in texts]
@@ -26,13 +26,12 @@ def secondary(completions: list[Any], **_: Any) -> list[float]:
     return [1 / (1 + len(completion[0]["content"])) for completion in completions]
 
 
-def main(model: str, output: Path, estimator: str) -> None:
+def main(model: str, output: Path) -> None:
     trainer = WorkflowGRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model),
         reward_funcs=[primary, secondary],
         args=WorkflowGRPOConfig(
             output_dir=str(output / "run"),
-            advantage_estimator=estimator,
             per_device_train_batch_size=6,
             num_generations=4,
             max_completion_length=8,
@@ -54,7 +53,7 @@ def main(model: str, output: Path, estimator: str) -> None:
         result = original(inputs)
         seen["local"] = result["advantages"].clone()
         seen["rewards"] = trainer._gathered_rewards.clone()
-        seen["progress"] = trainer._captured_progress.clone()
+        seen["progress"] = list(trainer._logs["extra"]["rollout/progress"])
         seen["logged"] = list(trainer._logs["advantages"])
         return result
 
@@ -64,6 +63,6 @@ def main(model: str, output: Path, estimator: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], Path(sys.argv[2]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

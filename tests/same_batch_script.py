@@ -6,7 +6,6 @@ What a completion says depends on its place in the global batch alone; everythin
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aflow_trl.data import build_dataset, load_rows
+from aflow_trl.data import PolicyPrompt, build_dataset, load_rows
 from aflow_trl.engine import Engine
 from aflow_trl.llm import ExecutorConfig, LLMClient
-from aflow_trl.operators import describe, vocabulary
 from aflow_trl.rewards import workflow_rewards
 from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
@@ -52,10 +50,9 @@ class ByPlace(WorkflowGRPOTrainer):
 
 def main(model: str, output: Path, estimator: str) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    words = vocabulary(None)
     config = ExecutorConfig(executor_base_url="simulated", executor_model="simulated-executor")
     app = SimulatedApp()
-    engine = Engine(LLMClient(config, lambda: in_process(app)), vocabulary=words)
+    engine = Engine(LLMClient(config, lambda: in_process(app)))
     rollouts = Rollouts(engine)
     rows = load_rows("synthetic", split="train", count=18, seed=0)
     trainer = ByPlace(
@@ -79,7 +76,7 @@ def main(model: str, output: Path, estimator: str) -> None:
             disable_tqdm=True,
             seed=1,
         ),
-        train_dataset=build_dataset(rows, prompt="compact", operators=list(words), descriptions=describe(list(words))),
+        train_dataset=build_dataset(rows, PolicyPrompt("compact")),
         processing_class=AutoTokenizer.from_pretrained(model),
     )
     advantages: list[list[float]] = []
@@ -92,12 +89,12 @@ def main(model: str, output: Path, estimator: str) -> None:
 
     trainer._generate_and_score_completions = spy
     trainer.train()
-    asyncio.run_coroutine_threadsafe(close_clients(engine), trainer.async_loop).result()
+    trainer.run_async(close_clients(engine))
     if trainer.accelerator.is_main_process:
-        parameters = torch.cat([own.detach().flatten() for own in trainer.model.parameters()])
+        parameters = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
-        facts = {"processes": trainer.accelerator.num_processes, "logs": logs}
-        torch.save(facts | {"advantages": advantages, "parameters": parameters}, output / "result.pt")
+        result = {"processes": trainer.accelerator.num_processes, "logs": logs}
+        torch.save(result | {"advantages": advantages, "parameters": parameters}, output / "result.pt")
 
 
 if __name__ == "__main__":

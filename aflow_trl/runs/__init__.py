@@ -1,0 +1,28 @@
+"""What a run leaves: summary, tables, plots, model card, replay."""
+
+from .learning import learning_report, plot_frontier, print_learning
+from .model_card import compose_card_sections, task_card_sections
+from .plots import COLOURS, new_figure, plot_learning_curve, save_figure
+from .replay import ReplayedStep, replay
+from .summary import print_summary, print_winners
+from .task_reports import plot_gains, plot_reasoning, print_gains, print_reasoning
+
+__all__ = [
+    "COLOURS",
+    "ReplayedStep",
+    "compose_card_sections",
+    "learning_report",
+    "new_figure",
+    "plot_frontier",
+    "plot_gains",
+    "plot_learning_curve",
+    "plot_reasoning",
+    "print_gains",
+    "print_learning",
+    "print_reasoning",
+    "print_summary",
+    "print_winners",
+    "replay",
+    "save_figure",
+    "task_card_sections",
+]
