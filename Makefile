@@ -26,11 +26,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One worker for each core; tests that share something expensive name a group of their own (xdist_group).
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadgroup
 
 test-fast: install
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
 
 # The trainer's tests with the oldest trl the metadata admits.
 test-oldest:
@@ -38,7 +39,7 @@ test-oldest:
 	$(VENV)-oldest/bin/pip install -q --upgrade pip
 	$(VENV)-oldest/bin/pip install -q "$(TORCH)"
 	$(VENV)-oldest/bin/pip install -q -e ".[dev]" "trl==1.14.0"
-	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_rewards.py tests/test_advantages.py
+	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_private_names.py tests/test_rewards.py tests/test_advantages.py
 
 # vLLM colocated with the trainer, without a GPU: a third-party build for CPUs, for this test only (2.7 GB).
 test-vllm:

@@ -21,7 +21,7 @@ from aflow_trl.errors import FatalEndpointError, RunStoppedError, UnavailableErr
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import EVAL, TRAIN, Rollouts, read_traces, trace_name
-from aflow_trl.simulator import SimulatedApp, in_process
+from aflow_trl.simulator import simulated_client
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
 from aflow_trl.trainer.workflow_grpo_config import complete_config
@@ -343,8 +343,7 @@ def test_temperature_schedule_is_linear(tmp_path: Path) -> None:
 
 
 def test_workflow_rewards_work_with_trls_own_trainer(tiny_model: Path, tmp_path: Path) -> None:
-    client = LLMClient(ExecutorConfig(executor_base_url="simulated"), http_client=lambda: in_process(SimulatedApp()))
-    rollouts = Rollouts(Engine(client))
+    rollouts = Rollouts(Engine(simulated_client()))
     rows = load_rows("synthetic", split="train", count=8, seed=0)
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
@@ -390,8 +389,7 @@ STOPPABLE = {"max_steps": 8, "save_strategy": "steps", "save_steps": 100, "colla
 
 
 def simulated(**options: Any) -> LLMClient:
-    app = SimulatedApp()
-    return LLMClient(ExecutorConfig(executor_base_url="simulated", **options), http_client=lambda: in_process(app))
+    return simulated_client(ExecutorConfig(executor_base_url="simulated", **options))
 
 
 def test_run_stops_with_a_checkpoint_after_consecutive_lost_steps(tiny_model: Path, tmp_path: Path) -> None:

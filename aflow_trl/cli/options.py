@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
-from ..simulator import SimulatedApp, in_process
+from ..simulator import simulated_client
 
 Commands = argparse._SubParsersAction
 ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
@@ -42,7 +42,7 @@ def executor_client(base_url: str, model: str, api_key_env: str, *, cache: CallC
         executor_input_usd_per_mtok=0.0 if simulated else None,
         executor_output_usd_per_mtok=0.0 if simulated else None,
     )
-    return LLMClient(config, (lambda: in_process(SimulatedApp())) if simulated else None, cache)
+    return simulated_client(config, cache=cache) if simulated else LLMClient(config, cache=cache)
 
 
 def reply_cache(base_url: str, folder: Path) -> CallCache | None:

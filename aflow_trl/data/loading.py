@@ -21,9 +21,9 @@ GENERATED = {SYNTHETIC: synthetic_rows, "synthetic-sums": sum_rows}
 def load_rows(
     source: str,
     *,
-    split: str,
-    count: int | None,
-    seed: int,
+    split: str = "train",
+    count: int | None = None,
+    seed: int = 0,
     domains: Collection[str] | None = None,
     max_difficulty: int | None = None,
 ) -> list[Row]:
@@ -34,16 +34,16 @@ def load_rows(
         source (`str`):
             `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns
             follow the row schema.
-        split (`str`):
+        split (`str`, *optional*, defaults to `"train"`):
             `"train"` or `"test"`.
         count (`int`, *optional*):
-            Most rows to take; required for `"synthetic"`.
-        seed (`int`):
+            Maximum number of rows; required for generated data.
+        seed (`int`, *optional*, defaults to `0`):
             Seed of generated problems.
         domains (`Collection[str]`, *optional*):
             Domains whose rows are taken. Defaults to all.
         max_difficulty (`int`, *optional*):
-            Most difficult rows that are taken. Defaults to all.
+            Maximum difficulty of the rows. Defaults to all.
 
     Returns:
         `list[Row]`: The rows, in order.

@@ -11,9 +11,9 @@ from ..data import Row, load_rows
 from ..dsl import format_workflow, sample_workflow
 from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
 from ..errors import RecipeError
-from ..llm import SIMULATED, LLMClient, Price, Usage
+from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
-from ..simulator import SimulatedApp, in_process
+from ..simulator import simulated_client
 from .schema import COMPOSE, Recipe
 
 DRY_RUN_PROBLEMS = 16
@@ -206,7 +206,7 @@ def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
     config = replace(recipe.executor, executor_base_url=SIMULATED, executor_max_usd=None)
 
     async def run() -> list[Trace]:
-        client = LLMClient(config, http_client=lambda: in_process(SimulatedApp()))
+        client = simulated_client(config)
         try:
             return await Engine(client, operators=recipe.operators, share=recipe.workflow.share).run(requests)
         finally:

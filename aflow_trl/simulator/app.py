@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from .executor import Skill, reply
 
 CHARS_PER_TOKEN = 4
@@ -66,3 +67,31 @@ def in_process(app: SimulatedApp) -> httpx2.AsyncClient:
         return httpx2.Response(status, json=body)
 
     return httpx2.AsyncClient(transport=httpx2.MockTransport(handle))
+
+
+def simulated_client(
+    config: ExecutorConfig | None = None,
+    *,
+    app: SimulatedApp | None = None,
+    cache: CallCache | None = None,
+    spending: Spending | None = None,
+) -> LLMClient:
+    """
+    A client of the simulated executor in this process: no key, no network.
+
+    Args:
+        config ([`~aflow_trl.llm.ExecutorConfig`], *optional*):
+            Settings of the client.
+        app ([`SimulatedApp`], *optional*):
+            The executor, which several clients may share.
+        cache ([`~aflow_trl.llm.CallCache`], *optional*):
+            Replies on disk.
+        spending ([`~aflow_trl.llm.Spending`], *optional*):
+            What was spent so far.
+
+    Returns:
+        [`~aflow_trl.llm.LLMClient`]: To give to an [`~aflow_trl.engine.Engine`].
+    """
+    served = app or SimulatedApp()
+    settings = config or ExecutorConfig(executor_base_url=SIMULATED)
+    return LLMClient(settings, lambda: in_process(served), cache, spending)

@@ -24,7 +24,7 @@ from ..rewards import RewardFunction
 from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, run_files, trace_name
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
-from ..simulator import SimulatedApp, in_process
+from ..simulator import SimulatedApp, simulated_client
 from ..storage import set_aside, versions, write_json
 from ..trainer import ConsoleProgress, WorkflowGRPOTrainer
 
@@ -106,7 +106,11 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
             if client.config == config:
                 return client
         simulated = config.executor_base_url == SIMULATED
-        clients.append(LLMClient(config, (lambda: in_process(app)) if simulated else None, cache, spending))
+        clients.append(
+            simulated_client(config, app=app, cache=cache, spending=spending)
+            if simulated
+            else LLMClient(config, None, cache, spending)
+        )
         return clients[-1]
 
     main = client_for(recipe.executor)
