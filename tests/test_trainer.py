@@ -21,6 +21,7 @@ from aflow_trl.errors import FatalEndpointError, RunStoppedError, UnavailableErr
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import EVAL, TRAIN, Rollouts, read_traces, trace_name
+from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
@@ -491,6 +492,21 @@ def test_evaluation_is_recorded_as_an_evaluation(tiny_model: Path, tmp_path: Pat
     trainer.evaluate(trainer.train_dataset.select(range(4)))
     phases = {recorded.phase for recorded in read_traces(tmp_path / trace_name(0))}
     assert phases == {TRAIN, EVAL}
+
+
+def test_fresh_training_sets_the_traces_of_an_earlier_one_aside(tiny_model: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        workflow_trainer(simulated(), tiny_model, tmp_path, max_steps=1, collapse_guard="off").train()
+    assert len(list(read_traces(tmp_path / trace_name(0)))) == 8
+    assert len(list(read_traces(tmp_path / "earlier-1" / trace_name(0)))) == 8
+    assert len(list(replay(tmp_path))) == 1
+
+
+def test_rollouts_recorded_before_the_training_belong_to_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = workflow_trainer(simulated(), tiny_model, tmp_path, max_steps=1, collapse_guard="off")
+    trainer.evaluate(trainer.train_dataset.select(range(4)))
+    trainer.train()
+    assert {recorded.phase for recorded in read_traces(tmp_path / trace_name(0))} == {TRAIN, EVAL}
 
 
 def test_sample_asks_a_vllm_server_for_one_completion_of_each_prompt(tiny_model: Path, tmp_path: Path) -> None:

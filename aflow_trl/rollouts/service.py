@@ -85,6 +85,12 @@ class Rollouts:
         self.batches = 0
         """Number of training batches so far."""
         self._pending: tuple[object, asyncio.Task[RolloutBatch]] | None = None
+        self._traces: TraceFile | None = None
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether traces of this service are in the trace file."""
+        return self._traces is not None and self._traces.path == self.trace_path
 
     async def batch(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> RolloutBatch:
         """
@@ -161,7 +167,9 @@ class Rollouts:
         self.count(rollouts)
         if self.trace_path is not None:
             header = {"phase": phase, "step": step, "batch": self.batches}
-            TraceFile(self.trace_path).append([header | rollout.to_json() for rollout in rollouts])
+            if self._traces is None or self._traces.path != self.trace_path:
+                self._traces = TraceFile(self.trace_path)
+            self._traces.append([header | rollout.to_json() for rollout in rollouts])
         return rollouts
 
     async def score_probe(

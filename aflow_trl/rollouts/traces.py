@@ -34,7 +34,6 @@ def read_traces(path: Path) -> Iterator[RecordedRollout]:
         yield RecordedRollout(row["phase"], row["step"], row["batch"], read_rollout(row))
 
 
-def run_files(output_dir: Path, process_index: int) -> list[Path]:
-    """Trace and reward files that a process of a run writes, all parts included."""
-    paths = trace_parts(output_dir / trace_name(process_index))
-    return paths + (trace_parts(output_dir / REWARDS_FILE) if process_index == 0 else [])
+def run_files(output_dir: Path) -> list[Path]:
+    """Trace and reward files of all processes of a run, all parts included."""
+    return [*sorted(output_dir.glob("traces*.jsonl*")), *trace_parts(output_dir / REWARDS_FILE)]

@@ -73,8 +73,10 @@ def begin_run(recipe: Recipe) -> list[ScoredRollout]:
     if recipe.run.resume or recipe.training.resume_from_checkpoint:
         traces = recipe.output_dir / trace_name(process_index)
         earlier += [recorded.rollout for recorded in read_traces(traces)]
-    elif (target := set_aside(recipe.output_dir, run_files(recipe.output_dir, process_index))) is not None:
+    elif process_index == 0 and (target := set_aside(recipe.output_dir, run_files(recipe.output_dir))) is not None:
         print_rank0(f"the traces of an earlier run in {recipe.output_dir} are now in {target}")
+    # Before that, no process may write traces of this run.
+    wait_for_everyone()
     return earlier
 
 

@@ -28,10 +28,10 @@ from ..rollouts import (
     PROGRESS_COLUMN,
     REWARDS_FILE,
     TRAIN,
-    Rollouts,
     RowColumns,
     completion_text,
     from_columns,
+    run_files,
     trace_name,
     workflow_metrics,
 )
@@ -132,7 +132,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             return
         rollouts = self._binding.rollouts
         rollouts.logs_workflow_metrics = False
-        if args.save_traces and rollouts.trace_path is None:
+        self._names_traces = args.save_traces and rollouts.trace_path is None
+        if self._names_traces:
             rollouts.trace_path = Path(args.output_dir) / trace_name(self.accelerator.process_index)
         if self.train_dataset is not None:
             probe_size = max(args.probe_problems, self.accelerator.num_processes)
@@ -207,13 +208,16 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     def _begin_recording(self, *, resumed: bool) -> None:
         """Keep an earlier run's files apart from this one's, and write the settings that a replay needs."""
-        output_dir = Path(self.args.output_dir)
+        assert self._binding is not None
+        rollouts, output_dir = self._binding.rollouts, Path(self.args.output_dir)
         if self.accelerator.is_main_process:
             if not resumed:
-                set_aside(output_dir, trace_parts(output_dir / REWARDS_FILE))
-            replay_settings(self, self._rollouts()).write(output_dir)
-        if not resumed and (path := self._rollouts().trace_path) is not None:
-            set_aside(output_dir, trace_parts(path))
+                # What was recorded before the training, such as an evaluation of the untrained policy, belongs to the
+                # run; and the traces are the user's business if the user has named their file.
+                move_traces = self._names_traces and not rollouts.has_recorded
+                set_aside(output_dir, run_files(output_dir) if move_traces else trace_parts(output_dir / REWARDS_FILE))
+            replay_settings(self, rollouts).write(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _resume_hint(self) -> str:
         step = self.state.global_step
@@ -224,10 +228,6 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             f" Step {step} is saved in {checkpoint}: fix the cause and start the same command again with --resume "
             "(in Python: train(resume_from_checkpoint=True))."
         )
-
-    def _rollouts(self) -> Rollouts:
-        assert self._binding is not None
-        return self._binding.rollouts
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(dataset)
