@@ -1,8 +1,8 @@
 """
-Time of a step of `WorkflowGRPOTrainer` over one of TRL's `GRPOTrainer`, same model, cheap reward and seed.
+Time of a training step of `WorkflowGRPOTrainer` relative to TRL's `GRPOTrainer`: same model, cheap reward and seed.
 
-Also what the guard against collapse adds to it, with probes of 16 prompts every 10 steps (but not the calls of their
-workflows).
+Also the relative cost of the collapse guard, with probes of 16 prompts every 10 steps, without the model calls that
+scoring a probe takes.
 """
 
 from __future__ import annotations
@@ -10,45 +10,55 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from aflow_trl.evaluation import sample_policy
 from aflow_trl.policies.tiny import build_tokenizer
-from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
-STEPS, WARM_UP, ROUNDS = 25, 5, 3
-PROBE = 16
+STEPS = 25
+WARM_UP_STEPS = 5
+"""Number of first steps that are not timed."""
+ROUNDS = 3
+PROBE_PROMPTS = 16
+QUESTIONS = [f"What is {a} + {b}?" for a in range(16) for b in range(16)]
 
 
-def length_reward(completions: list[Any], **_: Any) -> list[float]:
-    """A reward that costs nothing."""
+async def length_reward(completions: Sequence[Sequence[Mapping[str, str]]], **_: object) -> list[float]:
+    """A reward that costs nothing to compute. Async, because only then TRL starts the event loop that probes need."""
     return [min(1.0, len(set(completion[0]["content"])) / 20) for completion in completions]
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+async def score_probe(
+    texts: Sequence[str], rows: Sequence[Mapping[str, object]], *, seed: int, step: int
+) -> dict[str, list[bool]]:
+    """A score of the collapse guard's probe that costs nothing to compute."""
+    return {"valid": [True] * len(texts)}
+
+
+class StepTimer(TrainerCallback):  # type: ignore[misc]
     """Seconds of every step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self._started = 0.0
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
-        self.started = time.perf_counter()
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        """Start the timer."""
+        self._started = time.perf_counter()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Stop."""
-        self.seconds.append(time.perf_counter() - self.started)
+    def on_step_end(self, *_: object, **__: object) -> None:
+        """Stop the timer."""
+        self.seconds.append(time.perf_counter() - self._started)
 
 
-def step_times(trainer_class: type, config_class: type, *, guarded: bool = False, **options: Any) -> list[float]:
-    """Seconds of the steps of one short training."""
-    texts = [f"What is {a} + {b}?" for a in range(16) for b in range(16)]
-    tokenizer = build_tokenizer(texts)
+def step_times(trainer_class: type[GRPOTrainer], config_class: type[GRPOConfig], **options: object) -> list[float]:
+    """Seconds of the timed steps of one short training; `options` are further fields of the configuration."""
+    tokenizer = build_tokenizer(QUESTIONS)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -63,7 +73,7 @@ def step_times(trainer_class: type, config_class: type, *, guarded: bool = False
             bos_token_id=None,
         )
     )
-    clock = Clock()
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
     with tempfile.TemporaryDirectory() as folder:
         args = config_class(
             output_dir=folder,
@@ -79,6 +89,7 @@ def step_times(trainer_class: type, config_class: type, *, guarded: bool = False
             disable_tqdm=True,
             seed=0,
             logging_steps=1_000,
+            # Completions of equal length: the two trainers must not differ in the number of tokens.
             generation_kwargs={"min_new_tokens": 32},
             **options,
         )
@@ -86,43 +97,40 @@ def step_times(trainer_class: type, config_class: type, *, guarded: bool = False
             model=model,
             reward_funcs=length_reward,
             args=args,
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts]),
+            train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[clock],
         )
-        if guarded:
-            prompts = [[{"role": "user", "content": text}] for text in texts[:PROBE]]
-
-            def probe() -> Probe:
-                return Probe(prompts, sample_policy(trainer, prompts, seed=0), {"valid": Share(1.0, PROBE)})
-
-            # Before the clock, which then measures it.
-            trainer.callback_handler.callbacks.insert(0, CollapseGuard(trainer, probe, "rollback"))
+        if isinstance(trainer, WorkflowGRPOTrainer):
+            # The reward function executes no workflow, so the trainer does not do this itself.
+            trainer.watch_collapse(rows[:PROBE_PROMPTS], score_probe)
+        # Added last, so that the step it times includes the guard's callback.
+        timer = StepTimer()
+        trainer.add_callback(timer)
         trainer.train()
-    return clock.seconds[WARM_UP:]
+    return timer.seconds[WARM_UP_STEPS:]
 
 
 def main() -> None:
-    """Alternate the two, so that both meet the same noise, and print the ratio of their medians."""
+    """Print the ratios of step times. Both sides of a ratio alternate, so that they meet the same noise."""
+    plain = {"stop_strings": [], "collapse_guard": "off"}
     ratios = []
     for _ in range(ROUNDS):
-        theirs = statistics.median(step_times(GRPOTrainer, GRPOConfig))
-        ours = statistics.median(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, stop_strings=[]))
-        ratios.append(ours / theirs)
-    show("step time over TRL's GRPOTrainer", ratios)
+        trl_s = statistics.median(step_times(GRPOTrainer, GRPOConfig))
+        ratios.append(statistics.median(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, **plain)) / trl_s)
+    print_ratios("step time relative to TRL's GRPOTrainer", ratios)
+    guarded = plain | {"collapse_guard": "rollback", "probe_steps": 10}
     ratios = []
     for _ in range(ROUNDS):
-        # Means: a probe is in one step of ten.
-        plain = statistics.fmean(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, stop_strings=[]))
-        own = statistics.fmean(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, guarded=True, stop_strings=[]))
-        ratios.append(own / plain)
-    show("step time with the guard over that without", ratios)
+        # Means, not medians: only one step in ten has a probe.
+        plain_s = statistics.fmean(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, **plain))
+        ratios.append(statistics.fmean(step_times(WorkflowGRPOTrainer, WorkflowGRPOConfig, **guarded)) / plain_s)
+    print_ratios("step time with the collapse guard relative to without", ratios)
 
 
-def show(what: str, ratios: list[float]) -> None:
-    """Print the median and the rounds."""
+def print_ratios(label: str, ratios: Sequence[float]) -> None:
+    """Print the median and all rounds."""
     rounds = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    print(f"trainer: {what} {statistics.median(ratios):.3f} (rounds: {rounds})")
+    print(f"trainer: {label} {statistics.median(ratios):.3f} (rounds: {rounds})")
 
 
 if __name__ == "__main__":

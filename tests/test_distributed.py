@@ -88,7 +88,7 @@ def test_two_processes_learn_what_one_does_on_the_same_batch(estimator: str, tin
     torch.testing.assert_close(two["parameters"], one["parameters"], atol=1e-5, rtol=0)
 
 
-def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
+def test_first_run_on_two_processes_builds_one_policy_and_ends_with_one_summary(tmp_path: Path) -> None:
     recipe = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text()) | {
         "output_dir": str(tmp_path / "run"),
         "max_steps": 2,
@@ -103,8 +103,10 @@ def test_run_on_two_processes_ends_with_one_summary(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     arguments = ["--standalone", "--nproc_per_node=2", "--module", "aflow_trl.train", str(path)]
-    result = launch("torch.distributed.run", *arguments)
+    result = launch("torch.distributed.run", *arguments, AFLOW_TRL_CACHE=str(tmp_path / "cache"))
     assert result.returncode == 0, result.stderr[-3000:]
+    (policy,) = (path.parent for path in (tmp_path / "cache").rglob("config.json"))
+    assert {"model.safetensors", "tokenizer.json"} <= {path.name for path in policy.iterdir()}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["accuracy"]["trained"]["n"] == 15
     assert result.stdout.count("Held-out accuracy") == 1

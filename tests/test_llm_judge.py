@@ -1,4 +1,4 @@
-"""The judge sees question, gold and prediction as data; no prediction can grade itself, and a failure is no zero."""
+"""The LLM judge treats all texts as data, no prediction can grade itself, and a failure leaves an answer unscored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def code_of(prompt: str) -> str:
 
 
 def strict_judge(prompt: str, number: int) -> str:
-    """A judging model that compares the fenced texts, and quotes the prediction before its verdict."""
+    """A judging model that compares the fenced texts, and quotes the prediction before giving its verdict."""
     code = code_of(prompt)
     gold, prediction = (
         re.search(rf"<{name}-{code}>\n(.*?)\n</{name}-{code}>", prompt, re.DOTALL)[1]
@@ -36,16 +36,14 @@ def judge(endpoint: ScriptedEndpoint) -> LLMJudge:
     return LLMJudge(endpoint.client())
 
 
-async def test_right_and_wrong(judge: LLMJudge) -> None:
+async def test_verdict_is_the_score(judge: LLMJudge) -> None:
     values = [
         (await judge.score(text, question="Capital of France?", golds=["Paris"])).value for text in ("Paris", "Rome")
     ]
     assert values == [1.0, 0.0]
 
 
-async def test_question_gold_and_prediction_are_shown_fenced_at_temperature_zero(
-    judge: LLMJudge, endpoint: ScriptedEndpoint
-) -> None:
+async def test_judge_sees_all_texts_fenced_at_temperature_zero(judge: LLMJudge, endpoint: ScriptedEndpoint) -> None:
     await judge.score("Rome", question="Capital of France?", golds=["Paris", "Paname"])
     (payload,) = endpoint.payloads
     prompt, code = payload["messages"][0]["content"], code_of(payload["messages"][0]["content"])
@@ -69,11 +67,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("prediction", HOSTILE)
-async def test_hostile_prediction_earns_nothing(prediction: str, judge: LLMJudge) -> None:
+async def test_hostile_prediction_scores_zero(prediction: str, judge: LLMJudge) -> None:
     assert (await judge.score(prediction, question="Capital of France?", golds=["Paris"])).value == 0.0
 
 
-async def test_gold_named_by_a_placeholder_is_not_filled_in(judge: LLMJudge, endpoint: ScriptedEndpoint) -> None:
+async def test_placeholder_in_a_prediction_is_not_filled_in(judge: LLMJudge, endpoint: ScriptedEndpoint) -> None:
     await judge.score("{gold}", question="q", golds=["Paris"])
     assert endpoint.prompts[0].count("Paris") == 1
 
@@ -81,14 +79,16 @@ async def test_gold_named_by_a_placeholder_is_not_filled_in(judge: LLMJudge, end
 @pytest.mark.parametrize(
     "reply", ["", "correct", "<verdict>correct</verdict>", "I cannot say.", "<verdict-1>correct</verdict-1>"]
 )
-async def test_reply_without_a_verdict_is_a_broken_judge(reply: str, endpoint: ScriptedEndpoint) -> None:
+async def test_reply_without_a_verdict_is_a_scorer_error_after_two_requests(
+    reply: str, endpoint: ScriptedEndpoint
+) -> None:
     endpoint.script = lambda prompt, number: reply
-    with pytest.raises(ScorerError):
+    with pytest.raises(ScorerError, match="no verdict in 2 replies"):
         await LLMJudge(endpoint.client()).score("Paris", question="q", golds=["Paris"])
     assert len(endpoint.payloads) == 2
 
 
-async def test_both_verdicts_at_once_are_none(endpoint: ScriptedEndpoint) -> None:
+async def test_contradictory_verdicts_are_a_scorer_error(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: "".join(
         f"<verdict-{code_of(prompt)}>{word}</verdict-{code_of(prompt)}>" for word in ("correct", "incorrect")
     )
@@ -101,14 +101,14 @@ async def test_empty_prediction_is_not_sent(judge: LLMJudge, endpoint: ScriptedE
     assert endpoint.payloads == []
 
 
-async def test_each_data_set_has_its_prompt(judge: LLMJudge, endpoint: ScriptedEndpoint) -> None:
+async def test_prompt_depends_on_the_data_set(judge: LLMJudge, endpoint: ScriptedEndpoint) -> None:
     for source in ("gsm8k", "hotpotqa", "squad_v2", "unknown", ""):
         await judge.score("Paris", question="q", golds=["Paris"], source=source)
     heads = [prompt.split("\n")[0] for prompt in endpoint.prompts]
     assert len(set(heads)) == 4 and heads[3] == heads[4]
 
 
-async def judged(endpoint: ScriptedEndpoint, judge: LLMJudge) -> tuple[list[float | None], Rollouts]:
+async def rewards_with_judge(endpoint: ScriptedEndpoint, judge: LLMJudge) -> tuple[list[float | None], Rollouts]:
     endpoint.script = operator_script(Custom="the City of Light")
     rollouts = Rollouts(Engine(endpoint.client()), judge=judge, judge_domains=("qa",))
     texts = ["<workflow>Custom</workflow>"] * 2
@@ -116,17 +116,17 @@ async def judged(endpoint: ScriptedEndpoint, judge: LLMJudge) -> tuple[list[floa
     return await workflow_rewards(rollouts)[0](texts, texts, **columns), rollouts
 
 
-async def test_judge_grades_its_domains_and_a_failing_one_leaves_them_unscored(endpoint: ScriptedEndpoint) -> None:
+async def test_failing_judge_leaves_its_domains_unscored_and_others_scored(endpoint: ScriptedEndpoint) -> None:
     async with FaultServer(lambda number: RETRIED["500"]) as server:
         judge = LLMJudge(endpoint.client(executor_base_url=server.base_url, executor_call_timeout_s=0.5))
-        values, rollouts = await judged(endpoint, judge)
+        values, rollouts = await rewards_with_judge(endpoint, judge)
     assert values == [None, 0.0] and rollouts.engine.fatal is None
 
 
-async def test_judge_whose_key_is_refused_stops_the_run(endpoint: ScriptedEndpoint) -> None:
+async def test_judge_with_a_rejected_key_stops_the_run(endpoint: ScriptedEndpoint) -> None:
     async with FaultServer(lambda number: FATAL["401"]) as server:
         judge = LLMJudge(endpoint.client(executor_base_url=server.base_url))
-        values, rollouts = await judged(endpoint, judge)
+        values, rollouts = await rewards_with_judge(endpoint, judge)
     assert values == [None, 0.0] and rollouts.engine.fatal is not None
 
 
@@ -154,18 +154,18 @@ ADD = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
         ("drop", "0|1|2|42", "42", 0.0),
     ],
 )
-async def test_published_metric(benchmark: str, prediction: str, gold: str, value: float) -> None:
+async def test_published_metric_matches_the_table(benchmark: str, prediction: str, gold: str, value: float) -> None:
     assert (await score_aflow(prediction, benchmark=benchmark, golds=[gold])).value == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
     ("solution", "value"), [("def add(a, b): return a + b", 1.0), ("def add(a, b): return a", 0.0)]
 )
-async def test_published_pass_at_one(solution: str, value: float) -> None:
+async def test_published_metric_of_code_is_pass_at_one(solution: str, value: float) -> None:
     score = await score_aflow(solution, benchmark="humaneval", hidden_tests=ADD, entry_point="add")
     assert score.value == value
 
 
-async def test_unknown_benchmark_is_named() -> None:
+async def test_unknown_benchmark_is_reported() -> None:
     with pytest.raises(ScorerError, match=r"'imagenet'.*gsm8k"):
         await score_aflow("x", benchmark="imagenet", golds=["x"])

@@ -1,19 +1,31 @@
-"""Public benchmarks become rows of ours: from their exact columns, gold checked, nothing copied, nothing starved."""
+"""Public benchmarks become rows: converted from their exact columns, gold checked, without copies, well mixed."""
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from aflow_trl.data import SOURCES, Row, load_rows, mix, near_copies, prepare, read_ratio, shares, split_digest
-from aflow_trl.data.benchmarks import NUMPY_STAND_IN
+from aflow_trl.cli import main
+from aflow_trl.data import (
+    BENCHMARKS,
+    Row,
+    load_rows,
+    mix,
+    near_copies,
+    prepare,
+    print_card,
+    read_ratio,
+    shares,
+    split_digest,
+)
+from aflow_trl.data.benchmarks import MATH_CONFIGS, NUMPY_STAND_IN
 from aflow_trl.data.dedup import shingles, similarity
 from aflow_trl.errors import RecipeError
 from upstream import ROWS, competition, write_upstream
@@ -26,21 +38,21 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def card(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    # A weight for each domain that leaves nothing out: the tiny files have few code rows.
+    # Weights at which every row is used: the tiny files have few code rows.
     out = tmp_path_factory.mktemp("prepared")
-    return {"out": out} | prepare(list(SOURCES), out, folder=upstream, ratio=read_ratio("4:1:4"))
+    return {"out": out} | prepare(list(BENCHMARKS), out, folder=upstream, ratio=read_ratio("4:1:4"))
 
 
 def rows(card: dict[str, Any], split: str) -> dict[str, Row]:
-    return {row.id: row for row in load_rows(str(card["out"] / f"{split}.jsonl"), split=split, count=None, seed=0)}
+    return {row.id: row for row in load_rows(str(card["out"] / f"{split}.jsonl"))}
 
 
 def by_source(card: dict[str, Any], split: str, source: str) -> list[Row]:
-    loaded = load_rows(str(card["out"] / f"{split}.jsonl"), split=split, count=None, seed=0)
+    loaded = load_rows(str(card["out"] / f"{split}.jsonl"))
     return [row for row in loaded if row.source == source]
 
 
-# By benchmark: rows read over all splits, and rows that are in no split, with the reason.
+# Benchmark → number of rows read over all splits, and number of dropped rows by reason.
 DROPPED = {
     "gsm8k": (8, {"no final answer": 1, "copies of train rows": 1, "copies of test rows": 1}),
     "math": (4, {"no boxed answer": 1}),
@@ -55,7 +67,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("source", DROPPED)
-def test_every_row_is_kept_or_counted_with_its_reason(source: str, card: dict[str, Any]) -> None:
+def test_every_row_is_written_or_counted_with_a_reason(source: str, card: dict[str, Any]) -> None:
     read, reasons = DROPPED[source]
     splits = card["sources"][source].values()
     dropped: dict[str, int] = {}
@@ -66,31 +78,31 @@ def test_every_row_is_kept_or_counted_with_its_reason(source: str, card: dict[st
     assert dropped == reasons
     assert sum(split["read"] for split in splits) == read == sum(map(len, ROWS[source].values()))
     for split in splits:
-        assert split["read"] == split["kept"] + sum(split["dropped"].values())
+        assert split["read"] == split["written"] + sum(split["dropped"].values())
 
 
-def test_gsm8k_gold_is_the_number_after_the_mark(card: dict[str, Any]) -> None:
+def test_gsm8k_gold_is_the_number_after_the_marker(card: dict[str, Any]) -> None:
     assert ("2000",) in {row.answer for row in by_source(card, "train", "gsm8k")}
 
 
-def test_math_gold_is_the_balanced_box_and_difficulty_the_level(card: dict[str, Any]) -> None:
+def test_math_gold_is_the_boxed_expression_and_the_difficulty_is_the_level(card: dict[str, Any]) -> None:
     (row,) = by_source(card, "test", "math")
     assert (row.answer, row.difficulty) == (("6",), 5)
 
 
 def test_humaneval_examples_are_public_and_the_check_is_hidden(card: dict[str, Any]) -> None:
-    (row,) = (one for one in by_source(card, "test", "humaneval") if one.id == "humaneval/0")
+    (row,) = (row for row in by_source(card, "test", "humaneval") if row.id == "humaneval/0")
     assert row.public_tests[0] == "assert has_close_elements([1.0, 2.0, 3.0], 0.5) == False"
     assert "def check" in row.hidden_tests[0] and "def check" not in row.question
 
 
-def test_helpers_of_a_prompt_stand_in_its_hidden_test(card: dict[str, Any]) -> None:
+def test_hidden_test_includes_the_helpers_of_the_prompt(card: dict[str, Any]) -> None:
     row = rows(card, "test")["humaneval/32"]
     assert "def poly" in row.hidden_tests[0] and "def find_zero" not in row.hidden_tests[0]
     assert row.public_tests == ("assert round(find_zero([1, 2]), 2) == -0.5",)
 
 
-def test_mbpp_tests_carry_their_setup_and_the_first_is_public(card: dict[str, Any]) -> None:
+def test_mbpp_tests_include_their_setup_and_the_first_is_public(card: dict[str, Any]) -> None:
     row = rows(card, "train")["mbpp/601"]
     assert row.public_tests == ("FOUR = 4\nassert seventh(1) == 7",)
     assert row.hidden_tests == ("FOUR = 4\nassert seventh(2) == 14", "FOUR = 4\nassert seventh(FOUR) == 28")
@@ -100,7 +112,7 @@ def test_function_under_test_is_found_behind_parentheses(card: dict[str, Any]) -
     assert rows(card, "valid")["mbpp/511"].entry_point == "seventh"
 
 
-def test_hotpotqa_shows_titles_and_sentences(card: dict[str, Any]) -> None:
+def test_hotpotqa_context_holds_titles_and_sentences(card: dict[str, Any]) -> None:
     (row,) = by_source(card, "test", "hotpotqa")
     assert "First for Women: First for Women is a magazine. It was started in 1989." in row.context
 
@@ -109,7 +121,7 @@ def test_one_question_on_two_passages_is_two_problems(card: dict[str, Any]) -> N
     assert len(by_source(card, "train", "drop")) == 2
 
 
-def test_aliases_come_once(card: dict[str, Any]) -> None:
+def test_equal_aliases_are_merged(card: dict[str, Any]) -> None:
     (row,) = by_source(card, "train", "squad_v2")
     assert row.answer == ("Oslo",)
 
@@ -120,27 +132,25 @@ def test_no_training_row_is_a_test_row(card: dict[str, Any]) -> None:
     assert not any("crate" in row.question for row in train.values())
 
 
-def test_split_hashes_follow_the_content(card: dict[str, Any]) -> None:
+def test_split_digests_depend_on_the_rows_and_not_on_their_order(card: dict[str, Any]) -> None:
     train = list(rows(card, "train").values())
     assert card["splits"]["train"]["sha256"] == split_digest(train) == split_digest(train[::-1])
     assert split_digest(train[1:]) != split_digest(train)
 
 
-def test_a_domain_without_rows_is_a_warning(upstream: Path, tmp_path: Path) -> None:
+def test_domain_without_rows_is_a_warning(upstream: Path, tmp_path: Path) -> None:
     card = prepare(["gsm8k"], tmp_path, folder=upstream, ratio=read_ratio("1:1:1"))
     assert "train has no code row" in card["warnings"] and card["splits"]["train"]["rows"] > 0
 
 
-def test_limit_and_seed_draw_the_same_rows_again(upstream: Path, tmp_path: Path) -> None:
+def test_equal_seeds_draw_equal_rows(upstream: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"folder": upstream, "ratio": read_ratio("1:1:1"), "limit": 1}
     first, again = (prepare(["gsm8k"], tmp_path / name, **options)["splits"] for name in "ab")
     assert first == again and first["test"]["rows"] == 1
 
 
-def test_copies_with_a_config_in_their_card_are_read_as_well(tmp_path: Path) -> None:
-    # As cloned from the Hub: configurations with folders of their own, named in the README.
-    from aflow_trl.data.benchmarks import MATH_CONFIGS
-
+def test_clone_of_a_hub_repository_is_read_with_its_configurations(tmp_path: Path) -> None:
+    """A clone declares its configurations, each with its own folder, in the metadata of its README."""
     lines = ["---", "configs:"]
     for number, config in enumerate(MATH_CONFIGS):
         lines += [f"- config_name: {config}", "  data_files:"]
@@ -157,34 +167,26 @@ def test_copies_with_a_config_in_their_card_are_read_as_well(tmp_path: Path) -> 
     assert card["sources"]["math"]["test"]["read"] == len(MATH_CONFIGS)
 
 
-def test_an_unknown_or_missing_benchmark_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="gsm9k"):
+def test_unknown_benchmark_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"gsm9k.*gsm8k"):
         prepare(["gsm9k"], tmp_path, ratio={"math": 1.0})
+
+
+def test_missing_benchmark_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"gsm8k .*cannot be loaded.*--from"):
         prepare(["gsm8k"], tmp_path, folder=tmp_path / "nowhere", ratio={"math": 1.0})
 
 
-def test_the_command_writes_rows_that_train_reads(upstream: Path, tmp_path: Path) -> None:
-    command = [
-        "data",
-        "prepare",
-        str(tmp_path),
-        "--benchmark",
-        "gsm8k",
-        "--benchmark",
-        "mbpp",
-        "--from",
-        str(upstream),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "aflow_trl.cli", *command], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "sha256" in done.stdout and (tmp_path / "data_card.json").is_file()
-    assert load_rows(str(tmp_path / "train.jsonl"), split="train", count=None, seed=0)
+def test_command_writes_files_that_training_reads(
+    upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["data", "prepare", str(tmp_path), "--benchmark", "gsm8k", "--benchmark", "mbpp", "--from", str(upstream)])
+    card = json.loads((tmp_path / "data_card.json").read_text())
+    assert card["splits"]["train"]["sha256"][:16] in capsys.readouterr().out
+    assert load_rows(str(tmp_path / "train.jsonl"))
 
 
-def test_the_stand_in_for_numpy_keeps_the_tolerances() -> None:
+def test_stand_in_for_numpy_respects_the_tolerances() -> None:
     scope: dict[str, Any] = {}
     exec(NUMPY_STAND_IN, scope)
     close = scope["np"].allclose
@@ -192,37 +194,89 @@ def test_the_stand_in_for_numpy_keeps_the_tolerances() -> None:
     assert close(1.0, 1.0 + 1e-9) and not close([1.0], [1.0, 2.0])
 
 
-def test_the_first_test_rows_are_of_every_benchmark(card: dict[str, Any]) -> None:
-    loaded = load_rows(str(card["out"] / "test.jsonl"), split="test", count=None, seed=0)
+def test_test_rows_of_the_benchmarks_are_shuffled(card: dict[str, Any]) -> None:
+    loaded = load_rows(str(card["out"] / "test.jsonl"))
     sources = [row.source for row in loaded]
-    assert sources != sorted(sources, key=list(SOURCES).index)
+    assert sources != sorted(sources, key=list(BENCHMARKS).index)
 
 
 @given(total=st.integers(0, 500), weights=st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 100), min_size=1))
-def test_shares_sum_up_and_starve_nothing(total: int, weights: dict[str, float]) -> None:
+def test_shares_add_up_and_starve_no_domain(total: int, weights: dict[str, float]) -> None:
     counts = shares(total, weights)
     assert sum(counts.values()) == total
     assert total < len(weights) or min(counts.values()) >= 1
 
 
-def test_mix_takes_no_row_twice() -> None:
+def test_mix_uses_no_row_twice() -> None:
     pool = [Row(f"q{i}", ("1",), ("math", "qa")[i % 3 == 0]) for i in range(30)]
     mixed = mix(pool, {"math": 1.0, "qa": 1.0})
     assert len(mixed) == len({row.question for row in mixed}) == 20
 
 
-WORDS = st.lists(st.sampled_from(["red", "blue", "green", "dog", "cat", "runs"]), min_size=1, max_size=12)
+TEXTS = st.lists(st.sampled_from(["red", "blue", "green", "dog", "cat", "runs"]), min_size=1, max_size=12)
 
 
-@given(texts=st.lists(WORDS.map(" ".join), max_size=12), near=st.sampled_from([0.5, 0.8, 1.0]))
-def test_every_near_copy_is_found(texts: list[str], near: float) -> None:
+@given(texts=st.lists(TEXTS.map(" ".join), max_size=12), min_similarity=st.sampled_from([0.5, 0.8, 1.0]))
+def test_every_near_copy_is_reported(texts: list[str], min_similarity: float) -> None:
     pool = [Row(text, ("1",), "math") for text in texts]
     sets = [shingles(text) for text in texts]
-    expected = {(i, j) for j in range(len(sets)) for i in range(j) if similarity(sets[i], sets[j]) >= near}
-    assert set(near_copies(pool, near)) == expected
+    expected = {(i, j) for j in range(len(sets)) for i in range(j) if similarity(sets[i], sets[j]) >= min_similarity}
+    assert set(near_copies(pool, min_similarity)) == expected
 
 
-@pytest.mark.parametrize("text", ["1:1", "math", "math=0", "physics=1", "-1:1:1"])
-def test_a_bad_ratio_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="ratio"):
+@pytest.mark.parametrize(
+    "text", ["1:1", "math", "math=0", "physics=1", "-1:1:1", "math=nan", "1:1:inf", "math=1=2", ""]
+)
+def test_malformed_ratio_is_reported(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"the ratio .* cannot be read.*math=2"):
         read_ratio(text)
+
+
+@pytest.mark.parametrize("ratio", [{}, {"math": 0.0}, {"math": -1.0}, {"physics": 1.0}, {"math": float("nan")}])
+def test_mix_with_an_impossible_ratio_is_reported(ratio: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match=r"the ratio is .*math, code, qa"):
+        mix([Row("q", ("1",), "math")], ratio)
+
+
+@pytest.mark.parametrize("total", [0, -1])
+def test_mix_of_less_than_one_row_is_reported(total: int) -> None:
+    with pytest.raises(RecipeError, match=f"total is {total} rows.*at least 1"):
+        mix([Row("q", ("1",), "math")], {"math": 1.0}, total)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [({"limit": 0}, "limit"), ({"total": 0}, "total"), ({"ratio": {}}, "ratio")]
+)
+def test_impossible_request_is_reported_before_anything_is_loaded(
+    option: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=f"the {name} is"):
+        prepare(["gsm8k"], tmp_path, folder=tmp_path / "missing", **({"ratio": {"math": 1.0}} | option))
+
+
+def test_mix_of_no_rows_is_empty() -> None:
+    assert mix([], {"math": 1.0}) == []
+
+
+def test_near_copies_at_a_similarity_that_rounds_up_are_reported() -> None:
+    """0.55 * 20 is 11.000000000000002 in floating point, and so must not count as 12."""
+    words = [f"w{number}" for number in range(22)]
+    long, short = " ".join(words), " ".join(words[:13])
+    assert similarity(shingles(long), shingles(short)) == 11 / 20
+    assert list(near_copies([Row(text, ("1",), "math") for text in (long, short)], 0.55)) == [(0, 1)]
+
+
+def test_equal_questions_on_different_contexts_are_no_near_copies() -> None:
+    pool = [
+        Row("How many points?", ("1",), "qa", context=text) for text in ("The Bears scored.", "It rained all day.")
+    ]
+    assert list(near_copies(pool)) == []
+
+
+def test_printed_card_shows_counts_digests_and_warnings(upstream: Path, tmp_path: Path) -> None:
+    card = prepare(["gsm8k"], tmp_path, folder=upstream, ratio=read_ratio("1:1:1"))
+    console = Console(file=io.StringIO(), width=200)
+    print_card(card, console)
+    printed = console.file.getvalue()
+    assert "1 no final answer" in printed and "warning: train has no code row" in printed
+    assert all(card["splits"][split]["sha256"][:16] in printed for split in ("train", "valid", "test"))

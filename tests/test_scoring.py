@@ -1,4 +1,4 @@
-"""Scorers agree with a table of right and wrong answers, and never evaluate what they are given."""
+"""Scorers agree with a table of right and wrong answers, and never execute the text that they compare."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aflow_trl.data import synthetic_rows
+from aflow_trl.data import read_problem, synthetic_rows
 from aflow_trl.errors import ScorerError
-from aflow_trl.scoring import LEVELS, Score, quantize, score_answer, score_code, score_math, score_qa
+from aflow_trl.scoring import LEVELS, Score, quantize, score_answer, score_code, score_math, score_qa, symbolic
 
 MATH_WRONG = [
     (r"\frac{1}{3}", r"\frac{1}{2}"),
@@ -138,26 +138,26 @@ QA_RIGHT = [
 
 
 @pytest.mark.parametrize(("prediction", "gold"), MATH_WRONG)
-def test_wrong_math_is_zero(prediction: str, gold: str) -> None:
+def test_wrong_math_answer_scores_zero(prediction: str, gold: str) -> None:
     assert score_math(prediction, gold).value == 0.0
 
 
 @pytest.mark.parametrize(("prediction", "gold"), MATH_RIGHT)
-def test_right_math_is_one(prediction: str, gold: str) -> None:
+def test_right_math_answer_scores_one(prediction: str, gold: str) -> None:
     assert score_math(prediction, gold).value == 1.0
 
 
 @pytest.mark.parametrize(("prediction", "gold"), QA_WRONG)
-def test_wrong_qa_is_zero(prediction: str, gold: str) -> None:
+def test_wrong_qa_answer_scores_zero(prediction: str, gold: str) -> None:
     assert score_qa(prediction, gold).value == 0.0
 
 
 @pytest.mark.parametrize(("prediction", "gold"), QA_RIGHT)
-def test_right_qa_is_one(prediction: str, gold: str) -> None:
+def test_right_qa_answer_scores_one(prediction: str, gold: str) -> None:
     assert score_qa(prediction, gold).value == 1.0
 
 
-def test_qa_takes_the_best_alias() -> None:
+def test_qa_score_is_that_of_the_best_alias() -> None:
     assert score_qa("NYC", ["New York City", "NYC"]).value == 1.0
 
 
@@ -174,44 +174,58 @@ def test_qa_gives_partial_credit_for_a_shorter_name() -> None:
         "(lambda: __import__('os').mkdir('pwned'))()",
     ],
 )
-def test_text_is_never_executed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_never_executed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert score_math(text, "3").value == 0.0
     assert score_math(text, r"\frac{x}{2}").value == 0.0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hanging_comparison_is_a_scorer_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aflow_trl.scoring import symbolic
-
+def test_comparison_that_times_out_is_a_scorer_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbolic, "COMPARE_TIMEOUT_S", 1e-6)
     with pytest.raises(ScorerError):
         symbolic.symbolically_equal("x+1", "1+x")
-    monkeypatch.undo()
-    assert symbolic.symbolically_equal("x+1", "1+x"), "a new worker takes over"
 
 
-def test_words_in_another_order_are_no_exact_match() -> None:
+def test_worker_that_timed_out_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(ScorerError):
+        patch.setattr(symbolic, "COMPARE_TIMEOUT_S", 1e-6)
+        symbolic.symbolically_equal("x+1", "1+x")
+    assert symbolic.symbolically_equal("x+1", "1+x")
+
+
+def test_reordered_words_are_not_an_exact_match() -> None:
     assert score_qa("man bites dog", "dog bites man").value < 1.0
 
 
-def test_missing_gold_is_a_scorer_error() -> None:
+def test_qa_without_a_gold_answer_is_a_scorer_error() -> None:
     with pytest.raises(ScorerError):
         score_qa("x", [])
 
 
-def test_no_answer_has_its_label() -> None:
+def test_empty_answer_is_labelled() -> None:
     assert score_math("", "7").label == score_qa("", "x").label == "no_answer"
 
 
+SQUARE_TESTS = ["assert f(1) == 1", "assert f(2) == 4"]
+
+
 async def test_code_is_right_only_if_every_test_passes() -> None:
-    tests = ["assert f(1) == 1", "assert f(2) == 4"]
-    assert (await score_code("def f(x): return x * x", tests, "f")).value == 1.0
-    half = await score_code("def f(x): return 1", tests, "f")
+    assert (await score_code("def f(x): return x * x", SQUARE_TESTS, "f")).value == 1.0
+    half = await score_code("def f(x): return 1", SQUARE_TESTS, "f")
     assert (half.value, half.partial) == (0.0, 0.5)
-    assert (await score_code("def f(x): return 1", tests, "f", partial_credit=True)).value == 0.5
-    assert (await score_code("", tests, "f")).label == "no_answer"
-    assert (await score_code("Here:\n```python\ndef f(x): return x ** 2\n```", tests, "f")).value == 1.0
+
+
+async def test_partial_credit_is_the_share_of_tests_passed() -> None:
+    assert (await score_code("def f(x): return 1", SQUARE_TESTS, "f", partial_credit=True)).value == 0.5
+
+
+async def test_empty_code_is_no_answer() -> None:
+    assert (await score_code("", SQUARE_TESTS, "f")).label == "no_answer"
+
+
+async def test_code_is_extracted_from_a_fenced_block() -> None:
+    assert (await score_code("Here:\n```python\ndef f(x): return x ** 2\n```", SQUARE_TESTS, "f")).value == 1.0
 
 
 async def test_code_without_tests_is_a_scorer_error() -> None:
@@ -229,17 +243,17 @@ LEVEL_OF = [
 
 
 @pytest.mark.parametrize(("score", "level"), LEVEL_OF)
-def test_every_level_can_be_reached(score: Score, level: float) -> None:
+def test_every_level_is_reachable(score: Score, level: float) -> None:
     assert quantize(score) == level
 
 
-def test_levels_grow_with_partial_credit() -> None:
+def test_levels_increase_with_partial_credit() -> None:
     values = [quantize(Score(0.0, "m", "a", "", share / 100)) for share in range(100)]
     assert values == sorted(values) and set(values) == set(LEVELS[1:4])
 
 
 @given(st.integers(-(10**9), 10**9))
-def test_integers_match_themselves_and_nothing_else(number: int) -> None:
+def test_integers_match_only_themselves(number: int) -> None:
     assert score_math(str(number), str(number)).value == 1.0
     assert score_math(f"{number:,}", str(number)).value == 1.0
     assert score_math(str(number + 1), str(number)).value == 0.0
@@ -252,18 +266,16 @@ def test_fractions_are_compared_exactly(numerator: int, denominator: int) -> Non
     assert score_math(f"{abs(numerator) + 1}/{denominator}", gold).value == 0.0
 
 
-async def test_gold_of_every_synthetic_problem_is_right_and_a_perturbed_one_wrong() -> None:
-    from aflow_trl.data import read_problem
-
+async def test_synthetic_problems_accept_their_answer_and_reject_another() -> None:
     for row in itertools.islice(synthetic_rows(3, "test"), 60):
         solved = read_problem(f"{row.context}\n\n{row.question}")
         assert solved is not None
-        facts = {
+        gold = {
             "domain": row.domain,
             "golds": row.answer,
             "hidden_tests": row.hidden_tests,
             "entry_point": row.entry_point,
         }
-        assert (await score_answer(solved.answer(), **facts)).value == 1.0, row
+        assert (await score_answer(solved.answer(), **gold)).value == 1.0, row
         wrong = {"math": f"{solved.answer()}1", "qa": "Zzyzx", "code": f"def {row.entry_point}(numbers): return None"}
-        assert (await score_answer(wrong[row.domain], **facts)).value == 0.0, row
+        assert (await score_answer(wrong[row.domain], **gold)).value == 0.0, row

@@ -1,13 +1,15 @@
-"""The simulated executor: works from the messages alone, in the forms asked for, with the skill its table says."""
+"""The simulated executor works from the messages alone, in the requested formats, with the skill of its table."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from aiohttp import ClientSession, web
 from transformers import AutoTokenizer, Qwen2Config
 
@@ -17,8 +19,9 @@ from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.operators import Problem
 from aflow_trl.operators.prompts import fill, render
+from aflow_trl.policies.tiny import build_tokenizer
 from aflow_trl.rollouts import Rollouts
-from aflow_trl.simulator import SimulatedApp, default_skill, in_process, recognize, reply
+from aflow_trl.simulator import MODEL_NAME, SimulatedApp, default_skill, in_process, recognize, reply
 from aflow_trl.simulator.server import build_server
 
 
@@ -41,12 +44,12 @@ def test_every_prompt_is_recognised_with_its_fields(name: str) -> None:
     assert recognize(fill(template, **fields)) == (name, fields)
 
 
-def test_missing_lines_are_recognised_as_empty_fields() -> None:
+def test_omitted_lines_are_recognised_as_empty_fields() -> None:
     name, fields = recognize(render("Custom", instruction="i", attempt="", problem="p"))
     assert (name, fields["attempt"], fields["problem"]) == ("Custom", "", "p")
 
 
-def test_problems_read_back_from_their_text() -> None:
+def test_problems_are_recovered_from_their_text() -> None:
     for row in rows(150):
         solved = read_problem(f"{row.context}\n\n{row.question}")
         assert solved is not None and (solved.domain, solved.difficulty) == (row.domain, row.difficulty)
@@ -62,13 +65,13 @@ def test_splits_share_no_problem_and_domains_are_balanced() -> None:
     assert [sum(row.domain == domain for row in held_out) for domain in DOMAINS] == [100, 100, 100]
 
 
-def test_equal_seeds_give_equal_replies_and_others_differ() -> None:
+def test_replies_depend_on_the_seed_only() -> None:
     prompt = render("Custom", instruction="i", attempt="", problem=rows(1)[0].question)
     assert reply(prompt, 1) == reply(prompt, 1)
     assert len({reply(prompt, seed) for seed in range(30)}) > 1
 
 
-def test_skill_decides_how_often_it_is_right() -> None:
+def test_skill_table_determines_the_share_of_right_replies() -> None:
     row = next(row for row in rows(60) if row.domain == "math" and row.difficulty == 3)
     prompt = render("AnswerGenerate", attempt="", problem=row.question)
     right = sum(f"<answer>{row.answer[0]}</answer>" in reply(prompt, seed) for seed in range(400)) / 400
@@ -76,7 +79,7 @@ def test_skill_decides_how_often_it_is_right() -> None:
     assert abs(right - expected) < default_skill()["spread"] + 0.08
 
 
-def test_review_errs_both_ways() -> None:
+def test_review_has_false_positives_and_false_negatives() -> None:
     row = next(row for row in rows(60) if row.domain == "math" and row.difficulty == 2)
 
     def accepted(answer: str) -> float:
@@ -87,7 +90,7 @@ def test_review_errs_both_ways() -> None:
     assert 0 < accepted(f"{row.answer[0]}0") < 0.4
 
 
-def test_unknown_prompts_get_an_honest_reply() -> None:
+def test_unknown_prompt_is_not_answered() -> None:
     assert reply("Reply with the word ready.", 0) == "I do not know."
 
 
@@ -96,8 +99,8 @@ async def test_best_workflow_depends_on_the_domain() -> None:
     problems = rows(240)
 
     async def accuracy(workflow: str, domain: str) -> float:
-        own = [row.columns() for row in problems if row.domain == domain]
-        scored = await rollouts.execute([workflow] * len(own), own, salt="t", phase="test", step=0)
+        columns = [row.columns() for row in problems if row.domain == domain]
+        scored = await rollouts.execute([workflow] * len(columns), columns, salt="t", phase="test", step=0)
         return sum(rollout.correct for rollout in scored) / len(scored)
 
     assert await accuracy("Programmer", "math") > await accuracy("Custom", "math") + 0.15
@@ -105,33 +108,42 @@ async def test_best_workflow_depends_on_the_domain() -> None:
     assert await accuracy("CustomCodeGenerate -> Test", "code") > await accuracy("AnswerGenerate", "code") + 0.2
 
 
-async def test_http_server_and_in_process_application_answer_alike() -> None:
+@pytest_asyncio.fixture
+async def base_url() -> AsyncIterator[str]:
+    """Base URL of a simulated executor that is served over HTTP."""
     runner = web.AppRunner(build_server(SimulatedApp()))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    port = site._server.sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+    await runner.cleanup()
+
+
+async def test_http_server_and_in_process_application_give_equal_replies(
+    base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = rows(1)[0]
     request = [RolloutRequest("Custom -> Review ? Revise : done", Problem(row.question, row.domain, row.context))]
-    try:
-        import os
+    monkeypatch.setenv("AFLOW_TEST_KEY", "x")
+    client = LLMClient(ExecutorConfig(executor_base_url=base_url, executor_api_key_env="AFLOW_TEST_KEY"))
+    (over_http,) = await Engine(client).run(request, salt="s")
+    await client.aclose()
+    (in_process_trace,) = await simulated_engine().run(request, salt="s")
+    assert [node.text for node in over_http.nodes] == [node.text for node in in_process_trace.nodes]
 
-        os.environ["AFLOW_TEST_KEY"] = "x"
-        config = ExecutorConfig(executor_base_url=f"http://127.0.0.1:{port}/v1", executor_api_key_env="AFLOW_TEST_KEY")
-        (over_http,) = await Engine(LLMClient(config)).run(request, salt="s")
-        async with ClientSession() as session:
-            models = await (await session.get(f"http://127.0.0.1:{port}/v1/models")).json()
-            bad = await session.post(f"http://127.0.0.1:{port}/v1/chat/completions", data="{")
-        assert models["data"] and bad.status == 400
-    finally:
-        await runner.cleanup()
-    (in_memory,) = await simulated_engine().run(request, salt="s")
-    assert [node.text for node in over_http.nodes] == [node.text for node in in_memory.nodes]
+
+async def test_http_server_lists_its_model(base_url: str) -> None:
+    async with ClientSession() as session, session.get(f"{base_url}/models") as response:
+        assert [model["id"] for model in (await response.json())["data"]] == [MODEL_NAME]
+
+
+@pytest.mark.parametrize("body", ["{", "[]", '"text"', "{}", '{"messages": []}'])
+async def test_malformed_request_is_rejected(body: str, base_url: str) -> None:
+    async with ClientSession() as session, session.post(f"{base_url}/chat/completions", data=body) as response:
+        assert response.status == 400 and (await response.json())["error"]["message"]
 
 
 def test_tokenizer_of_the_tiny_policy_round_trips(tmp_path: Path) -> None:
-    from aflow_trl.policies.tiny import build_tokenizer
-
     tokenizer = build_tokenizer(["<workflow>Custom -> Review ? Revise : done</workflow> some text"] * 3)
     tokenizer.save_pretrained(tmp_path)
     # `AutoTokenizer` chooses the class by the type of the model beside it.

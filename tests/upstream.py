@@ -1,4 +1,4 @@
-"""Tiny copies of the public benchmarks in their exact upstream columns, written to a folder as `datasets` reads it."""
+"""Tiny versions of the public benchmarks in their exact upstream columns, in a layout that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -112,18 +112,18 @@ def competition(problem: str, solution: str, level: str = "Level 3") -> dict[str
 
 
 def humaneval(number: int, prompt: str, solution: str, test: str, name: str) -> dict[str, Any]:
-    facts = {"prompt": prompt, "canonical_solution": solution, "test": test, "entry_point": name}
-    return {"task_id": f"HumanEval/{number}"} | facts
+    columns = {"prompt": prompt, "canonical_solution": solution, "test": test, "entry_point": name}
+    return {"task_id": f"HumanEval/{number}"} | columns
 
 
 def mbpp(number: int, text: str, code: str, tests: list[str], setup: str = "") -> dict[str, Any]:
-    facts = {"text": text, "code": code, "test_list": tests, "test_setup_code": setup, "challenge_test_list": []}
-    return {"task_id": number} | facts
+    columns = {"text": text, "code": code, "test_list": tests, "test_setup_code": setup, "challenge_test_list": []}
+    return {"task_id": number} | columns
 
 
 def mbpp_plus(number: int, prompt: str, code: str, tests: list[str], test: str) -> dict[str, Any]:
-    facts = {"code": code, "prompt": prompt, "source_file": "x", "test_imports": [], "test_list": tests, "test": test}
-    return {"task_id": number} | facts
+    columns = {"code": code, "prompt": prompt, "source_file": "x", "test_imports": [], "test_list": tests}
+    return {"task_id": number, "test": test} | columns
 
 
 def hotpot(number: str, question: str, answer: str, level: str = "hard") -> dict[str, Any]:
@@ -134,8 +134,8 @@ def hotpot(number: str, question: str, answer: str, level: str = "hard") -> dict
             ["First for Women is a magazine.", " It was started in 1989."],
         ],
     }
-    facts = {"supporting_facts": {"title": ["First for Women"], "sent_id": [1]}, "context": context}
-    return {"id": number, "question": question, "answer": answer, "type": "comparison", "level": level} | facts
+    columns = {"supporting_facts": {"title": ["First for Women"], "sent_id": [1]}, "context": context}
+    return {"id": number, "question": question, "answer": answer, "type": "comparison", "level": level} | columns
 
 
 def drop(number: str, passage: str, question: str, spans: list[str]) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def drop(number: str, passage: str, question: str, spans: list[str]) -> dict[str
 
 
 def squad(number: str, context: str, question: str, answers: list[str]) -> dict[str, Any]:
-    own = {"text": answers, "answer_start": [0] * len(answers)}
-    return {"id": number, "title": "T", "context": context, "question": question, "answers": own}
+    spans = {"text": answers, "answer_start": [0] * len(answers)}
+    return {"id": number, "title": "T", "context": context, "question": question, "answers": spans}
 
 
 SEVEN = "def seventh(n):\n    return n * 7"
@@ -165,7 +165,7 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = {
             gsm8k("A firm earns 1,000 dollars twice. How much is that?", "2,000"),
             {"question": "What is this?", "answer": "nobody knows"},
             gsm8k("Bob walks 3 miles a day. How far in 4 days?", "12"),
-            # An exact copy but for case, and near copies of one another and of a test row.
+            # A copy except for case and punctuation, and a near copy of a test row.
             gsm8k("ANN has 2 pens, and buys 3 more.  How many pens has she?", "5"),
             gsm8k(APPLES.format(9) + " Count well.", "7"),
         ],
@@ -183,7 +183,7 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "test": [
             humaneval(0, CLOSE_PROMPT, CLOSE_SOLUTION, HUMANEVAL_TEST, "has_close_elements"),
             humaneval(32, POLY_PROMPT, POLY_SOLUTION, POLY_TEST, "find_zero"),
-            # A gold that its own tests refuse.
+            # A reference solution that fails its tests.
             humaneval(99, CLOSE_PROMPT + "\n", "    return True\n", HUMANEVAL_TEST, "has_close_elements"),
         ]
     },
@@ -197,9 +197,12 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = {
                 ["assert seventh(1) == 7", "assert seventh(2) == 14", "assert seventh(FOUR) == 28"],
                 "FOUR = 4",
             ),
-            # The same task is a test of MBPP+.
+            # The same task as a test row of MBPP+.
             mbpp(
-                700, "Half of a circle's way round.", HALF, ["assert half_circle(0) == 0", "assert half_circle(2) > 3"]
+                700,
+                "Half the circumference of a circle.",
+                HALF,
+                ["assert half_circle(0) == 0", "assert half_circle(2) > 3"],
             ),
             mbpp(602, "One test only.", SEVEN, ["assert seventh(1) == 7"]),
         ],
@@ -211,7 +214,11 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "mbpp+": {
         "test": [
             mbpp_plus(
-                700, "Write a function for half of a circle.", HALF, ["assert half_circle(0) == 0"], MBPP_PLUS_TEST
+                700,
+                "Write a function for half the circumference of a circle.",
+                HALF,
+                ["assert half_circle(0) == 0"],
+                MBPP_PLUS_TEST,
             )
         ]
     },
@@ -222,7 +229,7 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "drop": {
         "train": [
             drop("q1", "The Bears scored 21 points. Smith ran twice.", "How many points did the Bears score?", ["21"]),
-            # The same question on another passage is another problem.
+            # The same question on a different passage, which makes it a different problem.
             drop(
                 "q2",
                 "The Bears scored 7 points. It rained.",

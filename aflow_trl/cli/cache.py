@@ -1,4 +1,4 @@
-"""`aflow-trl cache`: maintain a cache of replies."""
+"""`aflow-trl cache`: inspect, prune and verify a cache of replies."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser(
         "cache",
-        help="maintain a cache of replies: stats, prune, verify",
-        description="Show the content of a cache of replies, remove the least recently used, or find damaged ones.",
+        help="inspect, prune or verify a cache of replies",
+        description="Show the size of a cache of replies, remove the least recently used, or remove damaged ones.",
         epilog="example: aflow-trl cache stats runs/compose/calls.sqlite",
     )
     parser.add_argument("action", choices=["stats", "prune", "verify"], help="what to do")
     parser.add_argument("path", help="SQLite file, such as calls.sqlite in an output folder")
     parser.add_argument(
-        "--max-mb", type=float, default=0.0, metavar="MB", help="prune: size to keep (default: nothing)"
+        "--max-mb", type=float, default=0.0, metavar="MB", help="prune: size to shrink to (default: 0, empty)"
     )
     parser.set_defaults(command=run)
 
@@ -30,8 +30,11 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     path = Path(options.path)
+    # Checked here because opening a missing file would create an empty cache.
     if not path.is_file():
-        raise RecipeError(f"there is no cache {options.path!r}. A run writes calls.sqlite into its output folder.")
+        raise RecipeError(
+            f"the cache {options.path!r} does not exist. Name a calls.sqlite that a run wrote into its output folder."
+        )
     cache = CallCache(path)
     if options.action == "prune":
         print(f"{cache.prune(int(options.max_mb * 1e6))} replies removed")

@@ -1,4 +1,4 @@
-"""`aflow-trl check`: parse a workflow and show its canonical form, bounds and drawing."""
+"""`aflow-trl check`: parse a workflow and show its canonical form, cost bounds and diagram."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser(
         "check",
-        help="parse a workflow: canonical form, bounds, drawing, or the error with its position",
+        help="parse a workflow: canonical form, cost bounds, diagram, or the error with its position",
         description="Parse a workflow strictly and show its canonical form, its maximum cost and its structure.",
         epilog='example: aflow-trl check "Custom -> Review ? Revise : done"',
     )
     parser.add_argument("workflow", help="workflow text, in quotes")
-    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
-    parser.add_argument("--mermaid", action="store_true", help="print only the Mermaid drawing")
+    parser.add_argument(
+        "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
+    )
+    parser.add_argument("--mermaid", action="store_true", help="print only the Mermaid diagram")
     parser.set_defaults(command=run)
 
 

@@ -1,4 +1,4 @@
-"""`aflow-trl data`: prepare public benchmarks, import workspaces of AFlow."""
+"""`aflow-trl data`: prepare public benchmarks, import AFlow workspaces."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     actions = data.add_subparsers(required=True, metavar="ACTION")
     prepare = actions.add_parser(
         "prepare",
-        help="public benchmarks as train, valid and test files",
-        description="Load benchmarks from the Hub, keep the rows whose own gold the scorers accept, remove copies, "
-        "mix the domains, and write train.jsonl, valid.jsonl, test.jsonl and data_card.json.",
+        help="write public benchmarks as train, valid and test files",
+        description="Load benchmarks from the Hub, keep the rows whose gold answer the scorers accept, remove near "
+        "copies, mix the domains, and write train.jsonl, valid.jsonl, test.jsonl and data_card.json.",
         epilog="example: aflow-trl data prepare data --benchmark gsm8k --benchmark mbpp --benchmark hotpotqa",
     )
     prepare.add_argument("out", help="folder to write")
@@ -30,30 +30,36 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         help="gsm8k, math, humaneval, humaneval+, mbpp, mbpp+, hotpotqa, drop or squad_v2; may be repeated "
         "(default: all but the + versions)",
     )
-    prepare.add_argument("--from", dest="folder", metavar="FOLDER", help="copies of them, instead of the Hub")
+    prepare.add_argument(
+        "--from", dest="folder", metavar="FOLDER", help="folder with copies of the benchmarks, instead of the Hub"
+    )
     prepare.add_argument("--ratio", default="1:1:1", help="math:code:qa in training and validation (default: 1:1:1)")
-    prepare.add_argument("--total", type=int, metavar="N", help="training rows (default: as many as the ratio allows)")
-    prepare.add_argument("--limit", type=int, metavar="N", help="maximum number of rows of a split of a benchmark")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    prepare.add_argument(
+        "--total", type=int, metavar="N", help="number of training rows (default: as many as the ratio allows)"
+    )
+    prepare.add_argument("--limit", type=int, metavar="N", help="maximum number of rows per split of a benchmark")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
     prepare.set_defaults(command=_prepare)
     workspace = actions.add_parser(
         "import-aflow",
-        help="improvement records from a workspace of AFlow's search",
-        description="Read round_N/graph.py and what lies beside it (nothing is imported or run), translate the graphs "
-        "that fit the language, and write improvement records.",
+        help="write improvement records from a workspace of AFlow's search",
+        description="Read the rounds of a workspace as text (nothing is imported or run), translate the graphs that "
+        "the workflow language can express, and write improvement records.",
         epilog="example: aflow-trl data import-aflow workspace/GSM8K --out data/improvements.jsonl",
     )
-    workspace.add_argument("workspace", help="workspace of one or several data sets")
+    workspace.add_argument("workspace", help="workspace folder of one or more data sets")
     workspace.add_argument("--out", default="improvements.jsonl", help="file to write (default: improvements.jsonl)")
-    workspace.add_argument("--domain", choices=["math", "code", "qa"], help="domain of data sets with unknown names")
+    workspace.add_argument(
+        "--domain", choices=["math", "code", "qa"], help="domain of data sets whose names are unknown"
+    )
     workspace.set_defaults(command=_import_aflow)
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from ..data import SOURCES, prepare, print_card, read_ratio
+    from ..data import BENCHMARKS, prepare, print_card, read_ratio
 
     card = prepare(
-        options.benchmark or [name for name in SOURCES if not name.endswith("+")],
+        options.benchmark or [name for name in BENCHMARKS if not name.endswith("+")],
         Path(options.out),
         folder=Path(options.folder) if options.folder else None,
         ratio=read_ratio(options.ratio),

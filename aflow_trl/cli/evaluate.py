@@ -1,4 +1,4 @@
-"""`aflow-trl eval`: a policy and its baselines on a data file."""
+"""`aflow-trl eval`: evaluate a policy and baselines on a data file."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from ..operators import load_operators
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client, reply_cache
 
 MIN_TABLE_WIDTH = 130
+"""Minimum width of the table, in characters; in a narrower terminal its columns would break into single letters."""
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser(
         "eval",
-        help="a policy and its baselines on a data file: accuracy with intervals, cost, unscored share",
-        description="Run a policy, its untrained form, fixed and random workflows on the same problems with the same "
-        "executor randomness. Started again, an interrupted evaluation continues.",
+        help="evaluate a policy and baselines on a data file: accuracy with intervals, cost, unscored share",
+        description="Run a policy, its base model, and fixed and random workflows on the same problems with the same "
+        "executor randomness. The same command continues an interrupted evaluation.",
         epilog="example: aflow-trl eval data/test.jsonl --valid data/valid.jsonl --model runs/compose --out runs/eval",
     )
     parser.add_argument("data", help="problems: a .jsonl path, a Hub dataset, or synthetic")
-    parser.add_argument("--valid", metavar="DATA", help="problems to choose the best fixed workflow on")
-    parser.add_argument("--model", metavar="MODEL", help="policy: a run, an adapter, a model, a Hub id")
+    parser.add_argument("--valid", metavar="DATA", help="problems that the best fixed workflow is chosen on")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="policy: output folder of a run, adapter, model folder or Hub id"
+    )
     parser.add_argument("--workflow", action="append", default=[], help="fixed workflow; may be repeated")
     parser.add_argument("--workflows", metavar="FILE", help="fixed workflows, one per line")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="repetitions (default: 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the repetitions (default: 0)")
     parser.add_argument(
         "--limit", type=int, default=300, metavar="N", help="maximum number of problems (default: 300)"
     )
     parser.add_argument(
-        "--temperature", type=float, help="of the policy; 0 decodes greedily (default: that of its training, or 1)"
+        "--temperature",
+        type=float,
+        help="temperature of the policy; 0 decodes greedily (default: that of its training, or 1)",
     )
     parser.add_argument("--out", default="evaluation", metavar="FOLDER", help="folder to write (default: evaluation)")
     add_policy_flags(parser)
@@ -45,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from ..evaluation import PolicyChoice, print_evaluation, run_evaluation
 
+    # Registers the operators, for the workflows that are parsed below.
     load_operators(options.operator_module)
     out = Path(options.out)
     texts = [*options.workflow]

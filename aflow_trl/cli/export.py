@@ -1,4 +1,4 @@
-"""`aflow-trl export`: a workflow as a script, as a class of AFlow, or as a diagram."""
+"""`aflow-trl export`: write a workflow as a Python script, as a class for AFlow, or as a diagram."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser(
         "export",
-        help="a workflow as a script, as a class of AFlow, or as a diagram",
+        help="write a workflow as a Python script, as a class for AFlow, or as a diagram",
         description="Write a workflow as a Python script that needs only `openai`, as the class that AFlow runs, or "
         "as a Mermaid diagram.",
         epilog='example: aflow-trl export "Custom -> Review ? Revise : done" --to python > workflow.py',
     )
     parser.add_argument("workflow", help="workflow text, in quotes")
     parser.add_argument("--to", choices=["python", "aflow", "mermaid"], required=True, help="output format")
-    parser.add_argument("--executor", default="gpt-4o-mini", help="model of the script (default: gpt-4o-mini)")
-    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    parser.add_argument("--executor", default="gpt-4o-mini", help="model that the script calls (default: gpt-4o-mini)")
+    parser.add_argument(
+        "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
+    )
     parser.set_defaults(command=run)
 
 

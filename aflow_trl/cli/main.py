@@ -1,4 +1,4 @@
-"""Entry point of the `aflow-trl` command; each command has a module of its own."""
+"""Entry point of `aflow-trl`. Each command has a module, which defines its parser and runs it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Args:
         arguments (`Sequence[str]`, *optional*):
-            Command line without the program's name. Defaults to that of the process.
+            Command line without the name of the program. Defaults to that of the process.
 
     Raises:
-        `SystemExit`: With code 2 after a user error, which is printed without a traceback.
+        `SystemExit`: With code 2 after a user error, whose message is printed without a traceback.
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     if command_line[:1] == ["train"]:
-        # Everything after `train` belongs to the parser of the recipe.
+        # Everything after `train` belongs to the parser of the recipe. Imported here, because torch and TRL take
+        # seconds that the other commands should not.
         from .train import main as train
 
         return train(command_line[1:])

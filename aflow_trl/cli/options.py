@@ -1,4 +1,4 @@
-"""Flags that several commands share."""
+"""Flags that several commands share, and the objects they describe."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from ..simulator import simulated_client
 
 Commands = argparse._SubParsersAction
 ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
-"""Overrides under which any recipe can be read on a machine that will not train it."""
+"""Overrides with which any recipe loads on a machine that will not train it, such as one without a GPU."""
 
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that name the executor."""
+    """Add the flags that describe the executor."""
     parser.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
     parser.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
-    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--operator-module", action="append", default=[], help="module that defines further operators")
+    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the API key")
+    parser.add_argument(
+        "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
+    )
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that select a form of a policy."""
+    """Add the flags that select a checkpoint and a prompt of a policy."""
     parser.add_argument(
         "--checkpoint", type=int, metavar="STEP", help="checkpoint of a run (default: its final model)"
     )
@@ -32,7 +34,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def executor_client(base_url: str, model: str, api_key_env: str, *, cache: CallCache | None = None) -> LLMClient:
-    """Client of the executor that the flags of [`add_executor_flags`] name."""
+    """Client of the executor that the flags of [`add_executor_flags`] describe."""
     simulated = base_url == SIMULATED
     config = ExecutorConfig(
         executor_base_url=base_url,

@@ -12,37 +12,38 @@ from ..errors import RecipeError
 from .options import ANY_MACHINE, Commands
 
 MIN_TABLE_WIDTH = 110
+"""Minimum width of a table, in characters; in a narrower terminal its columns would be cut."""
 
 
 def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parsers of the commands."""
-    # `train` hands everything after it to the parser of the recipe, before this one sees it; here for the help only.
+    # `main` passes the arguments of `train` to the parser of the recipe; this parser only serves the list of commands.
     commands.add_parser("train", help="train a policy from a recipe: aflow-trl train RECIPE [--key value ...]")
     estimate = commands.add_parser(
         "estimate",
-        help="calls and USD of a recipe, before anything is spent",
-        description="Dry-run a recipe's problems on the simulated executor and print what the run will cost. "
+        help="estimate model calls and USD of a recipe, before anything is spent",
+        description="Run the problems of a recipe on the simulated executor and print what a training would cost. "
         "Further --key value pairs override the recipe, as in training.",
         epilog="example: aflow-trl estimate quickstart.yaml --max_steps 200",
     )
     estimate.add_argument("recipe", help="recipe, as for train")
     estimate.add_argument("--num-processes", type=int, default=1, help="number of processes of the run (default: 1)")
-    estimate.add_argument("--reply-tokens", type=int, default=200, help="tokens of a reply (default: 200)")
+    estimate.add_argument("--reply-tokens", type=int, default=200, help="number of tokens per reply (default: 200)")
     estimate.set_defaults(command=run_estimate, takes_overrides=True)
     warm_start = commands.add_parser(
         "warmstart",
-        help="search good workflows by execution and fine-tune the policy of a recipe on them",
-        description="The warm start of a recipe alone: sample workflows, successive halving by live execution, "
-        "fine-tuning on the winners. A training of the same recipe with warm_start continues from it. Further --key "
-        "value pairs override the recipe, as in training.",
+        help="search for good workflows by execution and fine-tune the policy of a recipe on them",
+        description="Run only the warm start of a recipe: sample workflows, select by successive halving with live "
+        "execution, and fine-tune on the winners. A training of the same recipe with warm_start continues from it. "
+        "Further --key value pairs override the recipe, as in training.",
         epilog="example: aflow-trl warmstart quickstart.yaml --warm_start '{\"max_calls\": 10000}'",
     )
     warm_start.add_argument("recipe", help="recipe, as for train")
     warm_start.set_defaults(command=run_warm_start, takes_overrides=True)
     replay = commands.add_parser(
         "replay",
-        help="rewards and advantages of a run again, from its traces, without a model call",
-        description="Compute rewards and advantages of every training step again and print old against new.",
+        help="recompute rewards and advantages of a run from its traces, without a model call",
+        description="Recompute rewards and advantages of every training step and print them beside the recorded ones.",
         epilog="example: aflow-trl replay runs/quickstart --recipe other.yaml",
     )
     replay.add_argument("output_dir", help="output folder of a run")
@@ -69,9 +70,9 @@ def run_estimate(options: argparse.Namespace) -> None:
     console = Console(highlight=False, width=max(Console().width, MIN_TABLE_WIDTH))
     console.print(table)
     console.print(
-        f"Expected: random workflows and the baselines, replies of {options.reply_tokens} tokens; low: with equal "
-        f"calls shared ({recipe.workflow.share}); worst: every workflow spends its whole budget. A policy that learns "
-        "to spend more costs more.",
+        f"Expected: random workflows and the baselines, with replies of {options.reply_tokens} tokens; low: equal "
+        f"calls are shared ({recipe.workflow.share}); worst: every workflow spends its whole budget. A policy that "
+        "learns to spend more costs more.",
         style="dim",
     )
 
@@ -105,6 +106,8 @@ def run_replay(options: argparse.Namespace) -> None:
         sizes = [float(value.abs().mean()) for value in (step.old_advantages, step.new_advantages)]
         table.add_row(str(step.step), *(f"{value:.4f}" for value in (*means, *sizes, change)))
     if not table.rows:
-        raise RecipeError(f"{options.output_dir} holds no training step yet.")
+        raise RecipeError(
+            f"{options.output_dir} holds no recorded training step. Name a run that has finished at least one."
+        )
     Console(highlight=False).print(table)
     print(f"largest change of an advantage: {largest:g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from .options import Commands, add_executor_flags, add_policy_flags, executor_cl
 
 DEFAULT_WORKFLOW = "Custom"
 MAX_RESULT_CHARS = 300
-"""Characters of an operator's result that a trace shows."""
+"""Maximum length of an operator's result in a printed trace."""
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -34,12 +34,23 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog='example: aflow-trl run "What is 6 * 7?" --workflow "Custom -> Review ? Revise : done"',
     )
     parser.add_argument("question", nargs="?", help="question, in quotes")
-    parser.add_argument("--input", metavar="JSONL", help="file of questions, in the row schema; no gold is needed")
-    parser.add_argument("--output", metavar="JSONL", default="answers.jsonl", help="file of answers (answers.jsonl)")
+    parser.add_argument(
+        "--input", metavar="JSONL", help="file of questions, in the row schema; no gold answer is needed"
+    )
+    parser.add_argument(
+        "--output", metavar="JSONL", default="answers.jsonl", help="file of answers (default: answers.jsonl)"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--workflow", default=None, help=f"workflow to run (default: {DEFAULT_WORKFLOW})")
-    source.add_argument("--model", default=None, metavar="MODEL", help="policy: a run, an adapter, a model, a Hub id")
-    parser.add_argument("--best-of", type=int, metavar="N", help="sample N workflows from the policy, vote on answers")
+    source.add_argument(
+        "--model",
+        default=None,
+        metavar="MODEL",
+        help="policy: output folder of a run, adapter, model folder or Hub id",
+    )
+    parser.add_argument(
+        "--best-of", type=int, metavar="N", help="sample N workflows from the policy and vote on their answers"
+    )
     parser.add_argument(
         "--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)"
     )
@@ -48,7 +59,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add_policy_flags(parser)
     add_executor_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the executor's sampling (default: 0)")
-    parser.add_argument("--trace", action="store_true", help="show every operator with its result")
+    parser.add_argument("--trace", action="store_true", help="print every operator with its result")
     parser.add_argument("--json", action="store_true", help="print the whole trace as JSON")
     parser.set_defaults(command=run)
 
@@ -57,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command; exit code 1 if a single question was not answered."""
     operators = load_operators(options.operator_module)
     if (options.question is None) == (options.input is None):
-        raise RecipeError("give one question, or a file of them with --input.")
+        raise RecipeError("give either a question or a file of questions with --input.")
     if options.best_of is not None and options.best_of < 1:
         raise RecipeError(f"--best-of must be at least 1, got {options.best_of}.")
     if options.input is None:
@@ -92,12 +103,13 @@ def run(options: argparse.Namespace) -> None:
 def _workflows(
     options: argparse.Namespace, questions: Sequence[Question], operators: OperatorRegistry
 ) -> list[list[str]]:
-    """Workflows for each question: a fixed one, or those that a policy composes."""
+    """Workflows for each question: the fixed one, or those that the policy composes."""
     if options.model is None:
         if options.checkpoint is not None or options.best_of is not None:
             raise RecipeError("--checkpoint and --best-of need a policy. Name one with --model.")
         text = options.workflow or DEFAULT_WORKFLOW
         return [[format_workflow(parse(text, vocabulary=operators.vocabulary))] for _ in questions]
+    # Imported here, because torch and transformers take seconds that a fixed workflow should not.
     from ..policies import Policy
 
     policy = Policy(options.model, operators, checkpoint=options.checkpoint, prompt=options.policy_prompt)
@@ -108,10 +120,10 @@ def _workflows(
 def _answer_file(
     path: Path,
     count: int,
-    answer_all: Callable[[Callable[[Answered], None]], object],
+    answer_all: Callable[[Callable[[Answered], None]], Coroutine[object, object, None]],
     answers: list[Answered],
 ) -> None:
-    """Answer a file of questions with a progress bar; every answer is written as soon as it is there."""
+    """Answer a file of questions with a progress bar. Answers are written one by one, so that an interruption keeps them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, path.open("w", encoding="utf-8") as file:
@@ -123,7 +135,7 @@ def _answer_file(
             answers.append(answered)
             progress.advance(task)
 
-        asyncio.run(answer_all(write))  # type: ignore[arg-type]
+        asyncio.run(answer_all(write))
 
 
 def _show(answered: Answered, options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`aflow-trl search`: the search baseline."""
+"""`aflow-trl search`: the search baseline, in which an optimizer model edits workflows."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser(
         "search",
-        help="the search baseline: an optimizer model edits workflows, best first",
-        description="For each domain of the validation problems: pick a workflow tried earlier, let an optimizer "
-        "model edit it, measure the edit. Writes the rounds and improvement records; started again, it continues.",
+        help="search for workflows: an optimizer model edits them, best first (the baseline of AFlow)",
+        description="For each domain of the validation problems: pick an earlier workflow, let an optimizer model "
+        "edit it, and measure the result. Writes rounds and improvement records. The same command continues an interrupted "
+        "search.",
         epilog="example: aflow-trl search data/valid.jsonl --base-url https://api.openai.com/v1 --optimizer gpt-4o",
     )
     parser.add_argument("data", help="validation problems: a .jsonl path, a Hub dataset, or synthetic")
-    parser.add_argument("--optimizer", metavar="MODEL", help="model that edits (default: the executor's)")
-    parser.add_argument("--optimizer-url", metavar="URL", help="its endpoint (default: the executor's)")
+    parser.add_argument("--optimizer", metavar="MODEL", help="model that edits workflows (default: the executor's)")
+    parser.add_argument("--optimizer-url", metavar="URL", help="endpoint of the optimizer (default: the executor's)")
     parser.add_argument("--rounds", type=int, default=20, help="maximum number of rounds per domain (default: 20)")
     parser.add_argument("--passes", type=int, default=3, help="validation passes that are averaged (default: 3)")
-    parser.add_argument("--margin", type=float, default=0.0, help="gain that counts as progress (default: 0)")
-    parser.add_argument("--patience", type=int, default=8, help="stop after this many rounds without progress (8)")
+    parser.add_argument(
+        "--margin", type=float, default=0.0, help="minimum gain of the best score that counts as progress (default: 0)"
+    )
+    parser.add_argument(
+        "--patience", type=int, default=8, help="rounds without progress after which a search stops (default: 8)"
+    )
     parser.add_argument("--start", default="Custom", help="workflow of round 1 (default: Custom)")
     parser.add_argument("--limit", type=int, default=90, metavar="N", help="maximum number of problems (default: 90)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every choice (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
     parser.add_argument("--out", default="search", metavar="FOLDER", help="folder to write (default: search)")
     add_executor_flags(parser)
     parser.set_defaults(command=run)

@@ -1,4 +1,4 @@
-"""`aflow-trl simulate`: the simulated executor over HTTP."""
+"""`aflow-trl simulate`: serve the simulated executor over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help=f"port; 0 for a free one (default: {DEFAULT_PORT})"
     )
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="latency of every reply")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="latency of every reply (default: 0)"
+    )
     parser.set_defaults(command=run)
 
 
@@ -36,10 +38,13 @@ def run(options: argparse.Namespace) -> None:
 
     if not 0 <= options.port < 65_536:
         raise RecipeError(f"--port must be between 0 and 65535, got {options.port}.")
+    # Bound here and not by aiohttp, so that a taken port is a user error and port 0 can be printed.
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
+        # Before the address is printed: whoever waits for that line may connect at once.
+        listener.listen()
     except OSError as error:
         raise RecipeError(f"cannot listen on {options.host}:{options.port}: {error}. Choose another --port.") from None
     port = listener.getsockname()[1]

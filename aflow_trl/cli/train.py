@@ -1,4 +1,4 @@
-"""Training from a recipe: `aflow-trl train`, and behind `python -m aflow_trl.train`."""
+"""Training from a recipe: `aflow-trl train` and `python -m aflow_trl.train`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EXIT_STOPPED = 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Read the recipe, train, report.
+    Load a recipe and run its task.
 
     Args:
         arguments (`Sequence[str]`, *optional*):
-            Recipe and overrides. Defaults to the command line of the process.
+            Recipe and its overrides. Defaults to the command line of the process.
 
     Raises:
         `SystemExit`: With code 2 after a user error, 3 if the run was stopped early with a checkpoint.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
         RUN[recipe.run.task](recipe)
         if torch.distributed.is_initialized():
-            # Left to the end of the interpreter, its threads may abort a process that has finished its work.
+            # At interpreter exit, its threads may abort a process that has finished its work.
             torch.distributed.destroy_process_group()
     except RunStoppedError as error:
         print_rank0(f"stopped: {error}")
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _use_all_cores() -> None:
-    """Without a GPU, share the cores among the processes: `accelerate launch` leaves each of them a single thread."""
-    # macOS does not know the cores that a process may use.
+    """Divide the cores among the processes of a machine: `accelerate launch` gives each process a single thread."""
+    # macOS has no `sched_getaffinity`.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(torch.get_num_threads(), cores // processes))

@@ -1,28 +1,29 @@
-"""Row schema, sources, prompts for the policy, synthetic problems."""
+"""Row schema, public benchmarks, generated problems, and the prompts of the policy."""
 
-from .benchmarks import SOURCES, BenchmarkRow, Source, UnusableRowError, load_benchmark
+from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, load_benchmark
 from .dedup import near_copies, normal_form
 from .loading import SYNTHETIC, build_dataset, load_questions, load_rows, selection_split
 from .mixing import mix, read_ratio, shares, split_digest
-from .prepare import prepare, print_card
+from .prepare import DataCard, prepare, print_card
 from .prompts import Message, PolicyPrompt, check_policy_prompt, policy_prompts, statement
 from .schema import DOMAINS, FIELDS, Row, read_row
 from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, sum_rows, synthetic_rows
 
 __all__ = [
+    "BENCHMARKS",
     "CODE_STEPS",
     "DOMAINS",
     "FIELDS",
     "MATH_STEPS",
-    "SOURCES",
     "SYNTHETIC",
     "Applied",
+    "Benchmark",
     "BenchmarkRow",
+    "DataCard",
     "Message",
     "PolicyPrompt",
     "Row",
     "Solved",
-    "Source",
     "UnusableRowError",
     "build_dataset",
     "check_policy_prompt",

@@ -1,8 +1,8 @@
 """
-The public benchmarks: for each, where it lives on the Hub, its splits, and how one of its rows becomes one of ours.
+The public benchmarks: their location on the Hub, their splits, and how to convert their rows to the row schema.
 
-Readers take rows in the exact upstream columns. Of a code row the examples its prompt shows, or the first test, are
-public; the others score.
+The converters expect the exact upstream columns. For code, the examples in the prompt or the first test become public
+tests; the others become hidden tests, which score.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import ast
 import doctest
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import get_dataset_config_names, load_dataset
 
@@ -22,11 +22,15 @@ from ..errors import RecipeError
 from ..operators import last_boxed, normalize_text
 from .schema import Row
 
+UpstreamRow: TypeAlias = Mapping[str, Any]
+"""A row in the columns of its benchmark, which differ for each of them."""
+
 MATH_CONFIGS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
     *("number_theory", "prealgebra", "precalculus"),
 )
 HOTPOT_LEVELS = {"easy": 1, "medium": 3, "hard": 5}
+"""Spread over the scale of MATH, so that balanced batches can mix the two."""
 NUMPY_IMPORT = re.compile(r"^import numpy as np$", re.MULTILINE)
 NUMPY_STAND_IN = """\
 class np:
@@ -38,73 +42,80 @@ class np:
             return len(left) == len(right) and all(np.allclose(a, b, rtol, atol) for a, b in zip(left, right))
         return left == right or abs(left - right) <= atol + rtol * abs(right)
 """
-"""What the tests of HumanEval+ and MBPP+ use of numpy, which is not in the sandbox."""
+"""The part of numpy that the tests of HumanEval+ and MBPP+ use. The sandbox does not provide numpy itself."""
 
 
 class UnusableRowError(Exception):
-    """An upstream row that cannot become one of ours; the text says why."""
+    """An upstream row cannot be converted. The message is the reason that the data card counts it under."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRow:
-    """A row with the solution that must be right if the row is."""
+    """A converted row, and a reference solution that the scorer has to accept."""
 
     row: Row
     reference: str
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One benchmark."""
+class Benchmark:
+    """A public benchmark."""
 
     name: str
     hub_id: str
     configs: tuple[str, ...]
+    """Configurations on the Hub; empty for the default one."""
     splits: Mapping[str, str]
-    """Our split (`train`, `valid`, `test`) → the upstream one."""
-    read: Callable[[Mapping[str, Any]], BenchmarkRow]
+    """Split (`train`, `valid`, `test`) → upstream split."""
+    convert: Callable[[UpstreamRow], BenchmarkRow]
 
 
-def load_benchmark(source: Source, split: str, folder: Path | None = None) -> Iterator[Mapping[str, Any]]:
+def load_benchmark(benchmark: Benchmark, split: str, folder: Path | None = None) -> Iterator[UpstreamRow]:
     """
-    Upstream rows of one split.
+    Load the upstream rows of a split.
 
     Args:
-        source ([`Source`]):
+        benchmark ([`Benchmark`]):
             Benchmark.
         split (`str`):
             Upstream split.
         folder (`Path`, *optional*):
-            Folder with a copy of each benchmark, by its name. Defaults to the Hub.
+            Folder that contains a copy of each benchmark under its name. Defaults to the Hub.
+
+    Yields:
+        `Mapping[str, Any]`: Rows in the upstream columns.
 
     Raises:
-        [`RecipeError`]: It cannot be loaded.
+        [`RecipeError`]: The benchmark cannot be loaded.
     """
-    path = source.hub_id if folder is None else str(folder / source.name)
+    path = benchmark.hub_id if folder is None else str(folder / benchmark.name)
     try:
-        known = set(get_dataset_config_names(path))
-        configs = source.configs if source.configs and known.issuperset(source.configs) else (None,)
+        # A local copy in plain files has no configurations; a clone of the Hub's repository has.
+        available = set(get_dataset_config_names(path))
+        configs = benchmark.configs if benchmark.configs and available.issuperset(benchmark.configs) else (None,)
         for config in configs:
             yield from load_dataset(path, config, split=split)
+    # `datasets` documents no common base class: missing files, network and format errors all differ.
     except Exception as error:
         raise RecipeError(
-            f"{source.name} (split {split!r}) cannot be loaded from {path}: {type(error).__name__}: {error}. "
-            "Check the connection to the Hub, or give a folder with copies of the benchmarks (--from)."
+            f"{benchmark.name} (split {split!r}) cannot be loaded from {path}: {type(error).__name__}: {error}. "
+            "Check the connection to the Hub, or use --from with a folder that contains copies of the benchmarks."
         ) from None
 
 
-def _gsm8k(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _gsm8k(raw: UpstreamRow) -> BenchmarkRow:
     steps, marker, answer = raw["answer"].rpartition("####")
     if not marker:
         raise UnusableRowError("no final answer")
     gold = answer.strip().replace(",", "")
+    # Each calculation of the solution is annotated as <<48/2=24>>.
     difficulty = max(1, steps.count("<<"))
     question = raw["question"].strip()
     row = Row(question, (gold,), "math", source="gsm8k", id=_digest_id("gsm8k", question), difficulty=difficulty)
     return BenchmarkRow(row, gold)
 
 
-def _math(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _math(raw: UpstreamRow) -> BenchmarkRow:
     gold = last_boxed(raw["solution"])
     if not gold:
         raise UnusableRowError("no boxed answer")
@@ -115,15 +126,15 @@ def _math(raw: Mapping[str, Any]) -> BenchmarkRow:
     return BenchmarkRow(row, gold)
 
 
-def _humaneval(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _humaneval(raw: UpstreamRow) -> BenchmarkRow:
     return _function_task(raw, "humaneval", raw["test"])
 
 
-def _humaneval_plus(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _humaneval_plus(raw: UpstreamRow) -> BenchmarkRow:
     return _function_task(raw, "humaneval+", NUMPY_IMPORT.sub(NUMPY_STAND_IN, raw["test"]))
 
 
-def _function_task(raw: Mapping[str, Any], source: str, test: str) -> BenchmarkRow:
+def _function_task(raw: UpstreamRow, source: str, test: str) -> BenchmarkRow:
     prompt, name = raw["prompt"], raw["entry_point"]
     helpers = _helpers(prompt, name)
     row = Row(
@@ -139,18 +150,18 @@ def _function_task(raw: Mapping[str, Any], source: str, test: str) -> BenchmarkR
     return BenchmarkRow(row, prompt + raw["canonical_solution"])
 
 
-def _mbpp(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _mbpp(raw: UpstreamRow) -> BenchmarkRow:
     setup = [raw.get("test_setup_code") or "", *(raw.get("test_imports") or ())]
     tests = [_with_setup(test, setup) for test in [*raw["test_list"], *(raw.get("challenge_test_list") or ())]]
     return _mbpp_row(raw, "mbpp", tests[:1], tests[1:])
 
 
-def _mbpp_plus(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _mbpp_plus(raw: UpstreamRow) -> BenchmarkRow:
     public = [_with_setup(raw["test_list"][0], list(raw.get("test_imports") or ()))]
     return _mbpp_row(raw, "mbpp+", public, [NUMPY_IMPORT.sub(NUMPY_STAND_IN, raw["test"]).strip()])
 
 
-def _mbpp_row(raw: Mapping[str, Any], source: str, public: list[str], hidden: list[str]) -> BenchmarkRow:
+def _mbpp_row(raw: UpstreamRow, source: str, public: list[str], hidden: list[str]) -> BenchmarkRow:
     if not hidden:
         raise UnusableRowError("too few tests")
     text = (raw.get("text") or raw["prompt"]).strip()
@@ -163,13 +174,13 @@ def _mbpp_row(raw: Mapping[str, Any], source: str, public: list[str], hidden: li
         public_tests=tuple(public),
         hidden_tests=tuple(hidden),
         source=source,
-        # The same task has the same id in both, so that none is trained on and tested.
+        # MBPP and MBPP+ share their ids, so that the copy check finds a task that one tests and the other trains on.
         id=f"mbpp/{raw['task_id']}",
     )
     return BenchmarkRow(row, raw["code"])
 
 
-def _hotpotqa(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _hotpotqa(raw: UpstreamRow) -> BenchmarkRow:
     context = raw["context"]
     paragraphs = [
         f"{title}: {''.join(sentences).strip()}"
@@ -180,26 +191,28 @@ def _hotpotqa(raw: Mapping[str, Any]) -> BenchmarkRow:
     return _question(raw["question"], [raw["answer"]], passages, "hotpotqa", raw["id"], difficulty)
 
 
-def _drop(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _drop(raw: UpstreamRow) -> BenchmarkRow:
     spans = raw["answers_spans"]["spans"]
     if len({normalize_text(span) for span in spans}) > 1:
-        # Parts of one answer, or answers of several annotators: the columns do not tell.
+        # They may be parts of one answer or answers of several annotators; the columns do not say which.
         raise UnusableRowError("several spans")
     return _question(raw["question"], spans, raw["passage"], "drop", raw["query_id"])
 
 
-def _squad_v2(raw: Mapping[str, Any]) -> BenchmarkRow:
+def _squad_v2(raw: UpstreamRow) -> BenchmarkRow:
     if not raw["answers"]["text"]:
         raise UnusableRowError("unanswerable")
     return _question(raw["question"], raw["answers"]["text"], raw["context"], "squad_v2", raw["id"])
 
 
-def _question(text: str, golds: Any, context: str, source: str, own_id: str, difficulty: int = 0) -> BenchmarkRow:
+def _question(
+    text: str, golds: Iterable[str], context: str, source: str, upstream_id: str, difficulty: int = 0
+) -> BenchmarkRow:
     answers = tuple(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
     if not answers:
         raise UnusableRowError("no answer")
-    own_id = f"{source}/{own_id}"
-    row = Row(text.strip(), answers, "qa", context=context.strip(), source=source, id=own_id, difficulty=difficulty)
+    row_id = f"{source}/{upstream_id}"
+    row = Row(text.strip(), answers, "qa", context=context.strip(), source=source, id=row_id, difficulty=difficulty)
     return BenchmarkRow(row, answers[0])
 
 
@@ -212,12 +225,12 @@ def _with_setup(test: str, setup: list[str]) -> str:
 
 
 def _function_under_test(code: str, test: str) -> str:
-    """Name of the function that the code defines and the test calls."""
+    """Name of the first function that the code defines and the test calls."""
     try:
         defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
         called = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
     except SyntaxError:
-        raise UnusableRowError("no Python") from None
+        raise UnusableRowError("not Python") from None
     names = [function.id for function in called if isinstance(function, ast.Name) and function.id in defined]
     if not names:
         raise UnusableRowError("no function under test")
@@ -225,58 +238,63 @@ def _function_under_test(code: str, test: str) -> str:
 
 
 def _helpers(prompt: str, name: str) -> list[str]:
-    """Functions and imports a prompt defines beside the one asked for, which its tests may use."""
+    """Functions and imports that a prompt defines besides the requested function, and that its tests may use."""
     tree = _parse_prompt(prompt)
+    # Without a helper function, imports alone are left out: the tests bring those they need.
     if not any(isinstance(node, ast.FunctionDef) and node.name != name for node in tree.body):
         return []
     return [ast.unparse(node) for node in tree.body if getattr(node, "name", "") != name]
 
 
 def _examples(prompt: str, name: str) -> Iterator[str]:
-    """The examples of a docstring, as assertions."""
+    """Doctest examples of a function as assertions."""
     for node in ast.walk(_parse_prompt(prompt)):
         if not isinstance(node, ast.FunctionDef) or node.name != name:
             continue
         try:
             examples = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
-        except ValueError:  # a docstring that only looks like a doctest
+        except ValueError:  # the docstring merely resembles a doctest
             continue
         for example in examples:
             try:
-                due = ast.literal_eval(example.want.strip())
+                expected = ast.literal_eval(example.want.strip())
                 call = ast.unparse(ast.parse(example.source.strip(), mode="eval"))
+            # Prose in a docstring may parse as an example that is not an expression, or whose value is not a literal.
             except (SyntaxError, ValueError):
                 continue
             if f"{name}(" in call:
-                yield f"assert {call} == {due!r}"
+                yield f"assert {call} == {expected!r}"
 
 
 def _parse_prompt(prompt: str) -> ast.Module:
+    # A prompt may end with a function header, which needs a body to parse.
     for ending in ("", "\n    pass\n"):
         try:
             return ast.parse(prompt + ending)
         except SyntaxError:
             continue
-    raise UnusableRowError("no Python")
+    raise UnusableRowError("not Python")
 
 
-SOURCES: Mapping[str, Source] = {
-    source.name: source
-    for source in (
-        Source("gsm8k", "openai/gsm8k", ("main",), {"train": "train", "test": "test"}, _gsm8k),
-        Source("math", "EleutherAI/hendrycks_math", MATH_CONFIGS, {"train": "train", "test": "test"}, _math),
-        Source("humaneval", "openai/openai_humaneval", (), {"test": "test"}, _humaneval),
-        Source("humaneval+", "evalplus/humanevalplus", (), {"test": "test"}, _humaneval_plus),
-        Source(
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("gsm8k", "openai/gsm8k", ("main",), {"train": "train", "test": "test"}, _gsm8k),
+        Benchmark("math", "EleutherAI/hendrycks_math", MATH_CONFIGS, {"train": "train", "test": "test"}, _math),
+        Benchmark("humaneval", "openai/openai_humaneval", (), {"test": "test"}, _humaneval),
+        Benchmark("humaneval+", "evalplus/humanevalplus", (), {"test": "test"}, _humaneval_plus),
+        Benchmark(
             "mbpp",
             "google-research-datasets/mbpp",
             ("full",),
             {"train": "train", "valid": "validation", "test": "test"},
             _mbpp,
         ),
-        Source("mbpp+", "evalplus/mbppplus", (), {"test": "test"}, _mbpp_plus),
-        Source("hotpotqa", "hotpotqa/hotpot_qa", ("distractor",), {"train": "train", "test": "validation"}, _hotpotqa),
-        Source("drop", "ucinlp/drop", (), {"train": "train", "test": "validation"}, _drop),
-        Source("squad_v2", "rajpurkar/squad_v2", (), {"train": "train", "test": "validation"}, _squad_v2),
+        Benchmark("mbpp+", "evalplus/mbppplus", (), {"test": "test"}, _mbpp_plus),
+        Benchmark(
+            "hotpotqa", "hotpotqa/hotpot_qa", ("distractor",), {"train": "train", "test": "validation"}, _hotpotqa
+        ),
+        Benchmark("drop", "ucinlp/drop", (), {"train": "train", "test": "validation"}, _drop),
+        Benchmark("squad_v2", "rajpurkar/squad_v2", (), {"train": "train", "test": "validation"}, _squad_v2),
     )
 }

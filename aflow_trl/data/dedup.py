@@ -1,4 +1,4 @@
-"""Rows that copy others: exactly, or nearly by the Jaccard similarity of their word shingles."""
+"""Finds rows that copy others: exactly, or nearly by the Jaccard similarity of their word shingles."""
 
 from __future__ import annotations
 
@@ -6,54 +6,62 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from .schema import Row
 
 SHINGLE_WORDS = 3
-NEAR = 0.8
-"""Similarity from which two texts are near copies."""
+NEAR_COPY_SIMILARITY = 0.8
+"""Minimum Jaccard similarity of near copies."""
+ROUNDING_ERROR = 1e-9
+"""Slack for products of a similarity and a count, which floating point may put just above a whole number."""
 _WORD = re.compile(r"\w+")
 
-Shingles = frozenset[str]
+Shingles: TypeAlias = frozenset[str]
 
 
 def normal_form(row: Row) -> str:
-    """Statement of a row without case, punctuation and spacing: equal forms are one problem."""
+    """Context and question without case, punctuation and spacing. Rows with equal forms are the same problem."""
     return " ".join(_WORD.findall(f"{row.context} {row.question}".lower()))
 
 
 def shingles(text: str) -> Shingles:
-    """Runs of three words of a text; a shorter text is one shingle."""
+    """Set of all runs of three words in a text. A shorter text is a single shingle."""
     words = _WORD.findall(text.lower())
     count = max(1, len(words) - SHINGLE_WORDS + 1)
-    return frozenset(" ".join(words[start : start + SHINGLE_WORDS]) for start in range(count))
+    return frozenset(" ".join(words[index : index + SHINGLE_WORDS]) for index in range(count))
 
 
-def near_copies(rows: Sequence[Row], near: float = NEAR) -> Iterator[tuple[int, int]]:
+def near_copies(rows: Sequence[Row], min_similarity: float = NEAR_COPY_SIMILARITY) -> Iterator[tuple[int, int]]:
     """
-    Pairs of rows whose questions and contexts are both near copies. Exact: every such pair is found.
+    Find all pairs of rows whose questions and contexts are both near copies. The search is exact.
 
     Args:
         rows (`Sequence[Row]`):
             Rows, in any order.
-        near (`float`, *optional*, defaults to `0.8`):
-            Least Jaccard similarity of a near copy.
+        min_similarity (`float`, *optional*, defaults to `0.8`):
+            Minimum Jaccard similarity of near copies, in (0, 1].
 
     Yields:
-        `tuple[int, int]`: Indices, the smaller one first, ordered by the larger.
+        `tuple[int, int]`: Indices of a pair, the smaller one first, ordered by the larger one.
     """
     questions = [shingles(row.question) for row in rows]
-    frequency = Counter(shingle for own in questions for shingle in own)
-    # Two sets this similar share one of the rarest few members of each.
-    seen: defaultdict[str, list[int]] = defaultdict(list)
-    for index, own in enumerate(questions):
-        rarest = sorted(own, key=lambda shingle: (frequency[shingle], shingle))
-        prefix = rarest[: len(own) - math.ceil(near * len(own)) + 1]
-        for other in sorted({known for shingle in prefix for known in seen[shingle]}):
-            if similarity(own, questions[other]) >= near and _same_context(rows[index], rows[other], near):
-                yield other, index
+    frequency = Counter(shingle for question in questions for shingle in question)
+    # Prefix filter: similar sets share at least `min_similarity * len` elements of either, so in a common order at
+    # most `len - min_overlap` elements precede the first shared one. Comparing prefixes of that length and one more
+    # finds every pair. The order is by rarity, which keeps the lists of candidates short.
+    rows_by_shingle: defaultdict[str, list[int]] = defaultdict(list)
+    for index, question in enumerate(questions):
+        by_rarity = sorted(question, key=lambda shingle: (frequency[shingle], shingle))
+        min_overlap = math.ceil(min_similarity * len(question) - ROUNDING_ERROR)
+        prefix = by_rarity[: len(question) - min_overlap + 1]
+        for candidate in sorted({earlier for shingle in prefix for earlier in rows_by_shingle[shingle]}):
+            if similarity(question, questions[candidate]) >= min_similarity and _same_context(
+                rows[index], rows[candidate], min_similarity
+            ):
+                yield candidate, index
         for shingle in prefix:
-            seen[shingle].append(index)
+            rows_by_shingle[shingle].append(index)
 
 
 def similarity(left: Shingles, right: Shingles) -> float:
@@ -61,7 +69,8 @@ def similarity(left: Shingles, right: Shingles) -> float:
     return len(left & right) / len(left | right)
 
 
-def _same_context(left: Row, right: Row, near: float) -> bool:
+def _same_context(left: Row, right: Row, min_similarity: float) -> bool:
+    # The usual case, a shared passage or none at all, needs no shingles.
     if left.context == right.context:
         return True
-    return similarity(shingles(left.context), shingles(right.context)) >= near
+    return similarity(shingles(left.context), shingles(right.context)) >= min_similarity

@@ -1,21 +1,32 @@
-"""Rows from where a recipe says: generated, a JSONL file, or a dataset of the Hub."""
+"""Loads rows from generated problems, a JSONL file, or a dataset of the Hub, and builds the training dataset."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
 from ..errors import DataError, RecipeError
 from .prompts import PolicyPrompt
-from .schema import Row, read_row
-from .synthetic import sum_rows, synthetic_rows
+from .schema import DOMAINS, Row, read_row
+from .synthetic import MIN_DIFFICULTY, sum_rows, synthetic_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Generator:
+    """An endless stream of generated problems."""
+
+    rows: Callable[[int, str], Iterator[Row]]
+    """From seed and split to the rows."""
+    domains: tuple[str, ...]
+
 
 SYNTHETIC = "synthetic"
-GENERATED = {SYNTHETIC: synthetic_rows, "synthetic-sums": sum_rows}
+_GENERATORS = {SYNTHETIC: _Generator(synthetic_rows, DOMAINS), "synthetic-sums": _Generator(sum_rows, ("math",))}
 
 
 def load_rows(
@@ -28,102 +39,166 @@ def load_rows(
     max_difficulty: int | None = None,
 ) -> list[Row]:
     """
-    Load and check rows, before anything expensive.
+    Load and check rows. Cheap compared with everything that follows, so that bad rows are reported first.
 
     Args:
         source (`str`):
-            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub whose columns
-            follow the row schema.
+            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub with the columns
+            of the row schema.
         split (`str`, *optional*, defaults to `"train"`):
-            `"train"` or `"test"`.
+            `"train"` or `"test"`; for a dataset of the Hub any of its splits. A JSONL file has a single split.
         count (`int`, *optional*):
             Maximum number of rows; required for generated data.
         seed (`int`, *optional*, defaults to `0`):
             Seed of generated problems.
         domains (`Collection[str]`, *optional*):
-            Domains whose rows are taken. Defaults to all.
+            Domains to select. Defaults to all.
         max_difficulty (`int`, *optional*):
-            Maximum difficulty of the rows. Defaults to all.
+            Maximum difficulty of the rows. Defaults to no limit.
 
     Returns:
-        `list[Row]`: The rows, in order.
+        `list[Row]`: At least one row, in the order of the source.
 
     Raises:
-        [`DataError`]: A row is wrong.
-        [`RecipeError`]: The source cannot be read.
+        [`DataError`]: A row is invalid, or no row matches.
+        [`RecipeError`]: The source cannot be read, or `count` or `domains` is invalid.
     """
-    if source in GENERATED:
+    _check_selection(count, domains)
+    if source in _GENERATORS:
         if count is None:
             raise RecipeError("synthetic data needs a number of rows: set num_train_problems and num_eval_problems.")
-        stream = (row for row in GENERATED[source](seed, split) if _wanted(row, domains, max_difficulty))
-        return list(itertools.islice(stream, count))
-    read = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
-    rows = [row for row in read if _wanted(row, domains, max_difficulty)]
+        return _generate(source, split, count, seed, domains, max_difficulty)
+    available = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
+    rows = [row for row in available if _matches(row, domains, max_difficulty)]
+    if not available:
+        raise DataError(f"{source}: there are no rows. Give at least one problem.")
     if not rows:
-        wanted = " with the domains and the difficulty asked for" if read else ""
-        raise DataError(f"{source}: there are no rows{wanted}. Give at least one problem.")
+        raise DataError(
+            f"{source}: none of the {len(available)} rows matches {_selection(domains, max_difficulty)}. "
+            "Select other domains or raise max_difficulty."
+        )
     return rows[:count]
 
 
 def selection_split(source: str) -> str:
-    """Split to choose workflows on: never the one that is reported. Generated problems have no third one."""
-    return "train" if source in GENERATED else "validation"
+    """Split on which to select workflows, never the reported one. Generated data has no validation split."""
+    return "train" if source in _GENERATORS else "validation"
 
 
-def _wanted(row: Row, domains: Collection[str] | None, max_difficulty: int | None) -> bool:
-    known = domains is None or row.domain in domains
-    return known and (max_difficulty is None or row.difficulty <= max_difficulty)
+def _check_selection(count: int | None, domains: Collection[str] | None) -> None:
+    if count is not None and count < 1:
+        raise RecipeError(f"the number of rows is {count}. Use at least 1.")
+    if domains is None:
+        return
+    if not domains:
+        raise RecipeError(f"domains is empty. Use some of {', '.join(DOMAINS)}, or leave it out for all.")
+    if unknown := sorted(set(domains) - set(DOMAINS)):
+        raise RecipeError(f"domains contains {unknown[0]!r}. Use some of {', '.join(DOMAINS)}.")
+
+
+def _generate(
+    source: str, split: str, count: int, seed: int, domains: Collection[str] | None, max_difficulty: int | None
+) -> list[Row]:
+    generator = _GENERATORS[source]
+    # The streams are endless: a selection that no problem can match would be searched forever.
+    if domains is not None and not set(domains) & set(generator.domains):
+        raise DataError(
+            f"{source}: no generated problem matches {_selection(domains, None)}. "
+            f"Use some of {', '.join(generator.domains)}."
+        )
+    if max_difficulty is not None and max_difficulty < MIN_DIFFICULTY:
+        raise DataError(f"{source}: max_difficulty is {max_difficulty}. Use {MIN_DIFFICULTY} or more.")
+    stream = (row for row in generator.rows(seed, split) if _matches(row, domains, max_difficulty))
+    return list(itertools.islice(stream, count))
+
+
+def _matches(row: Row, domains: Collection[str] | None, max_difficulty: int | None) -> bool:
+    in_domains = domains is None or row.domain in domains
+    return in_domains and (max_difficulty is None or row.difficulty <= max_difficulty)
+
+
+def _selection(domains: Collection[str] | None, max_difficulty: int | None) -> str:
+    parts = [f"domains {', '.join(domains)}"] if domains is not None else []
+    parts += [f"max_difficulty {max_difficulty}"] if max_difficulty is not None else []
+    return " and ".join(parts)
+
+
+def load_questions(path: Path) -> list[Row]:
+    """
+    Load the rows of a JSONL file that are to be answered rather than scored, so they need no gold answer.
+
+    Args:
+        path (`Path`):
+            JSONL file.
+
+    Returns:
+        `list[Row]`: At least one row.
+
+    Raises:
+        [`DataError`]: A row is invalid, or there are none.
+        [`RecipeError`]: The file does not exist.
+    """
+    rows = _read_jsonl(path, needs_gold=False)
+    if not rows:
+        raise DataError(f"{path}: there are no rows. Give at least one problem.")
+    return rows
 
 
 def _read_jsonl(path: Path, *, needs_gold: bool = True) -> list[Row]:
     if not path.is_file():
-        raise RecipeError(f"the data file {str(path)!r} does not exist. Give a path relative to the working folder.")
+        raise RecipeError(
+            f"the data file {str(path)!r} does not exist. Give a path relative to the working directory."
+        )
     rows = []
     with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                rows.append(_read_line(line, f"{path}, line {number}", needs_gold=needs_gold))
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(_read_line(line, f"{path}, line {number}", needs_gold=needs_gold))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
     return rows
-
-
-def load_questions(path: Path) -> list[Row]:
-    """Rows of a JSONL file that need no gold: problems to be answered, not scored."""
-    return _read_jsonl(path, needs_gold=False)
 
 
 def _read_line(line: str, where: str, *, needs_gold: bool) -> Row:
     try:
         raw = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}). Write one JSON object a line.") from None
+        raise DataError(f"{where}: not JSON ({error}). Write one JSON object per line.") from None
     if not isinstance(raw, dict):
-        raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object a line.")
+        raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object per line.")
     return read_row(raw, where, needs_gold=needs_gold)
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
     try:
         dataset = load_dataset(name, split=split)
+    # `datasets` documents no common base class: missing files, network and format errors all differ.
     except Exception as error:
         raise RecipeError(
             f"the dataset {name!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {error}. "
-            "Give 'synthetic', a path ending in .jsonl, or a dataset of the Hub."
+            "Use 'synthetic', a path that ends in .jsonl, or a dataset of the Hub."
         ) from None
     return [read_row(raw, f"{name}, row {index}") for index, raw in enumerate(dataset)]
 
 
 def build_dataset(rows: Sequence[Row], prompt: PolicyPrompt | None = None) -> Dataset:
     """
-    Rows as the dataset that TRL trains on.
+    Build the dataset that TRL trains on.
 
     Args:
         rows (`Sequence[Row]`):
-            Problems.
+            Problems, at least one.
         prompt ([`PolicyPrompt`], *optional*):
-            What the policy is asked with. Defaults to the prompt `full` with all operators.
+            Prompt of the policy. Defaults to the prompt `full` with all operators.
 
     Returns:
         `datasets.Dataset`: A conversational `prompt` and the columns of the row schema.
+
+    Raises:
+        [`DataError`]: There are no rows.
     """
-    asked = PolicyPrompt() if prompt is None else prompt
-    return Dataset.from_list([{"prompt": asked.messages(row)} | row.columns() for row in rows])
+    if not rows:
+        raise DataError("there are no rows to build a dataset from. Give at least one problem.")
+    policy_prompt = PolicyPrompt() if prompt is None else prompt
+    return Dataset.from_list([{"prompt": policy_prompt.messages(row)} | row.columns() for row in rows])

@@ -1,9 +1,10 @@
-"""Shares of domains in a data set, and the digest of a split."""
+"""Mixes the domains of a data set in a given ratio, and computes the digest of a split."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import RecipeError
@@ -12,10 +13,17 @@ from .schema import DOMAINS, Row
 
 def read_ratio(text: str) -> dict[str, float]:
     """
-    Ratio of domains from text such as `math=2,code=1,qa=1`, or `1:1:1` for math, code, qa.
+    Parse a ratio of domains.
+
+    Args:
+        text (`str`):
+            Either `math=2,code=1,qa=1` or `1:1:1`, for math, code and qa.
+
+    Returns:
+        `dict[str, float]`: Weight of each domain named; at least one is positive.
 
     Raises:
-        [`RecipeError`]: It is neither.
+        [`RecipeError`]: The text is neither, or a weight is negative or not finite.
     """
     try:
         if "=" in text:
@@ -25,65 +33,90 @@ def read_ratio(text: str) -> dict[str, float]:
             ratio = dict(zip(DOMAINS, map(float, text.split(":")), strict=True))
     except ValueError:
         ratio = {}
-    if not ratio or set(ratio) - set(DOMAINS) or min(ratio.values()) < 0 or not sum(ratio.values()):
-        raise RecipeError(f"the ratio {text!r} cannot be read. Write 1:1:1 (math, code, qa) or math=2,code=1.")
+    if not _is_ratio(ratio):
+        raise RecipeError(f"the ratio {text!r} cannot be read. Use 1:1:1 (math, code, qa) or math=2,code=1.")
     return ratio
+
+
+def _is_ratio(ratio: Mapping[str, float]) -> bool:
+    """Whether all keys are domains, and the weights are finite and not negative, with at least one above 0."""
+    weights = ratio.values()
+    return (
+        set(ratio) <= set(DOMAINS)
+        and all(math.isfinite(weight) and weight >= 0 for weight in weights)
+        and any(weight > 0 for weight in weights)
+    )
 
 
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """
-    Whole numbers that sum to a total in the ratio of weights. Nothing of positive weight is left without one as long
-    as the total allows it.
+    Divide a total into whole numbers in the ratio of the weights.
+
+    Largest remainders are rounded up. Then every name with a positive weight gets at least 1 if the total allows it:
+    rounding must not drop a domain from training.
 
     Args:
         total (`int`):
             Sum of the shares.
         weights (`Mapping[str, float]`):
-            Weights by name.
+            Weights by name, at least one above 0.
 
     Returns:
         `dict[str, int]`: Share of each name.
     """
-    wanted = {name: weight for name, weight in weights.items() if weight > 0}
-    exact = {name: total * weight / sum(wanted.values()) for name, weight in wanted.items()}
+    positive = {name: weight for name, weight in weights.items() if weight > 0}
+    exact = {name: total * weight / sum(positive.values()) for name, weight in positive.items()}
     counts = {name: int(value) for name, value in exact.items()}
-    rest = sorted(wanted, key=lambda name: (counts[name] - exact[name], name))
-    for name in rest[: total - sum(counts.values())]:
+    by_remainder = sorted(positive, key=lambda name: (counts[name] - exact[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1
-    for name in sorted(wanted, key=lambda name: -wanted[name]):
-        richest = max(counts, key=lambda other: counts[other])
-        if counts[name] == 0 and counts[richest] > 1:
-            counts[name], counts[richest] = 1, counts[richest] - 1
+    for name in sorted(positive, key=lambda name: -positive[name]):
+        largest = max(counts, key=lambda other: counts[other])
+        if counts[name] == 0 and counts[largest] > 1:
+            counts[name], counts[largest] = 1, counts[largest] - 1
     return dict.fromkeys(weights, 0) | counts
 
 
 def mix(rows: Sequence[Row], ratio: Mapping[str, float], total: int | None = None) -> list[Row]:
     """
-    Rows in the ratio of their domains, in their order, none twice.
+    Select rows in the ratio of their domains, each at most once.
 
     Args:
         rows (`Sequence[Row]`):
             Rows of all domains.
         ratio (`Mapping[str, float]`):
-            Weights of the domains.
+            Weights of the domains, at least one above 0.
         total (`int`, *optional*):
-            Rows to take. Defaults to as many as the ratio allows; a domain that has no rows is left out of it.
+            Number of rows to select. Defaults to as many as the ratio allows, leaving out domains without rows.
 
     Returns:
-        `list[Row]`: The rows; fewer than `total` where a domain has not enough.
+        `list[Row]`: The selection, in the order of `rows`. Fewer than `total` if a domain does not have enough rows.
+
+    Raises:
+        [`RecipeError`]: The ratio has an unknown domain or no positive weight, or `total` is less than 1.
     """
-    own = {name: [row for row in rows if row.domain == name] for name in ratio}
+    if not _is_ratio(ratio):
+        raise RecipeError(f"the ratio is {dict(ratio)}. Weight some of {', '.join(DOMAINS)}, at least one above 0.")
+    if total is not None and total < 1:
+        raise RecipeError(f"the total is {total} rows. Use at least 1.")
+    rows_by_domain = {name: [row for row in rows if row.domain == name] for name in ratio}
     if total is None:
-        full = {name: len(own[name]) / weight for name, weight in ratio.items() if weight > 0 and own[name]}
-        least = min(full.values(), default=0.0)
-        wanted = {name: max(1, int(least * ratio[name])) if name in full else 0 for name in ratio}
+        scales = {
+            name: len(rows_by_domain[name]) / weight
+            for name, weight in ratio.items()
+            if weight > 0 and rows_by_domain[name]
+        }
+        # The scarcest domain limits the others, since no row is used twice.
+        scale = min(scales.values(), default=0.0)
+        counts = {name: max(1, int(scale * ratio[name])) if name in scales else 0 for name in ratio}
     else:
-        wanted = shares(total, ratio)
-    kept = {id(row) for name in ratio for row in own[name][: wanted[name]]}
-    return [row for row in rows if id(row) in kept]
+        counts = shares(total, ratio)
+    # By identity: equal rows are distinct rows here, and hashing every text would be slow.
+    selected = {id(row) for name in ratio for row in rows_by_domain[name][: counts[name]]}
+    return [row for row in rows if id(row) in selected]
 
 
 def split_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 over the rows of a split, whatever their order."""
+    """SHA-256 of the rows of a split, independent of their order."""
     lines = sorted(json.dumps(row.columns(), sort_keys=True, ensure_ascii=False) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

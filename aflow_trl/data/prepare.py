@@ -1,4 +1,4 @@
-"""Public benchmarks as training, validation and test files of ours: checked, deduplicated, mixed, with a data card."""
+"""Converts public benchmarks to training, validation and test files: checked, deduplicated and mixed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -17,26 +17,63 @@ from rich.table import Table
 from ..errors import RecipeError, ScorerError
 from ..scoring import score_answer, score_code
 from ..storage import versions, write_json
-from .benchmarks import SOURCES, BenchmarkRow, Source, UnusableRowError, load_benchmark
+from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, load_benchmark
 from .dedup import near_copies, normal_form
 from .mixing import mix, split_digest
 from .schema import Row
 
 SPLITS = ("test", "valid", "train")
-"""In the order in which a row that is in several is kept."""
+"""In order of priority: a row that occurs in several splits stays in the first of them."""
 VALID_SHARE = 0.05
-"""Part of the training rows that becomes the validation split of a benchmark that has none."""
-CHECKED_AT_ONCE = 64
+"""Share of the training rows that becomes the validation split of a benchmark without one."""
+CHECKS_AT_ONCE = 64
 CARD_FILE = "data_card.json"
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the rows of one split of one benchmark."""
+    """Row counts of one split of one benchmark."""
 
     read: int = 0
-    kept: int = 0
+    written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    """Number of dropped rows by reason."""
+
+
+Tallies: TypeAlias = dict[tuple[str, str], Tally]
+"""Tallies by benchmark and split."""
+
+
+class SourceCounts(TypedDict):
+    """Row counts of one split of one benchmark, in the data card."""
+
+    read: int
+    written: int
+    dropped: dict[str, int]
+    """Number of dropped rows by reason."""
+
+
+class SplitCard(TypedDict):
+    """One split, in the data card."""
+
+    rows: int
+    domains: dict[str, int]
+    """Number of rows by domain."""
+    sha256: str
+    """Digest of the rows, independent of their order."""
+
+
+class DataCard(TypedDict):
+    """Content of `data_card.json`."""
+
+    sources: dict[str, dict[str, SourceCounts]]
+    """By benchmark and split."""
+    splits: dict[str, SplitCard]
+    ratio: dict[str, float]
+    seed: int
+    warnings: list[str]
+    versions: dict[str, str]
+    """Installed versions by package."""
 
 
 def prepare(
@@ -48,122 +85,126 @@ def prepare(
     total: int | None = None,
     limit: int | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> DataCard:
     """
     Write `train.jsonl`, `valid.jsonl`, `test.jsonl` and `data_card.json`.
 
-    A row is kept only if the strict scorer accepts its own gold. No training row copies another, nor a validation or
-    test row; no validation row copies a test row. The test split of a benchmark loses exact copies only.
+    A row is kept only if the strict scorer accepts its own gold answer. Training rows that copy each other, a
+    validation row or a test row are dropped, and so are validation rows that copy a test row. The test split of a
+    benchmark loses exact copies only.
 
     Args:
         names (`Sequence[str]`):
-            Benchmarks, of [`~aflow_trl.data.SOURCES`].
+            Benchmarks, from [`~aflow_trl.data.BENCHMARKS`].
         out (`Path`):
-            Folder to write.
+            Output folder.
         folder (`Path`, *optional*):
-            Folder with a copy of each benchmark, by its name. Defaults to the Hub.
+            Folder that contains a copy of each benchmark under its name. Defaults to the Hub.
         ratio (`Mapping[str, float]`):
             Weights of the domains in the training and validation splits.
         total (`int`, *optional*):
-            Training rows. Defaults to as many as the ratio allows.
+            Number of training rows. Defaults to as many as the ratio allows.
         limit (`int`, *optional*):
-            Most rows of a split of a benchmark, drawn by the seed.
+            Maximum number of rows per split of a benchmark, drawn with the seed.
         seed (`int`, *optional*, defaults to `0`):
             Seed of every draw.
 
     Returns:
-        `dict[str, Any]`: The data card.
+        `DataCard`: The data card. Domains without rows are listed among its warnings.
 
     Raises:
-        [`RecipeError`]: A benchmark is unknown or cannot be loaded, or a split of the training data is empty.
+        [`RecipeError`]: A benchmark is unknown or cannot be loaded, or `ratio`, `total` or `limit` is invalid.
     """
     for name in names:
-        if name not in SOURCES:
-            raise RecipeError(f"unknown benchmark {name!r}. Use some of {', '.join(SOURCES)}.")
-    tallies: dict[tuple[str, str], Tally] = {}
+        if name not in BENCHMARKS:
+            raise RecipeError(f"unknown benchmark {name!r}. Use some of {', '.join(BENCHMARKS)}.")
+    if limit is not None and limit < 1:
+        raise RecipeError(f"the limit is {limit} rows. Use at least 1.")
+    mix([], ratio, total)  # reports an impossible ratio or total before the benchmarks are downloaded
+    tallies: Tallies = {}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for name in names:
-        for split, rows in _read(SOURCES[name], folder, limit, seed, tallies).items():
+        for split, rows in _read_splits(BENCHMARKS[name], folder, limit, seed, tallies).items():
             splits[split] += rows
     splits = _without_copies(splits, tallies)
     for split in ("train", "valid"):
         splits[split] = mix(_shuffled(splits[split], seed), ratio, total if split == "train" else None)
-    splits["test"] = _shuffled(splits["test"], seed)  # the first of them are of every benchmark
+    # Shuffled as well, so that an evaluation of the first rows covers every benchmark.
+    splits["test"] = _shuffled(splits["test"], seed)
     for split, rows in splits.items():
         for row in rows:
-            tallies[row.source, split].kept += 1
-    out.mkdir(parents=True, exist_ok=True)
-    for split, rows in splits.items():
-        lines = (json.dumps(row.columns(), ensure_ascii=False) + "\n" for row in rows)
-        (out / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            tallies[row.source, split].written += 1
+    _write_splits(out, splits)
     card = _card(splits, tallies, ratio, seed)
     write_json(out / CARD_FILE, card)
     return card
 
 
-def print_card(card: dict[str, Any], console: Console) -> None:
-    """The data card as a table."""
+def print_card(card: DataCard, console: Console) -> None:
+    """Print the data card as a table."""
     table = Table(title="Rows by benchmark and split", title_justify="left")
-    for heading in ("benchmark", "split", "read", "kept", "dropped"):
-        table.add_column(heading, justify="right" if heading in ("read", "kept") else "left", overflow="fold")
-    for name, splits in card["sources"].items():
-        for split, own in splits.items():
-            if not own["read"]:
+    for heading in ("benchmark", "split", "read", "written", "dropped"):
+        table.add_column(heading, justify="right" if heading in ("read", "written") else "left", overflow="fold")
+    for name, source in card["sources"].items():
+        for split, counts in source.items():
+            if not counts["read"]:
                 continue
-            dropped = ", ".join(f"{count} {reason}" for reason, count in own["dropped"].items())
-            table.add_row(name, split, f"{own['read']:,}", f"{own['kept']:,}", dropped)
+            dropped = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items())
+            table.add_row(name, split, f"{counts['read']:,}", f"{counts['written']:,}", dropped)
     console.print(table)
-    for split, own in card["splits"].items():
-        domains = ", ".join(f"{count:,} {domain}" for domain, count in own["domains"].items())
-        console.print(f"{split}: {own['rows']:,} rows ({domains or 'none'}), sha256 {own['sha256'][:16]}")
+    for split, content in card["splits"].items():
+        domains = ", ".join(f"{count:,} {domain}" for domain, count in content["domains"].items())
+        console.print(f"{split}: {content['rows']:,} rows ({domains or 'none'}), sha256 {content['sha256'][:16]}")
     for warning in card["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}")
 
 
-def _read(
-    source: Source, folder: Path | None, limit: int | None, seed: int, tallies: dict[tuple[str, str], Tally]
+def _read_splits(
+    benchmark: Benchmark, folder: Path | None, limit: int | None, seed: int, tallies: Tallies
 ) -> dict[str, list[Row]]:
+    """Usable rows of a benchmark by split, and their tallies."""
     splits: dict[str, list[Row]] = {}
-    for split, upstream in source.splits.items():
-        tally = tallies[source.name, split] = Tally()
-        found: list[BenchmarkRow] = []
-        for raw in load_benchmark(source, upstream, folder):
+    for split, upstream_split in benchmark.splits.items():
+        tally = tallies[benchmark.name, split] = Tally()
+        converted: list[BenchmarkRow] = []
+        for raw in load_benchmark(benchmark, upstream_split, folder):
             tally.read += 1
             try:
-                found.append(source.read(raw))
+                converted.append(benchmark.convert(raw))
             except UnusableRowError as error:
                 tally.dropped[str(error)] += 1
-        found.sort(key=lambda one: _draw(one.row, seed))
-        rows = asyncio.run(_with_valid_gold(found[:limit], tally))
-        if limit is not None and len(found) > limit:
-            tally.dropped["over the limit"] += len(found) - limit
-        splits[split] = rows
+        converted.sort(key=lambda item: _sort_key(item.row, seed))
+        splits[split] = asyncio.run(_with_valid_gold(converted[:limit], tally))
+        if limit is not None and len(converted) > limit:
+            tally.dropped["over the limit"] += len(converted) - limit
     if "valid" not in splits and "train" in splits:
         count = round(VALID_SHARE * len(splits["train"]))
         splits["valid"], splits["train"] = splits["train"][:count], splits["train"][count:]
-        tallies[source.name, "valid"] = Tally(read=count)
+        tallies[benchmark.name, "valid"] = Tally(read=count)
         if count:
-            tallies[source.name, "train"].dropped["used for validation"] = count
+            tallies[benchmark.name, "train"].dropped["used for validation"] = count
     return splits
 
 
-async def _with_valid_gold(found: Sequence[BenchmarkRow], tally: Tally) -> list[Row]:
-    rows = []
-    for start in range(0, len(found), CHECKED_AT_ONCE):
-        for row in await asyncio.gather(*(_checked(one) for one in found[start : start + CHECKED_AT_ONCE])):
-            if isinstance(row, Row):
-                rows.append(row)
+async def _with_valid_gold(rows: Sequence[BenchmarkRow], tally: Tally) -> list[Row]:
+    """Rows whose gold the scorer accepts; the others are tallied."""
+    valid = []
+    # In chunks, so that a benchmark of thousands of rows does not become thousands of tasks at once.
+    for first in range(0, len(rows), CHECKS_AT_ONCE):
+        for checked in await asyncio.gather(*(_checked(row) for row in rows[first : first + CHECKS_AT_ONCE])):
+            if isinstance(checked, Row):
+                valid.append(checked)
             else:
-                tally.dropped[row] += 1
-    return rows
+                tally.dropped[checked] += 1
+    return valid
 
 
-async def _checked(one: BenchmarkRow) -> Row | str:
-    """The row, without public tests that its own gold fails; or why it cannot be used."""
-    row = one.row
+async def _checked(item: BenchmarkRow) -> Row | str:
+    """The row without public tests that its reference solution fails, or the reason why it is unusable."""
+    row = item.row
     try:
         score = await score_answer(
-            one.reference,
+            item.reference,
             domain=row.domain,
             golds=row.answer,
             hidden_tests=row.hidden_tests,
@@ -171,59 +212,64 @@ async def _checked(one: BenchmarkRow) -> Row | str:
         )
         if score.value < 1:
             return "gold not accepted by the scorer"
-        public = [
-            test for test in row.public_tests if (await score_code(one.reference, [test], row.entry_point)).value == 1
+        public_tests = [
+            test for test in row.public_tests if (await score_code(item.reference, [test], row.entry_point)).value == 1
         ]
     except ScorerError as error:
         return f"not scorable: {error}"
-    return replace(row, public_tests=tuple(public))
+    return replace(row, public_tests=tuple(public_tests))
 
 
-def _without_copies(
-    splits: Mapping[str, Sequence[Row]], tallies: Mapping[tuple[str, str], Tally]
-) -> dict[str, list[Row]]:
-    """Every row but those that copy an earlier one; tests come first, training rows last."""
+def _without_copies(splits: Mapping[str, Sequence[Row]], tallies: Tallies) -> dict[str, list[Row]]:
+    """Rows that do not copy an earlier one, where test rows come first and training rows last."""
     flat = [(split, row) for split in SPLITS for row in splits[split]]
-    copied: dict[int, int] = {}
-    seen: dict[str, int] = {}
+    original_of: dict[int, int] = {}
+    first_index: dict[str, int] = {}
     for index, (split, row) in enumerate(flat):
         form = normal_form(row)
-        own = f"{row.source} {form}"
-        # Benchmarks that share problems stay whole as tests; elsewhere a problem or a task's id comes once.
-        known = next((seen[key] for key in ([own] if split == "test" else [form, row.id]) if key in seen), None)
-        if known is not None:
-            copied[index] = known
-        for key in (own, form, row.id):
-            seen.setdefault(key, index)
+        within_source = f"{row.source} {form}"
+        # Test splits keep problems that two benchmarks share, as each benchmark is reported as a whole. Elsewhere a
+        # problem and a task id may occur only once.
+        keys = [within_source] if split == "test" else [form, row.id]
+        original = next((first_index[key] for key in keys if key in first_index), None)
+        if original is not None:
+            original_of[index] = original
+        for key in (within_source, form, row.id):
+            first_index.setdefault(key, index)
     for first, second in near_copies([row for _, row in flat]):
-        if first not in copied and flat[second][0] != "test":
-            copied.setdefault(second, first)
-    kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        # A row that is dropped itself does not count as an original: its near copy may be unlike all others.
+        if first not in original_of and flat[second][0] != "test":
+            original_of.setdefault(second, first)
+    distinct: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for index, (split, row) in enumerate(flat):
-        if index not in copied:
-            kept[split].append(row)
+        if index not in original_of:
+            distinct[split].append(row)
             continue
-        other = flat[copied[index]][0]
-        tallies[row.source, split].dropped[f"copies of {other} rows"] += 1
-    return kept
+        original_split = flat[original_of[index]][0]
+        tallies[row.source, split].dropped[f"copies of {original_split} rows"] += 1
+    return distinct
 
 
-def _card(
-    splits: Mapping[str, Sequence[Row]],
-    tallies: Mapping[tuple[str, str], Tally],
-    ratio: Mapping[str, float],
-    seed: int,
-) -> dict[str, Any]:
+def _write_splits(out: Path, splits: Mapping[str, Sequence[Row]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = (json.dumps(row.columns(), ensure_ascii=False) + "\n" for row in rows)
+        (out / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _card(splits: Mapping[str, Sequence[Row]], tallies: Tallies, ratio: Mapping[str, float], seed: int) -> DataCard:
     warnings = []
     for split in ("train", "valid"):
         counts = Counter(row.domain for row in splits[split])
         warnings += [f"{split} has no {name} row" for name, weight in ratio.items() if weight > 0 and not counts[name]]
-    sources: dict[str, dict[str, Any]] = {}
+    sources: dict[str, dict[str, SourceCounts]] = {}
     order = list(reversed(SPLITS))
     for (name, split), tally in sorted(tallies.items(), key=lambda item: order.index(item[0][1])):
-        unused = tally.read - tally.kept - sum(tally.dropped.values())
+        # Rows that `mix` left out have no reason yet. The test split is not mixed.
+        unused = tally.read - tally.written - sum(tally.dropped.values())
         dropped = dict(tally.dropped) | ({"beyond the ratio": unused} if unused > 0 and split != "test" else {})
-        sources.setdefault(name, {})[split] = {"read": tally.read, "kept": tally.kept, "dropped": dropped}
+        counts_of_split = SourceCounts(read=tally.read, written=tally.written, dropped=dropped)
+        sources.setdefault(name, {})[split] = counts_of_split
     return {
         "sources": sources,
         "splits": {
@@ -241,10 +287,10 @@ def _card(
     }
 
 
-def _draw(row: Row, seed: int) -> bytes:
-    """A place in line that depends on the row and the seed alone."""
+def _sort_key(row: Row, seed: int) -> bytes:
+    # A digest instead of a shuffle: a row keeps its position relative to others when rows are added upstream.
     return hashlib.blake2b(f"{seed} {row.id} {row.question}".encode(), digest_size=8).digest()
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
-    return sorted(rows, key=lambda row: _draw(row, seed))
+    return sorted(rows, key=lambda row: _sort_key(row, seed))

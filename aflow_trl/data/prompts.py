@@ -1,4 +1,4 @@
-"""What the policy reads: chat messages from a row, with the prompts of `configs/policy_prompts.yaml`."""
+"""Prompts of the policy: chat messages for a row, from the templates in `configs/policy_prompts.yaml`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Message: TypeAlias = dict[str, str]
 
 @cache
 def policy_prompts() -> Mapping[str, Mapping[str, str]]:
-    """`configs/policy_prompts.yaml`: name → system and user prompt."""
+    """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`)."""
     prompts: dict[str, Mapping[str, str]] = read_config("policy_prompts.yaml")
     return prompts
 
 
 def check_policy_prompt(name: str) -> None:
-    """Raise a [`RecipeError`] if there is no such prompt."""
+    """Raise a [`RecipeError`] unless `configs/policy_prompts.yaml` contains a prompt of this name."""
     if name not in policy_prompts():
         raise RecipeError(f"policy_prompt is {name!r}. Use one of {', '.join(policy_prompts())}.")
 
@@ -32,19 +32,20 @@ def check_policy_prompt(name: str) -> None:
 @dataclass(frozen=True, slots=True)
 class PolicyPrompt:
     """
-    What a policy is asked with: a prompt of `configs/policy_prompts.yaml` and the operators it offers.
+    A prompt of `configs/policy_prompts.yaml`, and the operators it offers to the policy.
 
     Args:
         name (`str`, *optional*, defaults to `"full"`):
             Name of the prompt.
         operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
-            Operators a workflow may use. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
+            Operators that a workflow may use. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
 
     Raises:
         [`RecipeError`]: There is no such prompt.
     """
 
     name: str = "full"
+    # A factory, because dataclasses refuse an unhashable object such as the registry as a default.
     operators: OperatorRegistry = field(default_factory=lambda: DEFAULT_OPERATORS)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,8 @@ class PolicyPrompt:
         return text.replace("{operators}", self.operators.descriptions).replace("{names}", ", ".join(self.operators))
 
     def messages(self, row: Row) -> list[Message]:
-        """Chat messages that ask for a workflow. They hold everything that the executor will see of the problem."""
+        """Chat messages that ask for a workflow. They contain everything that the executor will see of the problem."""
+        # Not `str.format`: problems contain braces.
         user = policy_prompts()[self.name]["user"].replace("{problem}", statement(row))
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
@@ -68,5 +70,5 @@ class PolicyPrompt:
 
 
 def statement(row: Row) -> str:
-    """Passages and question of a row, as every prompt shows them."""
+    """Context and question of a row, as every prompt presents them."""
     return f"{row.context}\n\n{row.question}" if row.context else row.question

@@ -1,12 +1,15 @@
-"""The row schema: one problem with its gold, whatever its source."""
+"""The row schema: a problem with its gold answer or tests, whatever its source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 from ..errors import DataError
+
+Column: TypeAlias = str | int | bool | list[str]
+"""Value of a row in a dataset."""
 
 DOMAINS = ("math", "code", "qa")
 FIELDS = (
@@ -26,7 +29,7 @@ FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One problem. For code the gold is `hidden_tests`; elsewhere it is `answer` (any of its aliases)."""
+    """A problem. The gold is `hidden_tests` for code, and otherwise `answer`, any of whose aliases is correct."""
 
     question: str
     answer: tuple[str, ...]
@@ -35,41 +38,44 @@ class Row:
     public_tests: tuple[str, ...] = ()
     """Tests that may be shown to the executor."""
     hidden_tests: tuple[str, ...] = ()
-    """Tests that score; no prompt ever holds one."""
+    """Tests that score; they never appear in a prompt."""
     weak_verdict: bool = False
-    """Whether the hidden tests need live objects and so run beside the solution, where they could be forged."""
+    """Whether the hidden tests need live objects and so run in the solution's process, where they could be forged."""
     context: str = ""
+    """Passages that the question refers to."""
     source: str = ""
+    """Name of the data set."""
     id: str = ""
     difficulty: int = 0
-    """From 1 (easy) up; 0 means unknown."""
+    """1 (easy) or higher; 0 if unknown."""
 
-    def columns(self) -> dict[str, Any]:
-        """The row as dataset columns, lists instead of tuples."""
+    def columns(self) -> dict[str, Column]:
+        """The row as dataset columns, with lists instead of tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def read_row(raw: Mapping[str, Any], where: str, *, needs_gold: bool = True) -> Row:
+def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) -> Row:
     """
-    Check one raw row.
+    Validate a raw row.
 
     Args:
         raw (`Mapping[str, Any]`):
-            Row as it was loaded. The plain `{"question", "answer", "domain", "entry_point"}` is enough.
+            Row as loaded from its source. `question` and a gold answer are enough.
         where (`str`):
-            Place of the row for error messages, such as `"train.jsonl, line 3"`.
+            Location of the row for error messages, such as `"train.jsonl, line 3"`.
         needs_gold (`bool`, *optional*, defaults to `True`):
-            Whether a row without a gold answer is wrong.
+            Whether a row without gold answer or hidden tests is an error.
 
     Returns:
         [`Row`]: The row.
 
     Raises:
-        [`DataError`]: A field is missing, unknown or of the wrong type. The message names place, field and remedy.
+        [`DataError`]: A field is missing, unknown or of the wrong type. The message names location, field and remedy.
     """
+    # A dataset written by `build_dataset` has a column `prompt`, which is derived from the others.
     unknown = sorted(set(raw) - set(FIELDS) - {"prompt"})
     if unknown:
-        raise DataError(f"{where}: unknown field {unknown[0]!r}. Known fields: {', '.join(FIELDS)}.")
+        raise DataError(f"{where}: unknown field {unknown[0]!r}. Valid fields: {', '.join(FIELDS)}.")
     question = _text(raw, "question", where)
     if not question.strip():
         raise DataError(f"{where}: 'question' is missing or empty. Every row needs a question.")
@@ -90,7 +96,7 @@ def read_row(raw: Mapping[str, Any], where: str, *, needs_gold: bool = True) -> 
         difficulty=_whole(raw, "difficulty", where),
     )
     if domain == "code" and not row.hidden_tests and row.answer and all("assert" in text for text in row.answer):
-        # Rows of earlier systems keep the tests of a code task in `answer`.
+        # A common plain format has four columns only and keeps the tests of a code task in `answer`.
         row = replace(row, answer=(), hidden_tests=row.answer)
     if not needs_gold:
         return row
@@ -103,38 +109,40 @@ def read_row(raw: Mapping[str, Any], where: str, *, needs_gold: bool = True) -> 
     return row
 
 
-def _text(raw: Mapping[str, Any], name: str, where: str) -> str:
+def _text(raw: Mapping[str, object], name: str, where: str) -> str:
     value = raw.get(name)
     if value is None:
         return ""
     if not isinstance(value, str | int | float):
-        raise DataError(f"{where}: {name!r} is a {type(value).__name__}; it has to be text.")
+        raise DataError(f"{where}: {name!r} is a {type(value).__name__}; it must be text.")
     return str(value)
 
 
-def _flag(raw: Mapping[str, Any], name: str, where: str) -> bool:
+def _flag(raw: Mapping[str, object], name: str, where: str) -> bool:
     value = raw.get(name)
     if value is not None and not isinstance(value, bool):
-        raise DataError(f"{where}: {name!r} is {value!r}; it has to be true or false.")
+        raise DataError(f"{where}: {name!r} is {value!r}; it must be true or false.")
     return bool(value)
 
 
-def _whole(raw: Mapping[str, Any], name: str, where: str) -> int:
+def _whole(raw: Mapping[str, object], name: str, where: str) -> int:
     value = raw.get(name)
+    if value is None or value == "":
+        return 0
     try:
-        number = int(value or 0)
-    except (TypeError, ValueError):
+        number = int(value) if isinstance(value, str | int | float) else -1
+    except (ValueError, OverflowError):
         number = -1
     if number < 0:
-        raise DataError(f"{where}: {name!r} is {value!r}; it has to be a whole number, 0 if it is not known.")
+        raise DataError(f"{where}: {name!r} is {value!r}; it must be a whole number, or 0 if unknown.")
     return number
 
 
-def _texts(raw: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+def _texts(raw: Mapping[str, object], name: str, where: str) -> tuple[str, ...]:
     value = raw.get(name)
     if value is None or value == "":
         return ()
     items = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(item, str | int | float) for item in items):
-        raise DataError(f"{where}: {name!r} has to be text or a list of texts.")
+        raise DataError(f"{where}: {name!r} must be text or a list of texts.")
     return tuple(str(item) for item in items)

@@ -1,8 +1,8 @@
 """
-Procedurally generated problems of three domains with known answers, and the parser that reads them back.
+Procedurally generated problems of three domains, and the parser that recovers problem and answer from their text.
 
-Every text carries its whole problem, so that a simulated executor can work from the messages alone, as a real model
-has to. Difficulty 1 to 5 is the number of steps a solution takes.
+A statement is self-contained, so that the simulated executor can work from the messages alone, as a real model has to.
+The difficulty, from 1 to 5, is the number of steps in the solution.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
+from ..errors import RecipeError
 from .schema import DOMAINS, Row
 
-MAX_DIFFICULTY = 5
+MIN_DIFFICULTY, MAX_DIFFICULTY = 1, 5
 PUBLIC_TESTS, HIDDEN_TESTS = 2, 4
+MAX_TOTAL, MAX_MULTIPLIED = 5_000, 400
+"""Bounds on the running total of a math problem, and on a total that may still be multiplied: sane word problems."""
+TEST_SPLIT_DENOMINATOR = 4
+"""One problem in this many belongs to the test split."""
+DISTRACTORS = 2
+"""Number of facts in a QA passage that the question does not need."""
+
+Value = TypeVar("Value", int, list[int])
+"""What a solution computes: an amount for math, a list for code."""
 
 _PEOPLE = ("Ana", "Bor", "Cleo", "Dov", "Edda", "Finn", "Gita", "Hugo", "Ines", "Jon", "Kira", "Leo", "Mira", "Nils")
 _CITIES = ("Tolva", "Brenn", "Sarno", "Veld", "Ostra", "Lunde", "Perim", "Karst")
@@ -28,11 +38,14 @@ _THINGS = ("apples", "coins", "books", "stones", "cards", "shells")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kind of step: how a problem words it, how a program writes it, what it computes."""
+    """A kind of step. `{0}` and `{1}` stand for its numbers."""
 
     phrase: str
+    """Wording in a problem."""
     line: str
+    """Line of a program."""
     apply: Callable[..., Any]
+    """From the current value and the numbers to the next value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +61,12 @@ class Applied:
         return self.step.line.format(*self.numbers)
 
 
-def _keep(test: Callable[..., bool]) -> Callable[..., list[int]]:
-    return lambda numbers, *given: [n for n in numbers if test(n, *given)]
+def _where(predicate: Callable[..., bool]) -> Callable[..., list[int]]:
+    return lambda numbers, *parameters: [n for n in numbers if predicate(n, *parameters)]
 
 
-def _each(change: Callable[..., int]) -> Callable[..., list[int]]:
-    return lambda numbers, *given: [change(n, *given) for n in numbers]
+def _map(function: Callable[..., int]) -> Callable[..., list[int]]:
+    return lambda numbers, *parameters: [function(n, *parameters) for n in numbers]
 
 
 MATH_STEPS = (
@@ -64,19 +77,20 @@ MATH_STEPS = (
     Step("loses {0} boxes of {1} each", "total = total - {0} * {1}", lambda total, k, m: total - k * m),
 )
 CODE_STEPS = (
-    Step("keep only the even numbers", "numbers = [n for n in numbers if n % 2 == 0]", _keep(lambda n: n % 2 == 0)),
-    Step("keep only the odd numbers", "numbers = [n for n in numbers if n % 2 == 1]", _keep(lambda n: n % 2 == 1)),
-    Step("keep the numbers greater than {0}", "numbers = [n for n in numbers if n > {0}]", _keep(lambda n, k: n > k)),
-    Step("keep the numbers less than {0}", "numbers = [n for n in numbers if n < {0}]", _keep(lambda n, k: n < k)),
-    Step("multiply each number by {0}", "numbers = [n * {0} for n in numbers]", _each(lambda n, k: n * k)),
-    Step("add {0} to each number", "numbers = [n + {0} for n in numbers]", _each(lambda n, k: n + k)),
-    Step("subtract {0} from each number", "numbers = [n - {0} for n in numbers]", _each(lambda n, k: n - k)),
+    Step("keep only the even numbers", "numbers = [n for n in numbers if n % 2 == 0]", _where(lambda n: n % 2 == 0)),
+    Step("keep only the odd numbers", "numbers = [n for n in numbers if n % 2 == 1]", _where(lambda n: n % 2 == 1)),
+    Step("keep the numbers greater than {0}", "numbers = [n for n in numbers if n > {0}]", _where(lambda n, k: n > k)),
+    Step("keep the numbers less than {0}", "numbers = [n for n in numbers if n < {0}]", _where(lambda n, k: n < k)),
+    Step("multiply each number by {0}", "numbers = [n * {0} for n in numbers]", _map(lambda n, k: n * k)),
+    Step("add {0} to each number", "numbers = [n + {0} for n in numbers]", _map(lambda n, k: n + k)),
+    Step("subtract {0} from each number", "numbers = [n - {0} for n in numbers]", _map(lambda n, k: n - k)),
     Step("sort in ascending order", "numbers = sorted(numbers)", sorted),
     Step("sort in descending order", "numbers = sorted(numbers, reverse=True)", lambda x: sorted(x, reverse=True)),
     Step("reverse the order", "numbers = numbers[::-1]", lambda x: x[::-1]),
     Step("drop the first {0} elements", "numbers = numbers[{0}:]", lambda x, k: x[k:]),
     Step("keep the first {0} elements", "numbers = numbers[:{0}]", lambda x, k: x[:k]),
 )
+# Kind of subject → relations and the kind of their objects. Cycles among them allow chains of any length.
 _RELATIONS: dict[str, dict[str, str]] = {
     "person": {"boss": "person", "friend": "person", "home": "city"},
     "city": {"region": "region", "mayor": "person"},
@@ -85,6 +99,7 @@ _RELATIONS: dict[str, dict[str, str]] = {
 }
 _POOLS = {"person": _PEOPLE, "city": _CITIES, "region": _REGIONS, "river": _RIVERS}
 
+# Inverses of the templates in the generators below; a change of either has to be made in both.
 _MATH = re.compile(r"(\w+) has (\d+) (\w+)\. (.*?) How many \w+ does \w+ have now\?", re.DOTALL)
 _CODE = re.compile(r"Write a function `(\w+)\(numbers\)` on a list of integers: (.*?)\. Return", re.DOTALL)
 _QA = re.compile(r"What is the ((?:\w+ of the )*\w+) of (\w+)\?")
@@ -93,33 +108,35 @@ _FACT = re.compile(r"The (\w+) of (\w+) is (\w+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A synthetic problem that was read back."""
+    """A synthetic problem that was recovered from its text."""
 
     domain: str
     difficulty: int
     steps: tuple[Applied, ...] = ()
-    start: int = 0
-    """For math: the amount before the first step."""
+    initial: int = 0
+    """For math: amount before the first step."""
     entry_point: str = ""
     """For code: name of the function."""
     name: str = ""
     """For QA: the answer."""
     names: tuple[str, ...] = ()
-    """For QA: every name in the passages."""
+    """For QA: all names in the passages."""
 
     def answer(self, steps: tuple[Applied, ...] | None = None) -> str:
-        """The answer, or what comes out with other steps: a number, a name, or code."""
+        """Answer of the problem (a number, a name, or code), or the result of different steps."""
         steps = self.steps if steps is None else steps
         if self.domain == "qa":
             return self.name
         if self.domain == "math":
-            return str(_compute(self.start, steps))
+            return str(_compute(self.initial, steps))
         return function_code(self.entry_point, steps)
 
 
 def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = DOMAINS) -> Iterator[Row]:
     """
-    Endless stream of problems, domains in turn. Splits never share a problem: its digest decides where it belongs.
+    Generate an endless stream of distinct problems, cycling through the domains.
+
+    The splits never share a problem, whatever the seeds: the text of a problem decides which split it belongs to.
 
     Args:
         seed (`int`):
@@ -127,17 +144,29 @@ def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = DOMAINS)
         split (`str`):
             `"train"` or `"test"`.
         domains (`tuple[str, ...]`, *optional*):
-            Domains to draw from.
+            Domains to cycle through. Defaults to all.
 
-    Yields:
-        [`Row`]: Problems whose gold answer the scorers accept.
+    Returns:
+        `Iterator[Row]`: Problems whose gold answer the scorers accept.
+
+    Raises:
+        [`RecipeError`]: There are no domains, or one is unknown.
     """
+    if not domains:
+        raise RecipeError(f"domains is empty. Use some of {', '.join(_GENERATORS)}.")
+    if unknown := sorted(set(domains) - set(_GENERATORS)):
+        raise RecipeError(f"domains contains {unknown[0]!r}. Use some of {', '.join(_GENERATORS)}.")
+    # Not a generator function itself, so that the errors are raised by the call and not by the first `next`.
+    return _synthetic_rows(seed, split, domains)
+
+
+def _synthetic_rows(seed: int, split: str, domains: tuple[str, ...]) -> Iterator[Row]:
     rng = random.Random(f"{seed} {split}")
     seen: set[str] = set()
     while True:
         for domain in domains:
             row = _GENERATORS[domain](rng)
-            while row.question + row.context in seen or (_bucket(row) == 0) != (split == "test"):
+            while row.question + row.context in seen or not _belongs_to(row, split):
                 row = _GENERATORS[domain](rng)
             seen.add(row.question + row.context)
             yield row
@@ -145,8 +174,9 @@ def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = DOMAINS)
 
 def sum_rows(seed: int, split: str) -> Iterator[Row]:
     """
-    Endless stream of sums of two small numbers in words, for a tiny policy that answers by itself. Texts of the two
-    splits differ; the numbers in them need not.
+    Generate an endless stream of sums of two small numbers, for a tiny policy that has to answer without an executor.
+
+    The splits never share a text, but they share sums.
 
     Args:
         seed (`int`):
@@ -160,34 +190,36 @@ def sum_rows(seed: int, split: str) -> Iterator[Row]:
     rng = random.Random(f"{seed} {split} sums")
     while True:
         person, thing = rng.choice(_PEOPLE), rng.choice(_THINGS)
-        start, more = rng.randint(1, 6), rng.randint(1, 6)
-        question = f"{person} has {start} and gets {more}. How many {thing}?"
-        row = Row(question, (str(start + more),), "math", source="synthetic-sums", difficulty=1)
-        if (_bucket(row) == 0) == (split == "test"):
+        initial, added = rng.randint(1, 6), rng.randint(1, 6)
+        question = f"{person} has {initial} and gets {added}. How many {thing}?"
+        row = Row(question, (str(initial + added),), "math", source="synthetic-sums", difficulty=1)
+        if _belongs_to(row, split):
             yield row
 
 
-def _bucket(row: Row) -> int:
-    return random.Random(row.question + row.context).randrange(4)
+def _belongs_to(row: Row, split: str) -> bool:
+    # Seeded with the text: independent of the stream's seed and position, and stable across Python processes.
+    in_test = random.Random(row.question + row.context).randrange(TEST_SPLIT_DENOMINATOR) == 0
+    return in_test == (split == "test")
 
 
 def _difficulty(rng: random.Random) -> int:
-    return rng.randint(1, MAX_DIFFICULTY)
+    return rng.randint(MIN_DIFFICULTY, MAX_DIFFICULTY)
 
 
 def _math(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
-    person, thing, start = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.randint(20, 60)
-    total, sentences = start, []
+    person, thing, initial = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.randint(20, 60)
+    total, sentences = initial, []
     for _ in range(difficulty):
         while True:
             applied = draw_step(rng, MATH_STEPS)
             after = _compute(total, (applied,))
-            if 0 < after < 5_000 and not ("multiplies" in applied.step.phrase and total > 400):
+            if 0 < after < MAX_TOTAL and not ("multiplies" in applied.step.phrase and total > MAX_MULTIPLIED):
                 break
         total = after
         sentences.append(f"{person} {applied.step.phrase.format(*applied.numbers)}.")
-    question = f"{person} has {start} {thing}. {' '.join(sentences)} How many {thing} does {person} have now?"
+    question = f"{person} has {initial} {thing}. {' '.join(sentences)} How many {thing} does {person} have now?"
     return Row(question, (str(total),), "math", source="synthetic-math", difficulty=difficulty)
 
 
@@ -195,10 +227,10 @@ def _code(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
     steps = tuple(draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty))
     name = f"transform_{rng.randint(10, 99)}"
-    listed = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
-    question = f"Write a function `{name}(numbers)` on a list of integers: {listed}. Return the list."
+    instructions = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
+    question = f"Write a function `{name}(numbers)` on a list of integers: {instructions}. Return the list."
     inputs = [[rng.randint(-9, 20) for _ in range(rng.randint(5, 9))] for _ in range(PUBLIC_TESTS + HIDDEN_TESTS)]
-    tests = tuple(f"assert {name}({given}) == {_compute(given, steps)}" for given in inputs)
+    tests = tuple(f"assert {name}({numbers}) == {_compute(numbers, steps)}" for numbers in inputs)
     return Row(
         question,
         (),
@@ -213,28 +245,29 @@ def _code(rng: random.Random) -> Row:
 
 def _qa(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
+    # Walks that end early (a river has no relations) or visit a fact twice are drawn again: they take fewer steps.
     while True:
-        world: dict[tuple[str, str], str] = {}
-        chain: list[str] = []
+        objects: dict[tuple[str, str], str] = {}
+        relations: list[str] = []
         name, kind = rng.choice(_PEOPLE), "person"
-        start = name
-        while len(chain) < difficulty and _RELATIONS[kind]:
+        subject = name
+        while len(relations) < difficulty and _RELATIONS[kind]:
             relation = rng.choice(list(_RELATIONS[kind]))
             kind = _RELATIONS[kind][relation]
             target = rng.choice([other for other in _POOLS[kind] if other != name])
-            name = world.setdefault((relation, name), target)
-            chain.append(relation)
-        if len(chain) == difficulty and len(world) == difficulty:
+            name = objects.setdefault((relation, name), target)
+            relations.append(relation)
+        if len(relations) == difficulty and len(objects) == difficulty:
             break
     answer = name
-    while len(world) < difficulty + 2:
+    while len(objects) < difficulty + DISTRACTORS:
         kind = rng.choice(["person", "city", "region"])
         relation = rng.choice(list(_RELATIONS[kind]))
-        world.setdefault((relation, rng.choice(_POOLS[kind])), rng.choice(_POOLS[_RELATIONS[kind][relation]]))
-    facts = [f"The {relation} of {subject} is {target}." for (relation, subject), target in world.items()]
-    rng.shuffle(facts)
-    question = f"What is the {' of the '.join(reversed(chain))} of {start}?"
-    return Row(question, (answer,), "qa", context=" ".join(facts), source="synthetic-qa", difficulty=difficulty)
+        objects.setdefault((relation, rng.choice(_POOLS[kind])), rng.choice(_POOLS[_RELATIONS[kind][relation]]))
+    sentences = [f"The {relation} of {owner} is {target}." for (relation, owner), target in objects.items()]
+    rng.shuffle(sentences)
+    question = f"What is the {' of the '.join(reversed(relations))} of {subject}?"
+    return Row(question, (answer,), "qa", context=" ".join(sentences), source="synthetic-qa", difficulty=difficulty)
 
 
 _GENERATORS: dict[str, Callable[[random.Random], Row]] = {"math": _math, "code": _code, "qa": _qa}
@@ -243,54 +276,57 @@ _GENERATORS: dict[str, Callable[[random.Random], Row]] = {"math": _math, "code":
 @lru_cache(maxsize=4096)
 def read_problem(text: str) -> Solved | None:
     """
-    Read a synthetic problem back from any text that holds its statement.
+    Recover a synthetic problem from a text that contains its statement.
 
     Args:
         text (`str`):
-            Statement, as prompts show it.
+            Text, such as a prompt.
 
     Returns:
-        [`Solved`], *optional*: The problem with its answer; `None` if the text holds no synthetic problem.
+        [`Solved`], *optional*: The problem with its answer; `None` if the text contains no synthetic problem.
     """
     if match := _MATH.search(text):
         steps = tuple(_read_steps(match.group(4), r"\w+ {}\.", MATH_STEPS))
-        return Solved("math", len(steps), steps, start=int(match.group(2)))
+        return Solved("math", len(steps), steps, initial=int(match.group(2)))
     if match := _CODE.search(text):
         steps = tuple(_read_steps(match.group(2), "{}(?:;|$)", CODE_STEPS))
         return Solved("code", len(steps), steps, entry_point=match.group(1))
     if match := _QA.search(text):
-        facts = {(relation, subject): target for relation, subject, target in _FACT.findall(text)}
+        objects = {(relation, subject): target for relation, subject, target in _FACT.findall(text)}
         name = match.group(2)
-        chain = list(reversed(match.group(1).split(" of the ")))
-        for relation in chain:
-            if (relation, name) not in facts:
+        relations = list(reversed(match.group(1).split(" of the ")))
+        for relation in relations:
+            if (relation, name) not in objects:
                 return None
-            name = facts[relation, name]
-        names = tuple(dict.fromkeys(word for (_, subject), target in facts.items() for word in (subject, target)))
-        return Solved("qa", len(chain), name=name, names=names)
+            name = objects[relation, name]
+        # A dictionary rather than a set: the order decides which wrong answer a seed draws.
+        names = tuple(dict.fromkeys(word for (_, subject), target in objects.items() for word in (subject, target)))
+        return Solved("qa", len(relations), name=name, names=names)
     return None
 
 
 def function_code(name: str, steps: tuple[Applied, ...]) -> str:
-    """Code of a function with the given steps, in the form every solution of these tasks has."""
+    """Code of a function that applies the steps to its list."""
     return "\n".join([f"def {name}(numbers):", *(f"    {applied.line}" for applied in steps), "    return numbers"])
 
 
 def draw_step(rng: random.Random, steps: tuple[Step, ...]) -> Applied:
-    """A random step with random numbers."""
+    """Draw a random step with random numbers."""
     step = rng.choice(steps)
     return Applied(step, tuple(rng.randint(2, 9) for _ in range(step.line.count("{"))))
 
 
-def _compute(value: Any, steps: tuple[Applied, ...]) -> Any:
+def _compute(value: Value, steps: tuple[Applied, ...]) -> Value:
     for applied in steps:
         value = applied.step.apply(value, *applied.numbers)
     return value
 
 
 def _read_steps(text: str, frame: str, steps: tuple[Step, ...]) -> Iterator[Applied]:
+    """Steps in a text. In the pattern `frame`, `{}` stands for the wording of a step."""
     for part in re.split(r"(?<=\.)\s|;\s*", text.strip()):
         for step in steps:
+            # A phrase with its placeholders, once escaped, turned into groups that match numbers.
             pattern = re.sub(r"\\\{\d\\\}", r"(\\d+)", re.escape(step.phrase))
             if match := re.search(frame.format(pattern), part):
                 yield Applied(step, tuple(int(number) for number in match.groups()))

@@ -1,4 +1,4 @@
-"""Evaluation: the policy of a run on held-out problems, and policies beside baselines on a data file."""
+"""Evaluation: of the policy inside a training run, and of policies and baselines on a data file."""
 
 from .baselines import evaluate, self_consistency, votes_at_equal_cost
 from .comparison import best_on, oracle_choice, paired_difference, pass_at_k, summarize_system

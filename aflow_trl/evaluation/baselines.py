@@ -1,4 +1,4 @@
-"""Policies and baselines side by side on the same problems."""
+"""Evaluation of policies and baselines on the same problems, with the same executor randomness."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from .systems import SystemEvaluator
 
 SINGLE_CALL, CHAIN_OF_THOUGHT = "Custom", "AnswerGenerate"
 DEFAULT_VOTES = 5
-"""Samples of self-consistency where there is no policy whose cost it should match."""
+"""Number of self-consistency samples where there is no policy whose cost they should match."""
 MAX_VOTES = 9
+"""Maximum number of self-consistency samples."""
 
 
 def votes_at_equal_cost(calls: float) -> int:
-    """Number of chain-of-thought samples that cost about as many calls."""
+    """Number of chain-of-thought samples that cost about as many calls per problem as a policy does."""
     return max(2, min(MAX_VOTES, round(calls)))
 
 
 def self_consistency(votes: int) -> str:
-    """Workflow of self-consistency."""
+    """Workflow of self-consistency: a vote over independent chains of thought."""
     return f"[{', '.join([CHAIN_OF_THOUGHT] * votes)}] -> ScEnsemble"
 
 
 def random_workflows(rollouts: Rollouts, count: int) -> Callable[[int], list[str]]:
-    """A valid workflow for each problem, drawn independently of it; by seed."""
+    """Function from a seed to `count` random valid workflows, drawn without looking at the problems."""
     vocabulary = rollouts.engine.vocabulary
 
     def draw(seed: int) -> list[str]:
@@ -40,7 +41,7 @@ def random_workflows(rollouts: Rollouts, count: int) -> Callable[[int], list[str
 
 
 def fixed(text: str, count: int, rollouts: Rollouts) -> Callable[[int], list[str]]:
-    """The same workflow for all problems."""
+    """Function from a seed to `count` copies of a workflow."""
     canonical = format_workflow(parse(text, vocabulary=rollouts.engine.vocabulary))
     return lambda seed: [canonical] * count
 
@@ -53,21 +54,23 @@ async def evaluate(
     validation: SystemEvaluator | None,
 ) -> dict[str, Any]:
     """
-    Evaluate policies and baselines, with bounds of what choosing among the listed workflows could reach.
+    Evaluate policies and baselines, and bound what a choice among the listed workflows could reach.
 
     Args:
         evaluator ([`SystemEvaluator`]):
             Runs systems on the problems to report on.
         policies (`Mapping[str, Callable[[int], Sequence[str]]]`):
-            Completions of each policy, by seed.
+            Function of each policy from a seed to a completion for each problem.
         workflows (`Sequence[str]`):
             Fixed workflows.
         validation ([`SystemEvaluator`], *optional*):
-            Runs systems on the problems to choose the best fixed workflow on. If `None`, none is reported as chosen.
+            Runs systems on the problems that the best fixed workflow is chosen on. If `None`, none is chosen: a choice
+            by the reported problems would flatter it.
 
     Returns:
-        `dict[str, Any]`: `systems` by name as [`summarize_system`] gives them, `best_fixed`, `best_baseline` and
-        `differences` of every policy from it.
+        `dict[str, Any]`: `systems`, by name, as [`summarize_system`] returns them; `bounds`, the names of those that
+        are upper bounds; `best_fixed`, the workflow chosen on validation; `best_baseline`; `differences` of every
+        policy from it; and the numbers of `problems` and `seeds`.
     """
     rollouts, count = evaluator.rollouts, len(evaluator.rows)
     results = {name: await evaluator.run(name, texts) for name, texts in policies.items()}
@@ -95,7 +98,7 @@ async def evaluate(
     best_baseline = best_on({name: results[name] for name in compared})
     bounds = {}
     if len(listed) > 1:
-        # Bounds, not systems: nothing is compared with them.
+        # These choose by the answers, which no system can: they are reported, and nothing is compared with them.
         bounds[f"pass@{len(listed)} over the list"] = pass_at_k(listed)
         if (choice := oracle_choice(listed)) is not None:
             bounds["oracle choice from the list"] = choice

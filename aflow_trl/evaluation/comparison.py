@@ -1,4 +1,4 @@
-"""Comparison of systems: accuracy with intervals, costs, paired differences, the best of several, bounds."""
+"""Statistics of systems: accuracy and cost, paired differences, and upper bounds for choosing among systems."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .systems import Result, Results
 
 def summarize_system(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
     """
-    Accuracy and cost of one system.
+    Accuracy and cost of a system.
 
-    Problems with several seeds count once, with their mean; a problem that no seed could score counts as unscored.
+    A problem counts once, with the mean over its seeds: runs of the same problem are not independent, and counting
+    each would make the interval too narrow. A problem that no seed could score is left out.
 
     Args:
         results (`list[list[Result]]`):
-            By problem, by seed.
+            Results by problem and seed.
         rows (`Sequence[Row]`):
             The problems.
 
     Returns:
-        `dict[str, Any]`: `strict` and `aflow` (mean, and for the strict one its Wilson interval), by domain and by
-        source, costs per problem, and the unscored share.
+        `dict[str, Any]`: `strict`, accuracy with its Wilson interval, and `aflow`, the mean of AFlow's metric; both
+        again in `by_domain` and `by_source`; cost per problem, and the shares of valid and of unscored results.
     """
     flat = [result for runs in results for result in runs]
     costs = [result.usd for result in flat]
@@ -47,27 +48,33 @@ def summarize_system(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
 
 def paired_difference(left: Results, right: Results, *, seed: int = 0) -> dict[str, float]:
     """
-    Difference of two systems on the problems both were scored on, with a bootstrap over problems.
+    Difference in accuracy between two systems on the problems both were scored on, with a bootstrap over problems.
 
     Args:
         left (`list[list[Result]]`):
-            One system.
+            Results of the first system.
         right (`list[list[Result]]`):
-            The other.
+            Results of the second system.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the bootstrap.
 
     Returns:
-        `dict[str, float]`: `mean` of left minus right, `low` and `high` of its 95 % interval, `p` (two-sided), `n`.
+        `dict[str, float]`: `mean` of left minus right, `low` and `high` of its 95 % interval, the two-sided `p`, and
+        the number of problems `n`.
     """
-    pairs = ((_solved(one), _solved(other)) for one, other in zip(left, right, strict=True))
+    pairs = ((_solved(left_runs), _solved(right_runs)) for left_runs, right_runs in zip(left, right, strict=True))
     return asdict(paired_bootstrap([a - b for a, b in pairs if a is not None and b is not None], seed=seed))
 
 
 def best_on(results: Mapping[str, Results]) -> str:
-    """Name of the system that solves most problems; the cheaper one of equals."""
+    """
+    Name of the system with the highest accuracy; in a tie, of the cheapest.
 
-    # Compared on the problems that all were scored on: a system must not gain by what the infrastructure lost.
+    Args:
+        results (`Mapping[str, list[list[Result]]]`):
+            Results of each system by problem and seed.
+    """
+    # On the problems that all were scored on: a system must not gain from what the infrastructure lost.
     common = [all(_solved(runs) is not None for runs in problem) for problem in zip(*results.values(), strict=True)]
 
     def rank(name: str) -> tuple[float, float]:
@@ -80,10 +87,10 @@ def best_on(results: Mapping[str, Results]) -> str:
 
 def pass_at_k(results: Mapping[str, Results]) -> Results:
     """
-    The best result of any system for every problem and seed, the cheapest of equals: pass@k over the systems.
+    Pass@k over systems: the best result of any of them for every problem and seed, in a tie the cheapest.
 
-    It is an upper bound that no choice can reach, because it chooses by the very sample it is scored on: several weak
-    systems with independent errors look good together. See [`oracle_choice`].
+    No choice of a system can reach this bound, because it chooses by the very sample that it is scored on: several
+    weak systems with independent errors look good together. [`oracle_choice`] is the tighter one.
     """
     problems = zip(*results.values(), strict=True)
     return [[max(runs, key=_rank) for runs in zip(*systems, strict=True)] for systems in problems]
@@ -91,15 +98,15 @@ def pass_at_k(results: Mapping[str, Results]) -> Results:
 
 def oracle_choice(results: Mapping[str, Results]) -> Results | None:
     """
-    Results of the system that is best on each problem, chosen by the other seeds than the one it is scored on.
+    Results of the best system for each problem, chosen by the seeds other than the one that is scored.
 
     Args:
         results (`Mapping[str, list[list[Result]]]`):
-            By system: by problem, by seed.
+            Results of each system by problem and seed.
 
     Returns:
-        `list[list[Result]]`, *optional*: By problem, by seed; `None` with fewer than two seeds, where there is no
-        separate sample to choose by.
+        `list[list[Result]]`, *optional*: Results by problem and seed; `None` with fewer than two seeds, where there
+        is no separate sample to choose by.
     """
     problems = list(zip(*results.values(), strict=True))
     if not problems or len(problems[0][0]) < 2:
@@ -116,7 +123,7 @@ def oracle_choice(results: Mapping[str, Results]) -> Results | None:
 
 
 def _rank(result: Result) -> tuple[float, int]:
-    """Orders results: right before wrong before unscored, then the cheaper."""
+    """Sort key that grows with quality: unscored, wrong, right; in a tie the cheaper is greater."""
     return (-1.0 if result.correct is None else result.correct, -result.calls)
 
 

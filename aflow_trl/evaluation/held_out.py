@@ -1,4 +1,4 @@
-"""Evaluation inside a training run: the current policy and fixed workflows on held-out problems."""
+"""Evaluation inside a training run, of the current policy and of fixed workflows on held-out problems."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class HeldOutEvaluator:
         rows (`Sequence[Row]`):
             Held-out problems.
         prompts (`Sequence`):
-            Their prompts.
+            Prompt of each problem, as in training.
         seed (`int`):
-            Seed of the policy's sampling and of the executor's randomness, which training never uses.
+            Seed of the policy's sampling and of the executor's randomness; training never uses either.
     """
 
     def __init__(
@@ -41,22 +41,31 @@ class HeldOutEvaluator:
         self.trainer, self.rollouts, self.rows, self.prompts, self.seed = trainer, rollouts, rows, prompts, seed
 
     def policy(self, phase: str) -> list[ScoredRollout]:
-        """One rollout of the current policy for each problem, sampled as in training; `phase` labels the traces."""
+        """Rollouts of the current policy, one per problem, sampled as in training; `phase` labels their traces."""
         return self.run(self.trainer.sample(self.prompts, seed=self.seed), phase)
 
     def workflow(self, text: str) -> list[ScoredRollout]:
-        """Rollouts of one fixed workflow."""
+        """Rollouts of a fixed workflow, one per problem; the workflow labels their traces."""
         return self.run([text] * len(self.trainer.local_share(self.rows)), text)
 
     def run(self, texts: Sequence[str], phase: str) -> list[ScoredRollout]:
         """
-        Rollouts of all processes, one for each problem, from the completions of this process's share.
+        Execute completions, and gather the rollouts of all processes.
+
+        Args:
+            texts (`Sequence[str]`):
+                Completions for this process's share of the problems; further ones are ignored.
+            phase (`str`):
+                Label of the traces.
+
+        Returns:
+            `list[ScoredRollout]`: One per problem, in order, the same on every process.
 
         Raises:
             [`FatalEndpointError`]: The executor can serve no further call; raised on every process.
         """
         share = self.trainer.local_share(list(enumerate(self.rows)))
-        # All phases meet the same executor randomness, so that differences are the policy's.
+        # The same executor randomness in every phase, so that differences are due to the policy.
         rollouts = self.trainer.run_async(
             self.rollouts.execute(
                 texts[: len(share)],
@@ -66,6 +75,7 @@ class HeldOutEvaluator:
                 step=self.trainer.state.global_step,
             )
         )
+        # Shares interleave, so the problems are numbered and sorted again.
         gathered = gather_object([(index, rollout) for (index, _), rollout in zip(share, rollouts, strict=True)])
         self.trainer.raise_fatal()
         return [rollout for _, rollout in sorted(gathered, key=lambda pair: pair[0])]

@@ -1,4 +1,4 @@
-"""The evaluation command: from a data file to a page with policies and baselines."""
+"""The evaluation command: loads problems and policies, evaluates them, and writes the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_WORKFLOWS = (
     "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
     "[AnswerGenerate, Programmer, Custom] -> ScEnsemble",
 )
-"""Fixed workflows that are evaluated where none are given."""
+"""Fixed workflows that are evaluated where the user lists none."""
 SETTINGS_FILE = "evaluation_settings.json"
 
 
@@ -40,14 +40,17 @@ class PolicyChoice:
     """A policy to evaluate."""
 
     model: str
+    """Output folder of a run, adapter, model folder or Hub id."""
     checkpoint: int | None = None
+    """Step of a checkpoint in the output folder. Defaults to the final model."""
     prompt: str | None = None
+    """Name of the prompt. Defaults to that of the training."""
     temperature: float | None = None
     """Sampling temperature; 0 decodes greedily. Defaults to that of the training."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
-            raise RecipeError(f"the temperature must be 0 or more, got {self.temperature:g}.")
+            raise RecipeError(f"the temperature must be 0 or more, got {self.temperature:g}. 0 decodes greedily.")
 
 
 def run_evaluation(
@@ -69,27 +72,28 @@ def run_evaluation(
         client ([`~aflow_trl.llm.LLMClient`]):
             The executor.
         data (`str`):
-            Problems.
+            Problems to report on.
         valid (`str`, *optional*):
-            Problems to choose the best fixed workflow on.
+            Problems that the best fixed workflow is chosen on.
         policy ([`PolicyChoice`], *optional*):
-            Policy. If it is an adapter, the model that it was trained from is evaluated as the untrained policy.
+            Policy. If it is an adapter, its base model is evaluated as the untrained policy.
         workflows (`Sequence[str]`):
             Fixed workflows; [`DEFAULT_WORKFLOWS`] if empty.
         seeds (`Sequence[int]`):
-            Repetitions.
+            Seeds of the repetitions.
         limit (`int`):
             Maximum number of problems.
         out (`Path`):
-            Folder to write. Results of an earlier run with the same settings are used.
+            Folder to write. Finished results of an earlier evaluation with the same settings are not repeated.
         on_progress (`Callable[[str, int, int], None]`):
-            Called with a name, the number of finished problems and the number of all.
+            Called with the name of a system, its number of finished problems and the number of all.
 
     Returns:
-        `dict[str, Any]`: The report.
+        `dict[str, Any]`: The report, as in `results.json`.
 
     Raises:
-        [`RecipeError`]: An argument is wrong, or the folder holds another evaluation.
+        [`RecipeError`]: An argument is wrong, or the folder holds an evaluation with other settings.
+        [`DataError`]: A problem is in both `data` and `valid`.
     """
     if limit < 1:
         raise RecipeError(f"the number of problems (--limit) must be at least 1, got {limit}.")
@@ -99,8 +103,8 @@ def run_evaluation(
     valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
     if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:
         raise DataError(
-            f"{len(shared)} problems are in both {data} and {valid}. Choose workflows on other problems than those "
-            "that are reported."
+            f"{len(shared)} problems are in both {data} and {valid}. Remove them from one of the two: a "
+            "workflow chosen on the reported problems looks better than it is."
         )
     settings = {
         "data": split_digest(rows),
@@ -128,8 +132,10 @@ def run_evaluation(
 
 
 def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callable[[int], Sequence[str]]]:
+    """Functions from a seed to a completion per problem, of the trained policy and, for an adapter, its base model."""
     problems = [Problem(row.question, row.domain, row.context) for row in rows]
-    # "Untrained" has to be sampled as "trained" is, or the difference would be that of the temperatures.
+    # The untrained policy is sampled at the temperature of the trained one, or their difference would be partly that
+    # of the temperatures.
     temperature = choice.temperature
     if temperature is None:
         temperature = read_spec(Path(choice.model)).sampling.temperature
@@ -138,7 +144,7 @@ def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callabl
         loaded: list[Policy] = []
 
         def draw(seed: int) -> list[str]:
-            if not loaded:  # not before it is needed: all of its results may be on disk
+            if not loaded:  # only when it is needed: all of its results may be on disk
                 loaded.append(
                     Policy(
                         choice.model,

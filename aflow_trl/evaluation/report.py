@@ -1,4 +1,4 @@
-"""An evaluation on one page: console table, Markdown, plot of accuracy against cost."""
+"""Presentation of an evaluation: console table, Markdown, and a plot of accuracy against cost."""
 
 from __future__ import annotations
 
@@ -12,73 +12,59 @@ from rich.table import Table
 
 from ..runs import COLOURS, new_figure, save_figure
 
-LABEL_CHARS = 44
+MAX_LABEL_CHARS = 44
+"""Maximum length of a system's name in the legend of the plot."""
 
 
 def print_evaluation(report: Mapping[str, Any], console: Console) -> None:
-    """All systems in a table, and how far the policies are from the best baseline."""
+    """Print a table of all systems, and the differences between policies and the best baseline."""
     domains = _domains(report)
     table = Table(title=_title(report), title_justify="left")
-    for heading in (
-        "system",
-        "accuracy",
-        "95 % interval",
-        *domains,
-        "AFlow's",
-        "calls",
-        "tokens",
-        "USD",
-        "s",
-        "unscored",
-    ):
+    for heading in _headings(domains):
         table.add_column(heading, justify="left" if heading == "system" else "right", overflow="fold")
-    for name, own in report["systems"].items():
+    for name, system in report["systems"].items():
         style = "bold green" if name in report["differences"] else "bold" if name == report["best_baseline"] else ""
-        table.add_row(escape(name), *_cells(own, domains), style=style)
+        table.add_row(escape(name), *_cells(system, domains), style=style)
     console.print(table)
     for line in _conclusions(report):
         console.print(line, highlight=False, markup=False)
 
 
 def markdown_evaluation(report: Mapping[str, Any]) -> str:
-    """The same as Markdown."""
+    """Table and differences of [`print_evaluation`] as Markdown."""
     domains = _domains(report)
-    heads = _heads(domains)
-    lines = [f"### {_title(report)}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for name, own in report["systems"].items():
-        shown = f"`{name}`" if "->" in name and not name.startswith("best") else name
-        lines.append("| " + " | ".join([shown.replace("|", "\\|"), *_cells(own, domains)]) + " |")
+    headings = _headings(domains)
+    lines = [f"### {_title(report)}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for name, system in report["systems"].items():
+        label = f"`{name}`" if "->" in name and not name.startswith("best") else name
+        # A workflow may hold a bar in a string, which would end the cell.
+        lines.append("| " + " | ".join([label.replace("|", "\\|"), *_cells(system, domains)]) + " |")
     return "\n".join([*lines, "", *(f"{line}  " for line in _conclusions(report)), ""])
 
 
 def plot_evaluation(report: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against model calls a problem, with intervals; systems are numbered as in the legend."""
+    """Plot accuracy with its interval against model calls per problem; the legend names the numbers of the systems."""
     figure, axis = new_figure(figsize=(11, 5.4))
-    placed: list[tuple[float, float]] = []
+    drawn: list[tuple[float, float]] = []
     handles = []
     ordered = sorted(report["systems"].items(), key=lambda item: -item[1]["strict"]["mean"])
-    for number, (name, own) in enumerate(ordered, start=1):
-        policy = name in report["differences"]
-        colour = (
-            COLOURS["trained"] if policy else COLOURS["calls"] if name in report["bounds"] else COLOURS["accuracy"]
-        )
-        x, strict = own["calls_per_problem"], own["strict"]
-        error = [[strict["mean"] - strict["low"]], [strict["high"] - strict["mean"]]]
-        size = 8 if policy else 5
-        line = axis.errorbar(
-            x, strict["mean"], yerr=error, fmt="o", color=colour, capsize=3, markersize=size, alpha=0.8
-        )
-        label = name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…"
+    for number, (name, system) in enumerate(ordered, start=1):
+        is_policy = name in report["differences"]
+        role = "trained" if is_policy else "calls" if name in report["bounds"] else "accuracy"
+        colour, size = COLOURS[role], 8 if is_policy else 5
+        x, strict = system["calls_per_problem"], system["strict"]
+        y = strict["mean"]
+        error = [[y - strict["low"]], [strict["high"] - y]]
+        line = axis.errorbar(x, y, yerr=error, fmt="o", color=colour, capsize=3, markersize=size, alpha=0.8)
+        label = name if len(name) <= MAX_LABEL_CHARS else name[: MAX_LABEL_CHARS - 1] + "…"
         line.set_label(f"{number}  {label}")
         handles.append(line)
-        # Numbers of points that lie together stand side by side.
-        together = sum(abs(x - a) < 0.25 and abs(strict["mean"] - b) < 0.03 for a, b in placed)
-        placed.append((x, strict["mean"]))
-        spot = (6 + 14 * together, 4)
-        axis.annotate(
-            str(number), (x, strict["mean"]), xytext=spot, textcoords="offset points", fontsize=9, color=colour
-        )
-    axis.set(xlabel="model calls a problem", ylabel="accuracy", title=_title(report), xlim=(0, None))
+        # The numbers of neighbouring points are drawn next to each other, not on top of each other.
+        neighbours = sum(abs(x - a) < 0.25 and abs(y - b) < 0.03 for a, b in drawn)
+        drawn.append((x, y))
+        offset = (6 + 14 * neighbours, 4)
+        axis.annotate(str(number), (x, y), xytext=offset, textcoords="offset points", fontsize=9, color=colour)
+    axis.set(xlabel="model calls per problem", ylabel="accuracy", title=_title(report), xlim=(0, None))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
@@ -92,37 +78,38 @@ def _title(report: Mapping[str, Any]) -> str:
 
 
 def _domains(report: Mapping[str, Any]) -> list[str]:
-    return sorted({domain for own in report["systems"].values() for domain in own["by_domain"]})
+    return sorted({domain for system in report["systems"].values() for domain in system["by_domain"]})
 
 
-def _chance(p: float) -> str:
+def _p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _heads(domains: list[str]) -> list[str]:
+def _headings(domains: list[str]) -> list[str]:
     return ["system", "accuracy", "95 % interval", *domains, "AFlow's", "calls", "tokens", "USD", "s", "unscored"]
 
 
-def _cells(own: Mapping[str, Any], domains: list[str]) -> list[str]:
-    strict, aflow, usd = own["strict"], own["aflow"], own["usd_per_problem"]
+def _cells(system: Mapping[str, Any], domains: list[str]) -> list[str]:
+    strict, aflow, usd = system["strict"], system["aflow"], system["usd_per_problem"]
     return [
         f"{strict['mean']:.3f}",
         f"{strict['low']:.3f}–{strict['high']:.3f}",
-        *(f"{own['by_domain'][domain]['mean']:.2f}" for domain in domains),
+        *(f"{system['by_domain'][domain]['mean']:.2f}" for domain in domains),
         "?" if aflow is None else f"{aflow:.3f}",
-        f"{own['calls_per_problem']:.2f}",
-        f"{own['tokens_per_problem']:.0f}",
+        f"{system['calls_per_problem']:.2f}",
+        f"{system['tokens_per_problem']:.0f}",
         "?" if usd is None else f"{usd:.4f}",
-        f"{own['seconds_per_problem']:.2f}",
-        f"{own['unscored_share']:.1%}",
+        f"{system['seconds_per_problem']:.2f}",
+        f"{system['unscored_share']:.1%}",
     ]
 
 
 def _conclusions(report: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{name} minus {report['best_baseline']}: {own['mean']:+.3f} ({own['low']:+.3f} to {own['high']:+.3f}, "
-        f"{_chance(own['p'])}, {own['n']} problems, paired bootstrap)"
-        for name, own in report["differences"].items()
+        f"{name} minus {report['best_baseline']}: {difference['mean']:+.3f} "
+        f"({difference['low']:+.3f} to {difference['high']:+.3f}, {_p_value(difference['p'])}, "
+        f"{difference['n']} problems, paired bootstrap)"
+        for name, difference in report["differences"].items()
     ]
     if report["best_fixed"]:
         lines.append(f"best fixed workflow on validation: {report['best_fixed']}")

@@ -1,4 +1,8 @@
-"""Results of systems (policies, fixed workflows) on problems, kept on disk: an interrupted evaluation continues."""
+"""
+Results of systems (policies, fixed workflows) on problems.
+
+They are written to disk as they come, so that an interrupted evaluation continues where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,31 @@ from ..scoring import AFLOW_BENCHMARKS, score_aflow
 from ..storage import JsonLines
 
 CHUNK_PROBLEMS = 64
-"""Number of problems of one system that are executed at once, and written to disk together."""
+"""Number of problems that are executed and written to disk together: what an interruption can lose."""
 AFLOW_BENCHMARK = {"math": "gsm8k", "code": "humaneval", "qa": "hotpotqa"}
-"""Metric of AFlow for rows of other sources, by domain."""
+"""Benchmark whose AFlow metric is used for a row of another source, by domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Outcome of one system on one problem with one seed."""
+    """Result of one system on one problem with one seed."""
 
     correct: float | None
     """1 or 0 by the strict scorer; `None` if the infrastructure failed."""
     aflow: float | None
-    """Metric of AFlow."""
+    """AFlow's metric in [0, 1]; `None` if it could not be computed."""
     valid: bool
+    """Whether the completion holds a valid workflow."""
     calls: int
+    """Model calls used, shared ones included."""
     tokens: int
+    """Prompt and completion tokens used."""
     usd: float | None
+    """`None` if a price is unknown."""
     seconds: float
+    """Wall time of the workflow."""
     workflow: str
+    """Canonical workflow; empty if there is none."""
     answer: str
     outcome: str
 
@@ -45,12 +55,12 @@ class Result:
 
 
 Results = list[list[Result]]
-"""By problem, by seed."""
+"""Results by problem, then by seed."""
 
 
 class SystemEvaluator:
     """
-    Runs systems on rows. Earlier results are read from disk.
+    Runs systems on problems. Results of an earlier evaluation are read from disk.
 
     Args:
         rollouts ([`~aflow_trl.rollouts.Rollouts`]):
@@ -58,11 +68,11 @@ class SystemEvaluator:
         rows (`Sequence[Row]`):
             Problems.
         folder (`Path`):
-            Folder of the results, one file for each system and seed.
+            Folder of the results: one file for each system and seed.
         seeds (`Sequence[int]`):
-            Repetitions, each with its own executor randomness.
+            Seeds of the repetitions, which have different executor randomness.
         on_progress (`Callable[[str, int, int], None]`):
-            Called with a name, the number of finished problems and the number of all.
+            Called with the name and seed of a system, its number of finished problems and the number of all.
     """
 
     def __init__(
@@ -78,16 +88,16 @@ class SystemEvaluator:
 
     async def run(self, name: str, workflows: Callable[[int], Sequence[str]]) -> Results:
         """
-        Results of one system.
+        Run one system on all problems and seeds.
 
         Args:
             name (`str`):
                 Name of the system.
             workflows (`Callable[[int], Sequence[str]]`):
-                Workflow or completion for each problem, by seed.
+                Function from a seed to a workflow or completion for each problem.
 
         Returns:
-            `list[list[Result]]`: By problem, by seed.
+            `list[list[Result]]`: Results by problem and seed.
 
         Raises:
             [`FatalEndpointError`]: The executor can serve no further call; finished results are kept.
@@ -101,13 +111,14 @@ class SystemEvaluator:
         missing = [index for index, row in enumerate(self.rows) if problem_key(row) not in finished]
         label, total = f"{name}, seed {seed}", len(self.rows)
         self.on_progress(label, total - len(missing), total)
-        # Sampling a policy is expensive: not for a system that is finished.
+        # A policy is sampled only where results are missing, because sampling is expensive.
         texts = workflows(seed) if missing else []
         for start in range(0, len(missing), CHUNK_PROBLEMS):
             chunk = missing[start : start + CHUNK_PROBLEMS]
             scored = await self.rollouts.execute(
                 [texts[index] for index in chunk],
                 [self.rows[index].columns() for index in chunk],
+                # The same for all systems, so that they meet the same executor randomness.
                 salt=f"{seed} evaluation",
                 phase=name,
                 step=0,
@@ -157,17 +168,18 @@ async def _result(rollout: ScoredRollout, row: Row) -> Result:
 
 
 def problem_key(row: Row) -> str:
-    """Identifies a problem on disk, by all its fields: ids may repeat, and one question may have different tests."""
+    """Digest of all fields of a problem: ids may repeat, and equal questions may have different tests."""
     text = json.dumps(row.columns(), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _file_name(name: str) -> str:
+    """A digest: the name of a system is a workflow, with characters that a file name cannot have."""
     return hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def _read_results(file: JsonLines) -> dict[str, Result]:
-    """Results of an earlier run by problem. Unscored ones are left out, so that they are tried again."""
+    """Results of an earlier evaluation by problem, without the unscored ones, which are run again."""
     finished: dict[str, Result] = {}
     for fields in file.repair():
         key = fields.pop("key")

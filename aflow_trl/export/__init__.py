@@ -1,4 +1,4 @@
-"""Workflows for use elsewhere: a script that needs only `openai`, a class that AFlow runs."""
+"""Exports workflows: as a script that needs only `openai`, and as a class that AFlow runs."""
 
 from .aflow import to_aflow
 from .python import to_python

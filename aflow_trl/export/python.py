@@ -1,5 +1,8 @@
 """
-A workflow as a script that needs only `openai`: the operators' own source, its prompts, and a small runner.
+Exports a workflow as a script that needs only `openai`.
+
+The script consists of the operators' source, their prompts, and a small runner. The source is copied rather than
+written a second time, so that an exported workflow cannot behave differently from the engine.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import json
 import pprint
 from collections.abc import Collection, Iterable
 from importlib.resources import files
-from typing import Any
+from typing import TypeAlias
 
 from ..dsl import (
     Chain,
@@ -29,6 +32,9 @@ from ..llm import ExecutorConfig
 from ..operators import RETRY_HINT
 
 PACKAGE = files("aflow_trl")
+PlainNode: TypeAlias = tuple[object, ...]
+"""A node as a literal of the script: its kind, then its children; see `WORKFLOW` in the template."""
+# Functions of the sandbox's tester that run tests in one process with the solution.
 TESTER_PARTS = ("_count", "_compiled", "_run", "_failure", "_actual")
 FAILURE_CHARS = 2_000
 TESTER = """\
@@ -68,27 +74,31 @@ print("\\n" + json.dumps(report))
 
 def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorConfig, name: str = "workflow.py") -> str:
     """
-    Text of a script that runs a workflow.
+    Write a workflow as a script.
 
     Args:
         workflow ([`~aflow_trl.dsl.Workflow`]):
             Workflow.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators it may name.
+            Operators that the workflow may use.
         config ([`~aflow_trl.llm.ExecutorConfig`]):
             Model and sampling parameters.
         name (`str`, *optional*, defaults to `"workflow.py"`):
-            Name of the script, for its own help.
+            Name of the script, for its usage message.
 
     Returns:
         `str`: Python source.
 
     Raises:
-        [`RecipeError`]: It uses an operator that does not ship with the package.
+        [`RecipeError`]: The workflow uses an operator that does not ship with the package.
     """
     used = list(dict.fromkeys(node.name for node, _ in walk(workflow.root) if isinstance(node, Operator)))
-    if own := [operator for operator in used if operator not in operator_table()]:
-        raise RecipeError(f"the operator {own[0]} is not one of the package; an exported script holds only those.")
+    if custom := [operator for operator in used if operator not in operator_table()]:
+        # Its module may import anything, so its source alone would not run.
+        raise RecipeError(
+            f"the operator {custom[0]} does not ship with aflow_trl, so it cannot be exported. "
+            f"Use some of {', '.join(operator_table())}."
+        )
     parts = {
         "summary": f"Runs the workflow\n\n    {format_workflow(workflow)}",
         "name": name,
@@ -108,12 +118,13 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
         "operators": _operators(used),
     }
     text = PACKAGE.joinpath("export", "standalone.py.template").read_text(encoding="utf-8")
+    # Not `str.format`, because the template is full of braces.
     for field, value in parts.items():
         text = text.replace("{{" + field + "}}", value)
     return text
 
 
-def _plain(node: Node) -> tuple[Any, ...]:
+def _plain(node: Node) -> PlainNode:
     match node:
         case Operator(name, arguments):
             return ("op", name, {key: str(value) for key, value in arguments})
@@ -129,12 +140,12 @@ def _plain(node: Node) -> tuple[Any, ...]:
             return ("done",)
 
 
-def _literal(value: Any) -> str:
+def _literal(value: object) -> str:
     return pprint.pformat(value, width=110, sort_dicts=False)
 
 
 def _operators(used: Iterable[str]) -> str:
-    """Source of the data types, the parsing of replies and answers, and the operators that are used."""
+    """Source of the operators that are used, and of the data types and parsers they need."""
     unused = set(operator_table()) - set(used)
     modules = [_source("operators", name) for name in ("types", "replies", "answers")]
     prompts = _source("operators", "prompts", only=("_FIELD", "fill"))
@@ -142,7 +153,7 @@ def _operators(used: Iterable[str]) -> str:
 
 
 def _source(stage: str, module: str, *, without: Collection[str] = (), only: Collection[str] | None = None) -> str:
-    """Source of a module without its docstring and its imports, and of its definitions only those that are wanted."""
+    """Source of a module without its docstring and imports, restricted to some of its definitions."""
     text = PACKAGE.joinpath(stage, f"{module}.py").read_text(encoding="utf-8")
     lines = text.splitlines()
     pieces = []
@@ -150,10 +161,11 @@ def _source(stage: str, module: str, *, without: Collection[str] = (), only: Col
         target = node.targets[0] if isinstance(node, ast.Assign) else node
         name = getattr(target, "name", getattr(target, "id", ""))
         docstring = index == 0 and isinstance(node, ast.Expr)
-        wanted = name not in without and (only is None or name in only)
-        if docstring or not wanted or isinstance(node, ast.Import | ast.ImportFrom):
+        selected = name not in without and (only is None or name in only)
+        if docstring or not selected or isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+        # A function's own line number is that of `def`, after its decorators.
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
         pieces.append("\n".join(lines[first - 1 : node.end_lineno]))
     return "\n\n\n".join(pieces)
 

@@ -1,75 +1,85 @@
 """
-The search baseline: best-first over workflows, as AFlow searches over code (arXiv 2410.10762, §3.3).
+The search baseline: best-first search over workflows, as AFlow searches over code (arXiv 2410.10762, §3.3).
 
-Each round picks a parent by a soft mix of chance and score, asks an optimizer model for one edit of it, and measures
-the result on the validation problems in several passes. What was tried becomes experience for later rounds.
+Each round draws a parent from a mixture of a uniform distribution and a softmax over scores, asks an optimizer model
+for one edit of it, and measures the result on validation problems in several passes. Later prompts show the optimizer
+the earlier edits of the same parent and their gains.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data import PolicyPrompt, Row, load_rows, selection_split, split_digest
+from ..data import Message, PolicyPrompt, Row, load_rows, selection_split, split_digest
 from ..dsl import extract, format_workflow
 from ..engine import Engine
 from ..errors import AflowError
 from ..llm import LLMClient
 from ..operators import DEFAULT_OPERATORS
 from ..rollouts import Rollouts
-from ..storage import check_or_write_settings
+from ..storage import JsonLines, check_or_write_settings
 from .records import Attempt, Failure, Improvement, improvement_messages, write_improvements
 
+# λ and α of AFlow, at the values of its paper.
 MIX = 0.3
-"""λ: share of the choice of a parent that is left to chance."""
+"""λ: share of the uniform distribution in the choice of a parent."""
 SHARPNESS = 0.2
-"""α: weight of a score difference of one percent."""
-KEPT_FAILURES = 3
-ASKS = 3
-"""Times the optimizer is asked in a round until it proposes something valid and new."""
+"""α: weight of a score difference of one percent in the softmax."""
+MAX_FAILURES = 3
+"""Maximum number of failed problems recorded with a round, as examples for the optimizer."""
+MAX_PROPOSALS = 3
+"""Maximum number of proposals per round until one is valid and new."""
+SETTINGS_FILE = "search_settings.json"
 
-Propose = Callable[[Sequence[dict[str, str]], int], Awaitable[str]]
-"""From chat messages and a seed to the optimizer's reply."""
+Propose = Callable[[Sequence[Message], int], Awaitable[str]]
+"""Maps chat messages and a seed to the optimizer's reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One round: a workflow and how it did."""
+    """One round of a search: a workflow and its score."""
 
     number: int
     workflow: str
     score: float
-    """Mean over the passes, of the share of problems solved."""
+    """Share of problems solved, averaged over the passes."""
     parent: int | None
+    """Number of the round whose workflow was edited; `None` in round 1."""
     failures: tuple[Failure, ...] = ()
+    """A sample of the problems that the workflow got wrong."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Tried:
+        """The round that was written as JSON."""
+        return cls(**dict(content) | {"failures": tuple(Failure(**fields) for fields in content["failures"])})
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
     """
-    How a search is done.
+    Settings of a search.
 
     Args:
         rounds (`int`, *optional*, defaults to `20`):
-            Most rounds.
+            Maximum number of rounds.
         passes (`int`, *optional*, defaults to `3`):
-            Validation passes whose mean is a workflow's score.
+            Number of validation passes that a workflow's score is averaged over.
         margin (`float`, *optional*, defaults to `0.0`):
-            Gain of the best score that counts as progress.
+            Minimum gain of the best score that counts as progress.
         patience (`int`, *optional*, defaults to `8`):
-            Rounds without progress after which the search ends.
+            Number of rounds without progress after which the search stops.
         start (`str`, *optional*, defaults to `"Custom"`):
             Workflow of round 1.
         seed (`int`, *optional*, defaults to `0`):
-            Of every choice.
+            Seed of every random choice.
     """
 
     rounds: int = 20
@@ -82,159 +92,171 @@ class SearchSettings:
 
 class Search:
     """
-    One search, for one domain. Rounds are kept on disk: a search that is started again goes on.
+    A search for one domain. Its rounds are written to a file, and an interrupted search continues from it.
 
     Args:
-        rollouts ([`~aflow_trl.rewards.Rollouts`]):
+        rollouts ([`~aflow_trl.rollouts.Rollouts`]):
             Engine and scoring.
         rows (`Sequence[Row]`):
-            Validation problems, of one domain.
+            Validation problems, all of the same domain.
         propose (`Callable`):
-            The optimizer.
+            The optimizer; see [`Propose`].
         settings ([`SearchSettings`]):
-            How to search.
+            Settings.
         path (`Path`):
-            JSONL of the rounds.
+            JSON Lines file of the rounds.
     """
 
     def __init__(
         self, rollouts: Rollouts, rows: Sequence[Row], propose: Propose, settings: SearchSettings, path: Path
     ) -> None:
-        self.rollouts, self.rows, self.propose, self.settings, self.path = rollouts, rows, propose, settings, path
+        self.rollouts, self.rows, self.propose, self.settings = rollouts, rows, propose, settings
         self.domain = rows[0].domain
-        self.tried = _read(path)
+        self._file = JsonLines(path)
+        self.tried = [Tried.from_json(content) for content in self._file.repair()]
 
     async def run(self, on_round: Callable[[Tried], None]) -> Tried:
         """
-        Search until the rounds are used up or nothing gets better.
+        Search until the rounds are used up or the score has stopped improving.
 
         Args:
             on_round (`Callable[[Tried], None]`):
-                Told of every round.
+                Called with each round when it is finished.
 
         Returns:
-            [`Tried`]: The best round; the earliest of equals.
+            [`Tried`]: The best round; the earliest one in a tie.
 
         Raises:
-            [`FatalEndpointError`]: A model can serve no further call; the rounds done are kept.
+            [`FatalEndpointError`]: A model can serve no further call; finished rounds are kept.
         """
         if not self.tried:
-            await self._keep(await self._measure(1, self.settings.start, None), on_round)
+            self._record(await self._measure(1, self.settings.start, None), on_round)
         while len(self.tried) < self.settings.rounds and not self._stalled():
             number = len(self.tried) + 1
             parent = self._parent(number)
             workflow = await self._edit(parent, number)
             if workflow is None:
-                # Counted as a round, or an optimizer without ideas would never end.
-                await self._keep(replace(parent, number=number, parent=parent.number), on_round)
+                # Counted as a round, or an optimizer that proposes nothing new would run forever.
+                self._record(replace(parent, number=number, parent=parent.number), on_round)
                 continue
-            await self._keep(await self._measure(number, workflow, parent.number), on_round)
+            self._record(await self._measure(number, workflow, parent.number), on_round)
         return self.best
 
     @property
     def best(self) -> Tried:
         """The best round so far."""
-        return max(self.tried, key=lambda one: (one.score, -one.number))
+        return max(self.tried, key=lambda tried: (tried.score, -tried.number))
 
     def records(self) -> list[Improvement]:
-        """Every round that changed another one, as an improvement record."""
-        by_number = {one.number: one for one in self.tried}
+        """An improvement record for every round that changed its parent's workflow."""
+        by_number = {tried.number: tried for tried in self.tried}
         records = []
-        for one in self.tried:
-            if one.parent is None or one.workflow == by_number[one.parent].workflow:
+        for child in self.tried:
+            if child.parent is None or child.workflow == by_number[child.parent].workflow:
                 continue
-            parent = by_number[one.parent]
+            parent = by_number[child.parent]
             records.append(
                 replace(
-                    self._task(parent, before=one.number),
-                    child_workflow=one.workflow,
-                    child_score=one.score,
-                    modification=one.workflow,
+                    self._task(parent, before=child.number),
+                    child_workflow=child.workflow,
+                    child_score=child.score,
+                    modification=child.workflow,
                     source="search",
-                    id=f"search/{self.domain}/{parent.number}-{one.number}",
+                    id=f"search/{self.domain}/{parent.number}-{child.number}",
                 )
             )
         return records
 
     def _parent(self, number: int) -> Tried:
-        """A round drawn by the soft mix: λ / n + (1 − λ) · softmax(α · score in percent)."""
-        known = {one.workflow: one for one in reversed(self.tried)}
-        pool = sorted(known.values(), key=lambda one: one.number)
-        return random.Random(f"{self.settings.seed} {number}").choices(pool, selection([p.score for p in pool]))[0]
+        """The round whose workflow is edited in round `number`, drawn with the probabilities of [`selection`]."""
+        # Each workflow once, as the round that measured it: repetitions must not raise its probability.
+        earliest = {tried.workflow: tried for tried in reversed(self.tried)}
+        pool = sorted(earliest.values(), key=lambda tried: tried.number)
+        # A generator for each round, so that a resumed search draws what an uninterrupted one would.
+        rng = random.Random(f"{self.settings.seed} {number}")
+        return rng.choices(pool, selection([tried.score for tried in pool]))[0]
 
     async def _edit(self, parent: Tried, number: int) -> str | None:
-        """A valid workflow that was not tried on this parent; `None` if the optimizer finds none."""
+        """A valid workflow that has not been tried on this parent; `None` if the optimizer proposes none."""
         engine = self.rollouts.engine
         messages = improvement_messages(self._task(parent, before=number), PolicyPrompt("full", engine.operators))
-        known = {one.workflow for one in self.tried if one.parent == parent.number} | {parent.workflow}
-        for ask in range(ASKS):
-            reply = await self.propose(messages, 1_000 * self.settings.seed + ASKS * number + ask)
+        excluded = {tried.workflow for tried in self.tried if tried.parent == parent.number} | {parent.workflow}
+        for attempt in range(MAX_PROPOSALS):
+            reply = await self.propose(messages, 1_000 * self.settings.seed + MAX_PROPOSALS * number + attempt)
             workflow = extract(reply, vocabulary=engine.vocabulary, limits=engine.limits).workflow
-            if workflow is not None and (text := format_workflow(workflow)) not in known:
+            if workflow is not None and (text := format_workflow(workflow)) not in excluded:
                 return text
         return None
 
     def _task(self, parent: Tried, *, before: int) -> Improvement:
-        earlier = [one for one in self.tried if one.parent == parent.number and one.number < before]
+        """The task of improving a round's workflow, with the edits of it that were measured before round `before`."""
+        edits = [tried for tried in self.tried if tried.parent == parent.number and tried.number < before]
         attempts = [
-            Attempt(one.workflow, one.score - parent.score) for one in earlier if one.workflow != parent.workflow
+            Attempt(tried.workflow, tried.score - parent.score) for tried in edits if tried.workflow != parent.workflow
         ]
         return Improvement(self.domain, parent.workflow, parent.score, parent.failures, tuple(attempts))
 
     async def _measure(self, number: int, workflow: str, parent: int | None) -> Tried:
-        known = next((one for one in self.tried if one.workflow == workflow), None)
-        if known is not None:
-            return replace(known, number=number, parent=parent)
+        """Round `number`: the workflow and its score, which is copied if an earlier round has measured it."""
+        measured = next((tried for tried in self.tried if tried.workflow == workflow), None)
+        if measured is not None:
+            return replace(measured, number=number, parent=parent)
         scores, failures = [], []
-        for turn in range(self.settings.passes):
-            # The same executor randomness for all workflows of a pass.
+        for index in range(self.settings.passes):
             rollouts = await self.rollouts.execute(
                 [workflow] * len(self.rows),
                 [row.columns() for row in self.rows],
-                salt=f"{self.settings.seed} search {turn}",
+                # The same executor randomness for all workflows, so that differences in score are theirs.
+                salt=f"{self.settings.seed} search {index}",
                 phase="search",
                 step=number,
             )
             if self.rollouts.engine.fatal is not None:
                 raise self.rollouts.engine.fatal
-            scored = [one.correctness for one in rollouts if one.correctness is not None]
+            scored = [rollout.correctness for rollout in rollouts if rollout.correctness is not None]
             if not scored:
-                raise AflowError("no problem of a pass could be scored: the executor or a scorer keeps failing.")
+                raise AflowError(
+                    "no problem of a validation pass could be scored: the executor or a scorer keeps failing. Fix the "
+                    "cause and start the same command again; finished rounds are kept."
+                )
             scores.append(fmean(scored))
             failures += [
-                Failure(row.question, one.trace.answer, row.answer[0] if row.answer else "what its tests want")
-                for row, one in zip(self.rows, rollouts, strict=True)
-                if one.correctness == 0.0
+                Failure(row.question, rollout.trace.answer, row.answer[0] if row.answer else "what its tests want")
+                for row, rollout in zip(self.rows, rollouts, strict=True)
+                if rollout.correctness == 0.0
             ]
-        chosen = random.Random(number).sample(failures, min(KEPT_FAILURES, len(failures)))
-        return Tried(number, workflow, fmean(scores), parent, tuple(chosen))
+        sample = random.Random(number).sample(failures, min(MAX_FAILURES, len(failures)))
+        return Tried(number, workflow, fmean(scores), parent, tuple(sample))
 
-    async def _keep(self, one: Tried, on_round: Callable[[Tried], None]) -> None:
-        self.tried.append(one)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(one)) + "\n")
-        on_round(one)
+    def _record(self, tried: Tried, on_round: Callable[[Tried], None]) -> None:
+        self.tried.append(tried)
+        self._file.append([asdict(tried)])
+        on_round(tried)
 
     def _stalled(self) -> bool:
         patience = self.settings.patience
         if len(self.tried) <= patience:
             return False
-        before = max(one.score for one in self.tried[:-patience])
-        return max(one.score for one in self.tried[-patience:]) <= before + self.settings.margin
+        before = max(tried.score for tried in self.tried[:-patience])
+        return max(tried.score for tried in self.tried[-patience:]) <= before + self.settings.margin
 
 
 def selection(scores: Sequence[float]) -> list[float]:
-    """
-    Probability of each round to become a parent.
+    r"""
+    Probability of each of n workflows to be the parent of the next one (AFlow's soft mixed selection):
+
+    $$ p_i = \frac{\lambda}{n} + (1 - \lambda) \frac{e^{\alpha s_i}}{\sum_j e^{\alpha s_j}} $$
+
+    with the score \\( s_i \\) in percent, \\( \lambda \\) = [`MIX`] and \\( \alpha \\) = [`SHARPNESS`].
 
     Args:
         scores (`Sequence[float]`):
-            Shares of problems solved.
+            Shares of problems solved, in [0, 1].
 
     Returns:
-        `list[float]`: They sum to 1.
+        `list[float]`: Probabilities, which sum to 1.
     """
+    # The maximum is subtracted to keep the exponentials from overflowing.
     best = max(scores)
     weights = [math.exp(SHARPNESS * 100 * (score - best)) for score in scores]
     total = sum(weights)
@@ -244,7 +266,7 @@ def selection(scores: Sequence[float]) -> list[float]:
 def optimizer(client: LLMClient) -> Propose:
     """The optimizer behind an endpoint."""
 
-    async def propose(messages: Sequence[dict[str, str]], seed: int) -> str:
+    async def propose(messages: Sequence[Message], seed: int) -> str:
         return (await client.complete(list(messages), seed=seed)).text
 
     return propose
@@ -268,28 +290,38 @@ def run_search(
         client ([`~aflow_trl.llm.LLMClient`]):
             The executor.
         propose (`Callable`):
-            The optimizer.
+            The optimizer; see [`Propose`].
         settings ([`SearchSettings`]):
-            How to search.
+            Settings of the search.
         data (`str`):
             Validation problems.
         limit (`int`):
-            Most of them.
+            Maximum number of problems.
         out (`Path`):
-            Folder to write; what it holds of an earlier search with the same settings is continued.
+            Folder to write. An earlier search in it with the same settings is continued.
         optimizer_name (`str`):
-            Tells optimizers apart.
+            Name of the optimizer, one of the settings that a continued search must share.
         on_round (`Callable[[str, Tried], None]`):
-            Told of domain and round.
+            Called with the domain and each round when it is finished.
 
     Returns:
         `dict[str, Tried]`: The best round of each domain.
+
+    Raises:
+        [`RecipeError`]: The folder holds a search with other settings.
+        [`FatalEndpointError`]: A model can serve no further call; finished rounds are kept.
     """
     rows = load_rows(data, split=selection_split(data), count=limit, seed=settings.seed)
-    fixed = {"passes": settings.passes, "start": settings.start, "seed": settings.seed, "optimizer": optimizer_name}
-    executor = f"{client.config.executor_model} {client.config.executor_base_url}"
-    settings_file, remedy = out / "settings.json", "Name another folder with --out."
-    check_or_write_settings(settings_file, {"data": split_digest(rows), "executor": executor, **fixed}, remedy)
+    # Without `rounds`, `margin` and `patience`: they only decide when to stop, so a search may continue with others.
+    content = {
+        "data": split_digest(rows),
+        "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
+        "passes": settings.passes,
+        "start": settings.start,
+        "seed": settings.seed,
+        "optimizer": optimizer_name,
+    }
+    check_or_write_settings(out / SETTINGS_FILE, content, "Name another folder with --out.")
     rollouts = Rollouts(Engine(client))
     best: dict[str, Tried] = {}
     records: list[Improvement] = []
@@ -297,8 +329,8 @@ def run_search(
     async def work() -> None:
         try:
             for domain in dict.fromkeys(row.domain for row in rows):
-                own = [row for row in rows if row.domain == domain]
-                search = Search(rollouts, own, propose, settings, out / f"rounds-{domain}.jsonl")
+                in_domain = [row for row in rows if row.domain == domain]
+                search = Search(rollouts, in_domain, propose, settings, out / f"rounds-{domain}.jsonl")
                 best[domain] = await search.run(partial(on_round, domain))
                 records.extend(search.records())
         finally:
@@ -307,30 +339,3 @@ def run_search(
     asyncio.run(work())
     write_improvements(out / "improvements.jsonl", records, DEFAULT_OPERATORS)
     return best
-
-
-def _plain(one: Tried) -> dict[str, Any]:
-    failures = [{"question": f.question, "answer": f.answer, "gold": f.gold} for f in one.failures]
-    return {
-        "number": one.number,
-        "workflow": one.workflow,
-        "score": one.score,
-        "parent": one.parent,
-        "failures": failures,
-    }
-
-
-def _read(path: Path) -> list[Tried]:
-    """Rounds of an earlier run, up to the first line that was cut off."""
-    tried: list[Tried] = []
-    if not path.is_file():
-        return tried
-    for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            break
-        tried.append(Tried(**fields | {"failures": tuple(Failure(**own) for own in fields["failures"])}))
-    # A line that was cut off would spoil the next one.
-    path.write_text("".join(json.dumps(_plain(one)) + "\n" for one in tried), encoding="utf-8")
-    return tried

@@ -1,4 +1,4 @@
-"""What a run leaves: summary, tables, plots, model card, replay."""
+"""Results of a run: summary tables, plots, sections of the model card, replay."""
 
 from .learning import learning_report, plot_frontier, print_learning
 from .model_card import compose_card_sections, task_card_sections

@@ -1,4 +1,8 @@
-"""What was learned where: accuracy, cost and workflows by domain and difficulty, beside fixed workflows."""
+"""
+Accuracy, cost and workflows of a policy by domain and difficulty, next to those of fixed workflows.
+
+The overall accuracy of a run hides which problems it came from: a policy may gain on one domain and lose on another.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +19,9 @@ from ..rollouts import ScoredRollout, accuracy
 from .plots import COLOURS, new_figure, save_figure
 
 ALL = "all"
-SHOWN_WORKFLOWS = 3
+"""Name of all domains, or all difficulties, together."""
+TOP_WORKFLOWS = 3
+"""Number of most frequent workflows that a report lists for each domain."""
 STAGES = {
     "untrained": ("o", COLOURS["valid"]),
     "warm start": ("D", COLOURS["calls"]),
@@ -33,16 +40,16 @@ def learning_report(
         policies (`Mapping[str, Sequence[ScoredRollout]]`):
             Held-out rollouts of the policy, by stage.
         fixed (`Mapping[str, Sequence[ScoredRollout]]`):
-            Held-out rollouts of fixed workflows, or of a choice of them that is made without the policy.
+            Held-out rollouts of fixed workflows, or of a choice among them that does not involve the policy.
 
     Returns:
-        `dict[str, Any]`: `policies` and `fixed` by name, each with `domains` (accuracy, calls, number and most
-        frequent workflows, `all` included) and `difficulties` of each domain; and `frontier`, by domain: the fixed
-        workflows that none beats at no higher cost.
+        `dict[str, Any]`: `policies` and `fixed`, by name, each with `domains` (accuracy, calls, number of problems,
+        for policies the most frequent workflows; `all` included) and `difficulties` of each domain; and `frontier`,
+        by domain, the fixed workflows that no other beats at the same or a lower cost.
     """
     report: dict[str, Any] = {
-        "policies": {name: _cells(batch, workflows=True) for name, batch in policies.items()},
-        "fixed": {name: _cells(batch, workflows=False) for name, batch in fixed.items()},
+        "policies": {name: _breakdown(batch, workflows=True) for name, batch in policies.items()},
+        "fixed": {name: _breakdown(batch, workflows=False) for name, batch in fixed.items()},
     }
     domains = next(iter(report["policies"].values()))["domains"]
     report["frontier"] = {domain: frontier(report["fixed"], domain) for domain in domains}
@@ -50,50 +57,64 @@ def learning_report(
 
 
 def frontier(fixed: Mapping[str, Any], domain: str) -> list[str]:
-    """Names of the fixed workflows that none beats at no higher cost, cheapest first."""
-    cells = {name: own["domains"][domain] for name, own in fixed.items()}
-    best, found = 0.0, []
+    """
+    Pareto frontier of the fixed workflows in a domain.
+
+    Args:
+        fixed (`Mapping[str, Any]`):
+            `fixed` of [`learning_report`].
+        domain (`str`):
+            Domain, or `all`.
+
+    Returns:
+        `list[str]`: Names of the workflows that no other beats at the same or a lower cost, cheapest first.
+    """
+    cells = {name: breakdown["domains"][domain] for name, breakdown in fixed.items()}
+    best, names = 0.0, []
     for name in sorted(cells, key=lambda name: (cells[name]["calls"], -cells[name]["accuracy"])):
         if cells[name]["accuracy"] > best:
             best = cells[name]["accuracy"]
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
-def _cells(batch: Sequence[ScoredRollout], *, workflows: bool) -> dict[str, Any]:
-    domains = sorted({one.domain for one in batch})
-    levels = sorted({level for one in batch if (level := one.metadata.get("difficulty")) is not None})
-    by_domain = {ALL: list(batch)} | {name: [one for one in batch if one.domain == name] for name in domains}
+def _breakdown(batch: Sequence[ScoredRollout], *, workflows: bool) -> dict[str, Any]:
+    domains = sorted({rollout.domain for rollout in batch})
+    # Rows of a user's data file may have no difficulty.
+    levels = sorted({level for rollout in batch if (level := rollout.metadata.get("difficulty")) is not None})
+    by_domain = {ALL: list(batch)} | {
+        domain: [rollout for rollout in batch if rollout.domain == domain] for domain in domains
+    }
+    difficulties: dict[str, dict[str, Any]] = {}
+    for domain, rollouts in by_domain.items():
+        by_level = {
+            level: [rollout for rollout in rollouts if rollout.metadata.get("difficulty") == level] for level in levels
+        }
+        # Keys are text, as they come back from JSON.
+        difficulties[domain] = {str(level): _cell(same, workflows) for level, same in by_level.items() if same}
     return {
-        "domains": {name: _cell(own, workflows) for name, own in by_domain.items()},
-        "difficulties": {
-            name: {
-                str(level): _cell(same, workflows)
-                for level in levels
-                if (same := [one for one in own if one.metadata.get("difficulty") == level])
-            }
-            for name, own in by_domain.items()
-        },
+        "domains": {domain: _cell(rollouts, workflows) for domain, rollouts in by_domain.items()},
+        "difficulties": difficulties,
     }
 
 
 def _cell(batch: Sequence[ScoredRollout], workflows: bool) -> dict[str, Any]:
-    own = accuracy(batch)
+    statistics = accuracy(batch)
     cell: dict[str, Any] = {
-        "accuracy": own.mean,
-        "low": own.low,
-        "high": own.high,
-        "calls": own.calls_per_problem,
-        "n": own.n,
+        "accuracy": statistics.mean,
+        "low": statistics.low,
+        "high": statistics.high,
+        "calls": statistics.calls_per_problem,
+        "n": statistics.n,
     }
     if workflows:
-        names = Counter(one.trace.workflow or f"({one.trace.label})" for one in batch)
-        cell["workflows"] = dict(names.most_common(SHOWN_WORKFLOWS))
+        names = Counter(rollout.trace.workflow or f"({rollout.trace.label})" for rollout in batch)
+        cell["workflows"] = dict(names.most_common(TOP_WORKFLOWS))
     return cell
 
 
 def print_learning(report: Mapping[str, Any], console: Console) -> None:
-    """Accuracy by domain and difficulty at each stage of the policy; nothing where there is one difficulty only."""
+    """Print the accuracy by domain and difficulty at each stage of the policy, unless there is only one difficulty."""
     stages = report["policies"]
     levels = list(stages["trained"]["difficulties"][ALL])
     if len(levels) < 2:
@@ -102,12 +123,15 @@ def print_learning(report: Mapping[str, Any], console: Console) -> None:
     for heading in ("domain", "policy", *levels, ALL, "calls"):
         table.add_column(heading, justify="left" if heading in ("domain", "policy") else "right")
     for domain in stages["trained"]["domains"]:
-        for place, (name, own) in enumerate(stages.items()):
-            known = own["difficulties"][domain]
-            cells = [f"{known[level]['accuracy']:.2f}" if level in known else "" for level in levels]
-            whole = own["domains"][domain]
+        for index, (name, breakdown) in enumerate(stages.items()):
+            by_level, overall = breakdown["difficulties"][domain], breakdown["domains"][domain]
             table.add_row(
-                domain if place == 0 else "", name, *cells, f"{whole['accuracy']:.2f}", f"{whole['calls']:.1f}"
+                domain if index == 0 else "",
+                name,
+                # A domain need not have problems of every difficulty.
+                *(f"{by_level[level]['accuracy']:.2f}" if level in by_level else "" for level in levels),
+                f"{overall['accuracy']:.2f}",
+                f"{overall['calls']:.1f}",
             )
         table.add_section()
     console.print(table)
@@ -115,12 +139,12 @@ def print_learning(report: Mapping[str, Any], console: Console) -> None:
 
 def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
     """
-    Accuracy against model calls a problem, overall and by domain: fixed workflows with their frontier, and the way of
-    the policy.
+    Plot accuracy against model calls per problem, overall and by domain: the fixed workflows with their frontier, and
+    the path of the policy over its stages.
 
     Args:
         report (`Mapping[str, Any]`):
-            From [`learning_report`].
+            Return value of [`learning_report`].
         path (`Path`):
             PNG to write.
         executor (`str`):
@@ -129,41 +153,13 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
     domains = list(report["frontier"])
     figure, axes = new_figure(columns=len(domains), figsize=(4.2 * len(domains), 4.4), sharey=True)
     for axis, domain in zip(axes, domains, strict=True):
-        fixed = {name: own["domains"][domain] for name, own in report["fixed"].items()}
-        grey = COLOURS["baseline"]
-        axis.scatter(
-            [own["calls"] for own in fixed.values()],
-            [own["accuracy"] for own in fixed.values()],
-            s=18,
-            color=grey,
-            alpha=0.6,
-            label="fixed workflows",
-        )
-        best = [fixed[name] for name in report["frontier"][domain]]
-        axis.step(
-            [own["calls"] for own in best],
-            [own["accuracy"] for own in best],
-            where="post",
-            color=grey,
-            linewidth=1,
-            label="their frontier",
-        )
-        way = [(own["domains"][domain], *STAGES[name], name) for name, own in report["policies"].items()]
-        axis.plot(
-            [own["calls"] for own, *_ in way],
-            [own["accuracy"] for own, *_ in way],
-            color=COLOURS["trained"],
-            linewidth=1,
-            linestyle=":",
-        )
-        for own, marker, colour, name in way:
-            error = [[own["accuracy"] - own["low"]], [own["high"] - own["accuracy"]]]
-            axis.errorbar(own["calls"], own["accuracy"], yerr=error, fmt="none", ecolor=colour, alpha=0.5, capsize=3)
-            size = 150 if marker == "*" else 45
-            axis.scatter(own["calls"], own["accuracy"], marker=marker, s=size, color=colour, zorder=3, label=name)
-        axis.set(title=domain if domain != ALL else "all problems", xlabel="model calls a problem")
+        fixed = {name: breakdown["domains"][domain] for name, breakdown in report["fixed"].items()}
+        _draw_fixed(axis, list(fixed.values()), [fixed[name] for name in report["frontier"][domain]])
+        _draw_stages(axis, {name: breakdown["domains"][domain] for name, breakdown in report["policies"].items()})
+        axis.set(title=domain if domain != ALL else "all problems", xlabel="model calls per problem")
         axis.margins(x=0.12)
         axis.set_xlim(left=0)
+        # Above 1, so that the marker of a policy that is always right is not cut off.
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -171,3 +167,26 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
     axes[0].legend(loc="lower right", fontsize=8)
     figure.suptitle(f"Accuracy and cost ({executor})", fontsize=11)
     save_figure(figure, path)
+
+
+def _draw_fixed(axis: Axes, cells: Sequence[Mapping[str, Any]], frontier_cells: Sequence[Mapping[str, Any]]) -> None:
+    x, y = _points(cells)
+    axis.scatter(x, y, s=18, color=COLOURS["baseline"], alpha=0.6, label="fixed workflows")
+    x, y = _points(frontier_cells)
+    axis.step(x, y, where="post", color=COLOURS["baseline"], linewidth=1, label="their frontier")
+
+
+def _draw_stages(axis: Axes, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    x, y = _points(list(cells.values()))
+    axis.plot(x, y, color=COLOURS["trained"], linewidth=1, linestyle=":")
+    for name, cell in cells.items():
+        marker, colour = STAGES[name]
+        mean, calls = cell["accuracy"], cell["calls"]
+        error = [[mean - cell["low"]], [cell["high"] - mean]]
+        axis.errorbar(calls, mean, yerr=error, fmt="none", ecolor=colour, alpha=0.5, capsize=3)
+        size = 150 if marker == "*" else 45
+        axis.scatter(calls, mean, marker=marker, s=size, color=colour, zorder=3, label=name)
+
+
+def _points(cells: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    return [cell["calls"] for cell in cells], [cell["accuracy"] for cell in cells]

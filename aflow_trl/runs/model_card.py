@@ -1,4 +1,4 @@
-"""Sections that a run appends to the model card of TRL."""
+"""Sections that a run appends to the model card that TRL writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Any
 
 
 def compose_card_sections(summary: dict[str, Any], operators: str, recipe: str) -> str:
-    """Markdown for the model card: language, operators, results, recipe."""
+    """
+    Markdown for the model card of a compose run: language, operators, results, recipe.
+
+    Args:
+        summary (`dict[str, Any]`):
+            Content of `summary.json`.
+        operators (`str`):
+            Operators the policy composes, one per line.
+        recipe (`str`):
+            YAML of the recipe.
+
+    Returns:
+        `str`: The sections.
+    """
     accuracy = summary["accuracy"]
     lines = [
         "## Workflows",
@@ -19,7 +32,7 @@ def compose_card_sections(summary: dict[str, Any], operators: str, recipe: str) 
         "",
         f"## Results on held-out problems ({summary['executor']})",
         "",
-        "| | accuracy | 95 % interval | calls a problem |",
+        "| | accuracy | 95 % interval | calls per problem |",
         "|---|---|---|---|",
     ]
     for name in ("untrained", "custom", "best_fixed", "trained"):
@@ -33,15 +46,15 @@ def compose_card_sections(summary: dict[str, Any], operators: str, recipe: str) 
 
 def task_card_sections(about: str, figures: Mapping[str, Mapping[str, float]], operators: str, recipe: str) -> str:
     """
-    Markdown for the model card.
+    Markdown for the model card of an improve or reason run.
 
     Args:
         about (`str`):
-            What the policy does and what the figures are.
+            What the policy does and what the results measure.
         figures (`Mapping[str, Mapping[str, float]]`):
-            By row: `mean`, `low`, `high` and `n`.
+            `mean`, `low`, `high` and `n` of each row of the table.
         operators (`str`):
-            Operators the policy composes, one a line; empty if it composes none.
+            Operators the policy composes, one per line; empty if it composes none.
         recipe (`str`):
             YAML of the recipe.
 

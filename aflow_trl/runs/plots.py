@@ -1,4 +1,4 @@
-"""The learning curve of a run."""
+"""Figures: helpers that all plots share, and the learning curve of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 SMOOTHING_STEPS = 9
+"""Width of the moving average in learning curves, in logged steps."""
 COLOURS = {"accuracy": "#1b6ca8", "valid": "#2e8b57", "calls": "#b5651d", "baseline": "#777777", "trained": "#c0392b"}
 
 
@@ -20,9 +21,9 @@ def new_figure(
     sharey: bool = False,
 ) -> tuple[Figure, Any]:
     """
-    A figure and its axes, one row of `columns` of them.
+    A figure with one row of axes: a single object, or an array if there are several `columns`.
 
-    Not by `pyplot`, which keeps figures alive and whose import would choose a backend for the whole process.
+    Made without `pyplot`, which keeps every figure alive and whose import chooses a backend for the whole process.
     """
     figure = Figure(figsize=figsize, layout="constrained")
     axes = figure.subplots(1, columns, width_ratios=width_ratios, sharey=sharey)
@@ -30,14 +31,14 @@ def new_figure(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
 def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
     """
-    Accuracy, valid share and model calls by step, with the held-out results beside them.
+    Plot accuracy, valid share and model calls by step, with the held-out results as horizontal lines.
 
     Args:
         history (`Sequence[dict[str, Any]]`):
@@ -49,36 +50,36 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     """
     logs = [entry for entry in history if "workflows/valid" in entry]
     steps = [entry["step"] for entry in logs]
-    figure, (left, right) = new_figure(columns=2, figsize=(11, 4.2), width_ratios=(2, 1))
+    figure, (shares, cost) = new_figure(columns=2, figsize=(11, 4.2), width_ratios=(2, 1))
     for key, name, label in (
         ("accuracy/all", "accuracy", "accuracy of rollouts"),
         ("workflows/valid", "valid", "valid workflows"),
     ):
         values = [entry.get(key) for entry in logs]
-        draw_curve(left, steps, values, COLOURS[name], label)
+        draw_curve(shares, steps, values, COLOURS[name], label)
     accuracy = summary["accuracy"]
     for name, style in (("untrained", ":"), ("best_fixed", "--"), ("trained", "-")):
         colour = COLOURS["trained"] if name == "trained" else COLOURS["baseline"]
         label = f"{name.replace('_', ' ')}, held out: {accuracy[name]['mean']:.2f}"
-        left.axhline(accuracy[name]["mean"], color=colour, linestyle=style, linewidth=1.2, label=label)
-    left.set(xlabel="optimiser step", ylabel="share", ylim=(0, 1.02), title="Learning curve")
-    left.legend(loc="lower right", fontsize=8, framealpha=0.9)
+        shares.axhline(accuracy[name]["mean"], color=colour, linestyle=style, linewidth=1.2, label=label)
+    shares.set(xlabel="optimiser step", ylabel="share", ylim=(0, 1.02), title="Learning curve")
+    shares.legend(loc="lower right", fontsize=8, framealpha=0.9)
     calls = [entry.get("executor/calls_per_workflow") for entry in logs]
-    draw_curve(right, steps, calls, COLOURS["calls"], "calls a workflow")
-    right.set(xlabel="optimiser step", ylabel="model calls", title="Cost of a workflow")
-    right.set_ylim(bottom=0)
-    for axis in (left, right):
+    draw_curve(cost, steps, calls, COLOURS["calls"], "calls per workflow")
+    cost.set(xlabel="optimiser step", ylabel="model calls", title="Cost of a workflow")
+    cost.set_ylim(bottom=0)
+    for axis in (shares, cost):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
 def draw_curve(axis: Any, steps: Sequence[int], values: Sequence[float | None], colour: str, label: str) -> None:
-    """Values that are known, faint, and their moving average."""
-    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
-    if not known:
+    """Draw the values that are not `None`, faintly, and their moving average."""
+    points = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+    if not points:
         return
-    x, y = zip(*known, strict=True)
+    x, y = zip(*points, strict=True)
     axis.plot(x, y, color=colour, alpha=0.25, linewidth=1)
     axis.plot(x, smooth(y), color=colour, linewidth=2, label=label)
 

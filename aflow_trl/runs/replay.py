@@ -1,4 +1,8 @@
-"""Rewards and advantages of a run computed again from its traces: unchanged, or as another recipe would have them."""
+"""
+Recomputation of a run's rewards and advantages from its traces, with its own settings or with those of another recipe.
+
+It answers what another reward weight or advantage scale would have done, without paying for a model call.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ from ..trainer.advantages import task_numbers
 
 @dataclass(frozen=True, slots=True)
 class ReplayedStep:
-    """Rewards and advantages of one step: as recorded, and as computed again."""
+    """Recorded and recomputed rewards and advantages of one step."""
 
     step: int
     old_rewards: Tensor
@@ -45,7 +49,7 @@ class ReplayedStep:
 
 def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator[ReplayedStep]:
     """
-    Compute rewards and advantages of every training step again, without a model call.
+    Recompute rewards and advantages of every training step, without a model call.
 
     Args:
         output_dir (`Path`):
@@ -54,7 +58,7 @@ def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator
             Settings of another recipe. Defaults to those of the run.
 
     Yields:
-        [`ReplayedStep`]: In order. Of a step that was repeated because the run was resumed, the last.
+        [`ReplayedStep`]: In order. A step that was repeated after a resume appears once, as it was run last.
 
     Raises:
         [`RecipeError`]: The folder holds no run, or the settings do not fit its groups.
@@ -62,20 +66,22 @@ def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator
     path = output_dir / REPLAY_SETTINGS_FILE
     if not path.is_file():
         raise RecipeError(
-            f"{output_dir} holds no {REPLAY_SETTINGS_FILE}: it is not the output folder of a run that executed workflows."
+            f"{output_dir} holds no {REPLAY_SETTINGS_FILE}. Name the output folder of a run that executed workflows "
+            "with save_traces."
         )
     recorded_settings = ReplaySettings.from_json(json.loads(path.read_text(encoding="utf-8")))
     settings = recorded_settings if settings is None else settings
     if settings.advantage.num_generations != recorded_settings.advantage.num_generations:
         raise RecipeError(
-            f"the run has groups of {recorded_settings.advantage.num_generations}, the recipe of "
-            f"{settings.advantage.num_generations}; a replay cannot change num_generations."
+            f"num_generations is {settings.advantage.num_generations} in the recipe, but the run has groups of "
+            f"{recorded_settings.advantage.num_generations}, which a replay cannot regroup. Use the same value."
         )
     if settings.advantage_estimator != WA_GRPO:
         raise RecipeError(
-            f"advantage_estimator {settings.advantage_estimator} is computed inside a training step of TRL; a replay "
-            f"can only compute {WA_GRPO}."
+            f"advantage_estimator is {settings.advantage_estimator!r}, computed inside a training step of TRL, which "
+            f"a replay does not repeat. Only {WA_GRPO!r} can be replayed."
         )
+    # Operators of the user have to be registered before their workflows can be parsed.
     load_operators(settings.operator_modules)
     batches = _batches(output_dir)
     recorded = {row["step"]: row for row in read_rows(output_dir / REWARDS_FILE)}
@@ -96,6 +102,7 @@ def _batches(output_dir: Path) -> dict[int, list[ScoredRollout]]:
     process_index = 0
     while (path := output_dir / trace_name(process_index)).exists():
         recorded = (item for item in read_traces(path) if item.phase == TRAIN)
+        # A resumed run repeats the steps after its checkpoint, and appends them to the same file.
         latest = {}
         for (step, _), items in groupby(recorded, key=lambda item: (item.step, item.batch)):
             latest[step] = [item.rollout for item in items]
@@ -122,6 +129,7 @@ def _rewards(rollouts: list[ScoredRollout], settings: ReplaySettings) -> Tensor:
 
 
 def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
+    """The rollout with its correctness derived from the recorded score; unscored and invalid ones are unchanged."""
     if rollout.score is None or rollout.correctness is None:
         return rollout
     return replace(rollout, correctness=quantize(rollout.score) if quantized else rollout.score.value)

@@ -1,4 +1,4 @@
-"""What a run has to show: `summary.json`, the table on the console, the section of the model card."""
+"""The summary of a compose run as tables on the console."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from rich.table import Table
 from .learning import print_learning
 
 TOP_WORKFLOWS = 3
+"""Number of most frequent workflows shown for each domain."""
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Accuracy table and the workflows each domain ended with."""
+    """
+    Print the accuracy of policies and fixed workflows, and the workflows of the trained policy.
+
+    Args:
+        summary (`dict[str, Any]`):
+            Content of `summary.json`.
+        console (`Console`):
+            Console to print to.
+    """
     if "warm_start" in summary:
         print_winners(summary["warm_start"], console)
     accuracy = summary["accuracy"]
@@ -50,19 +59,19 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     )
 
 
-def print_winners(facts: dict[str, Any], console: Console) -> None:
-    """Table of the workflows that a warm start found for each group of problems."""
+def print_winners(warm_start: dict[str, Any], console: Console) -> None:
+    """Print the winners of a warm start for each group of problems, from `warm_start` of the summary."""
     table = Table(title="Warm start: workflows found by execution", title_justify="left")
-    for heading in ("problems", "accuracy", "on", "calls", "taught", "workflow"):
-        table.add_column(heading, justify="left" if heading in ("problems", "workflow") else "right", overflow="fold")
-    for group, winners in facts["winners"].items():
-        for place, one in enumerate(winners):
-            cells = (f"{one['accuracy']:.3f}", str(one["scored"]), f"{one['calls_per_problem']:.1f}")
-            table.add_row(group if place == 0 else "", *cells, f"{one['weight']:.0%}", one["workflow"])
+    for heading in ("group", "accuracy", "problems scored", "calls", "SFT share", "workflow"):
+        table.add_column(heading, justify="left" if heading in ("group", "workflow") else "right", overflow="fold")
+    for group, winners in warm_start["winners"].items():
+        for index, winner in enumerate(winners):
+            cells = (f"{winner['accuracy']:.3f}", str(winner["scored"]), f"{winner['calls_per_problem']:.1f}")
+            table.add_row(group if index == 0 else "", *cells, f"{winner['weight']:.0%}", winner["workflow"])
         table.add_section()
     console.print(table)
-    tried = max(facts["tried"].values())
-    console.print(f"{tried} workflows tried, {facts['model_calls']} model calls", highlight=False)
+    tried = max(warm_start["tried"].values())
+    console.print(f"{tried} workflows tried, {warm_start['model_calls']} model calls", highlight=False)
 
 
 def _cells(row: dict[str, Any], domains: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the trainings of improving and reasoning have to show: tables, plots, sections of the model card."""
+"""Console tables and learning curves of improve and reason runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .summary import TOP_WORKFLOWS
 
 
 def print_gains(summary: Mapping[str, Any], console: Console) -> None:
-    """Gain of the untrained and the trained policy, and the workflows it ended with."""
+    """Print the gain of the untrained and the trained policy, and the workflows of the trained one."""
     table = Table(title=f"Gain on held-out workflows ({summary['executor']})", title_justify="left")
     gains = summary["gain"]
     domains = sorted(gains["trained"]["by_domain"])
     for heading in ("policy", "gain", "95 % interval", "valid", *domains):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     for name in ("untrained", "trained"):
-        own = gains[name]
-        cells = [f"{own['mean']:+.3f}", f"{own['low']:+.3f} to {own['high']:+.3f}"]
-        by_domain = (f"{own['by_domain'].get(domain, float('nan')):+.2f}" for domain in domains)
+        gain = gains[name]
+        cells = [f"{gain['mean']:+.3f}", f"{gain['low']:+.3f} to {gain['high']:+.3f}"]
+        by_domain = (f"{gain['by_domain'].get(domain, float('nan')):+.2f}" for domain in domains)
         table.add_row(
             name,
             *cells,
@@ -41,29 +41,31 @@ def print_gains(summary: Mapping[str, Any], console: Console) -> None:
             workflows.add_row(domain, f"{count / total:.0%}", text)
     console.print(workflows)
     last = gains["last_steps"]
+    in_training = ""
+    if last["n"]:
+        in_training = f"mean gain in training over the last {last['n']} logged steps: {last['mean']:+.3f} · "
     usd = "unknown" if summary["usd"] is None else f"{summary['usd']:.2f}"
     console.print(
-        f"gain in training, last {last['n']} logged steps: {last['mean']:+.3f} ({last['low']:+.3f} to "
-        f"{last['high']:+.3f}) · {summary['model_calls']} model calls · {usd} USD · {summary['wall_s']:.0f} s",
+        f"{in_training}{summary['model_calls']} model calls · {usd} USD · {summary['wall_s']:.0f} s",
         highlight=False,
     )
 
 
 def print_reasoning(summary: Mapping[str, Any], console: Console) -> None:
-    """Accuracy and rewards of the untrained and the trained policy."""
+    """Print accuracy and rewards of the untrained and the trained policy."""
     names = list(summary["trained"]["rewards"])
     table = Table(title="Held-out problems", title_justify="left")
     for heading in ("policy", "accuracy", "95 % interval", *(name.removesuffix("_reward") for name in names)):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     for name in ("untrained", "trained"):
-        own = summary[name]
-        figures = own["accuracy"]
-        unscored = f" ({own['unscored']} unscored)" if own["unscored"] else ""
+        stage = summary[name]
+        figures = stage["accuracy"]
+        unscored = f" ({stage['unscored']} unscored)" if stage["unscored"] else ""
         table.add_row(
             name,
             f"{figures['mean']:.3f}{unscored}",
             f"{figures['low']:.3f}–{figures['high']:.3f}",
-            *(f"{own['rewards'][reward]:.2f}" for reward in names),
+            *(f"{stage['rewards'][reward]:.2f}" for reward in names),
             style="bold green" if name == "trained" else "",
         )
     console.print(table)
@@ -71,14 +73,14 @@ def print_reasoning(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def plot_gains(history: Sequence[dict[str, Any]], summary: Mapping[str, Any], path: Path) -> None:
-    """Gain by step, with the held-out results beside it."""
+    """Plot the gain by step, with the held-out results as horizontal lines."""
     gains = summary["gain"]
     lines = {f"{name}, held out: {gains[name]['mean']:+.2f}": gains[name]["mean"] for name in ("untrained", "trained")}
-    _plot(history, {"gain/mean": "gain in training"}, lines, "gain in share of problems solved", path)
+    _plot(history, {"gain/mean": "gain in training"}, lines, "gain in the share of problems solved", path)
 
 
 def plot_reasoning(history: Sequence[dict[str, Any]], summary: Mapping[str, Any], path: Path) -> None:
-    """Accuracy and format by step, with the held-out results beside them."""
+    """Plot accuracy and format by step, with the held-out results as horizontal lines."""
     lines = {
         f"{name}, held out: {summary[name]['accuracy']['mean']:.2f}": summary[name]["accuracy"]["mean"]
         for name in ("untrained", "trained")

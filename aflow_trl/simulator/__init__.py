@@ -1,4 +1,4 @@
-"""The simulated executor behind the OpenAI protocol."""
+"""A simulated executor that speaks the OpenAI chat protocol, for runs without a key, a GPU or a network."""
 
 from .app import MODEL_NAME, SimulatedApp, in_process, simulated_client
 from .executor import default_skill, reply

@@ -1,11 +1,11 @@
-"""The simulated executor behind the OpenAI chat protocol: one application, in process or over HTTP."""
+"""The simulated executor as an OpenAI-compatible application, served in process or over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
-from typing import Any
 
 import httpx2
 
@@ -13,6 +13,7 @@ from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Spending
 from .executor import Skill, reply
 
 CHARS_PER_TOKEN = 4
+"""Rough ratio for English text, from which the usage of a reply is computed."""
 MODEL_NAME = "simulated-executor"
 
 
@@ -22,8 +23,8 @@ class SimulatedApp:
 
     Args:
         latency_s (`float`, *optional*, defaults to `0.0`):
-            Seconds every reply takes.
-        skill (`Mapping`, *optional*):
+            Delay of every reply in seconds.
+        skill ([`Skill`], *optional*):
             Skill table. Defaults to `configs/simulated_executor.yaml`.
     """
 
@@ -32,20 +33,31 @@ class SimulatedApp:
         self.calls = 0
         self._skill = skill
 
-    async def respond(self, payload: Any) -> tuple[int, dict[str, Any]]:
-        """HTTP status and body for a request body."""
+    async def respond(self, payload: object) -> tuple[int, dict[str, object]]:
+        """
+        Answer a request.
+
+        Args:
+            payload (`object`):
+                Parsed JSON body of the request.
+
+        Returns:
+            `tuple[int, dict[str, object]]`: HTTP status and JSON body.
+        """
         self.calls += 1
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
-        messages = payload.get("messages") if isinstance(payload, dict) else None
+        request = payload if isinstance(payload, dict) else {}
+        messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             return 400, {"error": {"message": "messages is required", "type": "invalid_request_error"}}
-        prompt = str(messages[-1].get("content", ""))
-        seed = payload.get("seed")
-        text = reply(prompt, random.getrandbits(31) if seed is None else int(seed), self._skill)
+        contents = [str(message.get("content", "")) for message in messages]
+        seed = request.get("seed")
+        # Without a seed every reply is a new sample, as from a real endpoint.
+        text = reply(contents[-1], random.getrandbits(31) if seed is None else int(seed), self._skill)
         usage = {
-            "prompt_tokens": -(-sum(len(str(m.get("content", ""))) for m in messages) // CHARS_PER_TOKEN),
-            "completion_tokens": -(-len(text) // CHARS_PER_TOKEN),
+            "prompt_tokens": math.ceil(sum(map(len, contents)) / CHARS_PER_TOKEN),
+            "completion_tokens": math.ceil(len(text) / CHARS_PER_TOKEN),
         }
         return 200, {
             "id": f"sim-{self.calls}",
@@ -60,7 +72,7 @@ class SimulatedApp:
 
 
 def in_process(app: SimulatedApp) -> httpx2.AsyncClient:
-    """An HTTP client whose requests never leave the process: the application answers them."""
+    """An HTTP client whose requests the application answers in this process, without a network."""
 
     async def handle(request: httpx2.Request) -> httpx2.Response:
         status, body = await app.respond(json.loads(request.content))
@@ -77,20 +89,20 @@ def simulated_client(
     spending: Spending | None = None,
 ) -> LLMClient:
     """
-    A client of the simulated executor in this process: no key, no network.
+    Client of the simulated executor in this process. It needs neither a key nor a network.
 
     Args:
         config ([`~aflow_trl.llm.ExecutorConfig`], *optional*):
-            Settings of the client.
+            Settings of the client. Defaults to those of the simulated executor.
         app ([`SimulatedApp`], *optional*):
-            The executor, which several clients may share.
+            Executor, which several clients may share. Defaults to a new one.
         cache ([`~aflow_trl.llm.CallCache`], *optional*):
-            Replies on disk.
+            Cache of replies on disk.
         spending ([`~aflow_trl.llm.Spending`], *optional*):
-            What was spent so far.
+            Ledger that the client adds its costs to.
 
     Returns:
-        [`~aflow_trl.llm.LLMClient`]: To give to an [`~aflow_trl.engine.Engine`].
+        [`~aflow_trl.llm.LLMClient`]: A client for an [`~aflow_trl.engine.Engine`].
     """
     served = app or SimulatedApp()
     settings = config or ExecutorConfig(executor_base_url=SIMULATED)

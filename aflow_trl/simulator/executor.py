@@ -1,9 +1,8 @@
 """
-The simulated executor: a model of known, imperfect skill that works from the messages alone.
+The simulated executor: a model with a known, imperfect skill that works from the messages alone.
 
-It reads the problem out of the prompt, decides by its skill table whether this reply will be right, and writes the
-reply in the form asked for: prose, tagged fields, or real code. It is honest about being a simulation; nothing
-measured with it says anything about a real model.
+It recovers the problem from the prompt, decides by its skill table whether this reply is right, and writes the reply
+in the requested format: prose, tagged fields, or real code. Measurements with it say nothing about real models.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TypedDict
 
 from ..assets import read_config
 from ..data import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem
@@ -21,37 +20,85 @@ from ..operators import extract_answer, vote_key
 from .optimizer import current_workflow, propose
 from .recognize import recognize
 
-Skill = Mapping[str, Any]
+MIN_PROBABILITY, MAX_PROBABILITY = 0.01, 0.99
+"""No problem is certain: a group of equal rewards would teach nothing."""
+WRONG_NUMBER_SHARE = 0.6
+"""Share of mistakes that change the number of a step, rather than the step itself."""
+
+
+class ReviewSkill(TypedDict):
+    """Skill of the `Review` operator."""
+
+    detects_wrong: list[float]
+    """Probability of rejecting a wrong solution, by difficulty."""
+    false_alarm: float
+    """Probability of rejecting a right solution."""
+
+
+class ReviseSkill(TypedDict):
+    """Skill of the `Revise` operator."""
+
+    fixes: list[float]
+    """Probability of correcting a wrong solution with useful feedback, by difficulty."""
+    fixes_without_feedback: list[float]
+    breaks: float
+    """Probability of breaking a right solution."""
+
+
+class Skill(TypedDict):
+    """Skill table: probabilities, those in lists by difficulty from 1 to 5."""
+
+    spread: float
+    """Maximum deviation of a problem's probabilities from those of its difficulty."""
+    solve: dict[str, dict[str, list[float]]]
+    """Probability of a right reply by domain, way of solving and difficulty."""
+    attempt_right: float
+    """Minimum probability if the prompt contains a right attempt."""
+    attempt_wrong: float
+    """Factor on the probability if the prompt contains a wrong attempt."""
+    crash: float
+    """Probability of a program that raises an exception."""
+    repair: list[float]
+    review: ReviewSkill
+    revise: ReviseSkill
+    chooses_right: float
+    """Probability that an ensemble considers only right candidates."""
+    garbles: float
+    """Probability that `Format` loses the answer."""
+    malformed: float
+    """Probability of a structured reply in the wrong format."""
 
 
 @cache
 def default_skill() -> Skill:
-    """`configs/simulated_executor.yaml`."""
+    """Content of `configs/simulated_executor.yaml`."""
     table: Skill = read_config("simulated_executor.yaml")
     return table
 
 
 def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
     """
-    What the simulated executor answers.
+    Reply to a prompt.
 
     Args:
         prompt (`str`):
             Content of the last user message.
         seed (`int`):
-            Sampling seed; equal prompts and seeds get equal replies.
-        skill (`Mapping`, *optional*):
+            Sampling seed. Equal prompts and seeds get equal replies.
+        skill ([`Skill`], *optional*):
             Skill table. Defaults to `configs/simulated_executor.yaml`.
 
     Returns:
-        `str`: The reply.
+        `str`: Text of the reply.
     """
     if (workflow := current_workflow(prompt)) is not None:
         return propose(workflow, random.Random(f"{seed} {prompt}"))
     name, fields = recognize(prompt)
+    # Not `hash`, which differs between Python processes.
     digest = hashlib.blake2b(f"{seed} {prompt}".encode("utf-8", errors="replace"), digest_size=8).digest()
     rng = random.Random(int.from_bytes(digest, "big"))
     table = default_skill() if skill is None else skill
+    # Free text and fenced code cannot be malformed.
     if name not in ("Custom", "Programmer", "CustomCodeGenerate", "Test") and rng.random() < table["malformed"]:
         return "I am not sure how to answer in that form."
     solved = read_problem(fields.get("problem", "") or prompt)
@@ -61,38 +108,40 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
 
 
 class _Reply:
-    """One reply in the making."""
+    """State of a reply that is being written."""
 
     def __init__(self, solved: Solved, fields: Mapping[str, str], rng: random.Random, skill: Skill) -> None:
         self.solved, self.fields, self.rng, self.skill = solved, fields, rng, skill
 
-    def chance(self, row: Any) -> float:
-        """Probability from a row of the table, for this problem."""
-        base = float(row[self.solved.difficulty - 1])
+    def probability(self, by_difficulty: Sequence[float]) -> float:
+        """Probability for this problem, from a row of the skill table."""
+        base = by_difficulty[self.solved.difficulty - 1]
+        # Seeded with the problem, so that it is equally hard or easy in every reply.
         offset = random.Random(self.fields.get("problem", "")).uniform(-1, 1) * self.skill["spread"]
-        return float(min(0.99, max(0.01, base + offset)))
+        return min(MAX_PROBABILITY, max(MIN_PROBABILITY, base + offset))
 
-    def lucky(self, probability: float) -> bool:
+    def draw(self, probability: float) -> bool:
+        """Draw an event of this probability."""
         return self.rng.random() < probability
 
     def is_right(self, solution: str) -> bool:
-        """Whether a solution states the right answer."""
+        """Whether a solution gives the right answer."""
         domain = self.solved.domain
         if "Output: " in solution and domain != "code":
             solution = solution.rsplit("Output: ", 1)[1]
         return vote_key(extract_answer(solution, domain), domain) == vote_key(self.solved.answer(), domain)
 
     def solves(self, how: str, attempt: str = "") -> bool:
-        probability = self.chance(self.skill["solve"][self.solved.domain][how])
-        if attempt:
-            right = self.is_right(attempt)
-            probability = (
-                max(probability, self.skill["attempt_right"]) if right else probability * self.skill["attempt_wrong"]
-            )
-        return self.lucky(probability)
+        """Draw whether this reply is right, given how it solves the problem and the attempt in the prompt."""
+        probability = self.probability(self.skill["solve"][self.solved.domain][how])
+        if attempt and self.is_right(attempt):
+            probability = max(probability, self.skill["attempt_right"])
+        elif attempt:
+            probability *= self.skill["attempt_wrong"]
+        return self.draw(probability)
 
     def steps(self, right: bool) -> tuple[Applied, ...]:
-        """Steps of the solution, one of them mistaken if it is to be wrong."""
+        """Steps of the solution, with a mistake in one of them unless it is to be right."""
         steps = self.solved.steps
         if right or not steps:
             return steps
@@ -100,36 +149,38 @@ class _Reply:
         kinds = MATH_STEPS if self.solved.domain == "math" else CODE_STEPS
         mistake = steps[index]
         while mistake == steps[index]:
-            same_kind = steps[index].numbers and self.rng.random() < 0.6
+            # Mistakes of real models are often the right step with a wrong number.
+            same_kind = steps[index].numbers and self.rng.random() < WRONG_NUMBER_SHARE
             mistake = draw_step(self.rng, (steps[index].step,) if same_kind else kinds)
         return (*steps[:index], mistake, *steps[index + 1 :])
 
     def answer(self, right: bool) -> str:
-        """A right or a wrong final answer."""
+        """Right or wrong final answer."""
         if self.solved.domain != "qa":
             return self.solved.answer(self.steps(right))
         others = [name for name in self.solved.names if name != self.solved.name]
         return self.solved.name if right else self.rng.choice(others)
 
     def prose(self, right: bool) -> str:
-        """Free text that ends as prompts ask."""
+        """Free text that ends in the requested way."""
         answer = self.answer(right)
         if self.solved.domain == "code":
-            return f"This does what is asked.\n```python\n{answer}\n```"
+            return f"This code follows the instructions.\n```python\n{answer}\n```"
         return f"Working through the {self.solved.difficulty} step(s).\nThe answer is {answer}."
 
     def program(self, right: bool) -> str:
-        """A program that computes the answer."""
+        """Program that computes the answer."""
         if self.solved.domain == "code":
             return self.answer(right)
         if self.solved.domain == "qa":
             return f"def solve():\n    return {self.answer(right)!r}"
-        lines = [f"total = {self.solved.start}", *(step.line for step in self.steps(right))]
+        lines = [f"total = {self.solved.initial}", *(step.line for step in self.steps(right))]
         return "\n".join(["def solve():", *(f"    {line}" for line in lines), "    return total"])
 
     def code(self, right: bool, crash: bool = False) -> str:
-        text = self.program(right)
-        return f"```python\n{text if not crash else 'import nonexistent_module' + chr(10) + text}\n```"
+        """Program in a fenced block."""
+        text = f"import nonexistent_module\n{self.program(right)}" if crash else self.program(right)
+        return f"```python\n{text}\n```"
 
 
 def _custom(r: _Reply) -> str:
@@ -144,9 +195,9 @@ def _answer_generate(r: _Reply) -> str:
 
 def _programmer(r: _Reply) -> str:
     if r.fields.get("failure"):
-        return r.code(r.lucky(r.chance(r.skill["repair"])))
+        return r.code(r.draw(r.probability(r.skill["repair"])))
     right = r.solves("program", r.fields.get("analysis", ""))
-    return r.code(right, crash=r.lucky(r.skill["crash"]))
+    return r.code(right, crash=r.draw(r.skill["crash"]))
 
 
 def _custom_code(r: _Reply) -> str:
@@ -154,13 +205,13 @@ def _custom_code(r: _Reply) -> str:
 
 
 def _test(r: _Reply) -> str:
-    return f"The failure shows a mistaken step.\n{r.code(r.lucky(r.chance(r.skill['repair'])))}"
+    return f"The failure shows a mistaken step.\n{r.code(r.draw(r.probability(r.skill['repair'])))}"
 
 
 def _review(r: _Reply) -> str:
     review = r.skill["review"]
     right = r.is_right(r.fields["solution"])
-    accepted = not r.lucky(review["false_alarm"]) if right else not r.lucky(r.chance(review["detects_wrong"]))
+    accepted = not r.draw(review["false_alarm"]) if right else not r.draw(r.probability(review["detects_wrong"]))
     feedback = "Every step holds." if accepted else "A step is mistaken; check them one by one."
     return f"<feedback>{feedback}</feedback>\n<verdict>{'correct' if accepted else 'incorrect'}</verdict>"
 
@@ -168,10 +219,11 @@ def _review(r: _Reply) -> str:
 def _revise(r: _Reply) -> str:
     revise = r.skill["revise"]
     if r.is_right(r.fields["solution"]):
-        right = not r.lucky(revise["breaks"])
+        right = not r.draw(revise["breaks"])
     else:
+        # The word that `_review` uses for a wrong solution.
         useful = "mistaken" in r.fields.get("feedback", "")
-        right = r.lucky(r.chance(revise["fixes" if useful else "fixes_without_feedback"]))
+        right = r.draw(r.probability(revise["fixes"] if useful else revise["fixes_without_feedback"]))
     return f"<solution>{r.prose(right)}</solution>"
 
 
@@ -181,15 +233,15 @@ def _format(r: _Reply) -> str:
         return f"<answer>```python\n{extract_answer(solution, 'code')}\n```</answer>"
     text = solution.rsplit("Output: ", 1)[-1]
     answer = extract_answer(text, r.solved.domain)
-    return f"<answer>{r.answer(False) if r.lucky(r.skill['garbles']) else answer}</answer>"
+    return f"<answer>{r.answer(False) if r.draw(r.skill['garbles']) else answer}</answer>"
 
 
 def _choose(r: _Reply) -> str:
     candidates = re.split(r"^(?=[A-Z]: )", r.fields["candidates"], flags=re.MULTILINE)
-    letters = [(text[0], r.is_right(text[3:])) for text in candidates if text[1:3] == ": "]
-    right = [letter for letter, good in letters if good]
-    chosen = right if right and r.lucky(r.skill["chooses_right"]) else [letter for letter, _ in letters]
-    return f"<choice>{r.rng.choice(chosen)}</choice>"
+    letters = {text[0]: r.is_right(text[3:]) for text in candidates if text[1:3] == ": "}
+    right = [letter for letter, is_right in letters.items() if is_right]
+    eligible = right if right and r.draw(r.skill["chooses_right"]) else list(letters)
+    return f"<choice>{r.rng.choice(eligible)}</choice>"
 
 
 _WRITERS: dict[str, Callable[[_Reply], str]] = {

@@ -1,7 +1,7 @@
 """
-The simulated optimizer: answers a prompt that asks for a better workflow with a random edit of the current one.
+The simulated optimizer: it answers a prompt for a better workflow with a random edit of the current one.
 
-It knows nothing of what is good; whatever a search finds with it, the measurements found.
+It has no notion of quality, so a search that improves with it does so by its measurements alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ from ..dsl import (
 )
 from ..errors import DSLError
 
+# Follows the template `improve` of the prompt `full` in `configs/policy_prompts.yaml`.
 _PROMPT = re.compile(r"A workflow is used for .*?<workflow>(.*?)</workflow>", re.DOTALL)
 _VOTES = 3
 ATTEMPTS = 20
+"""Maximum number of edits to draw until one is valid."""
 
 
 def current_workflow(prompt: str) -> str | None:
-    """The workflow that a prompt asks to improve; `None` if it asks for something else."""
+    """Workflow that a prompt asks to improve; `None` if the prompt asks for something else."""
     match = _PROMPT.match(prompt)
     return match.group(1).strip() if match else None
 
 
 def propose(workflow: str, rng: random.Random) -> str:
     """
-    A reply with one random edit of a workflow.
+    Write a reply with a random edit of a workflow.
 
     Args:
         workflow (`str`):
@@ -49,23 +51,24 @@ def propose(workflow: str, rng: random.Random) -> str:
             Source of randomness.
 
     Returns:
-        `str`: The reply; a new random workflow where the current one cannot be read or no edit is valid.
+        `str`: The reply. It proposes a new random workflow if the current one cannot be parsed or no edit is valid.
     """
-    words = builtin_vocabulary()
+    vocabulary = builtin_vocabulary()
     for _ in range(ATTEMPTS):
         try:
             edited = Workflow(_edit(parse(workflow).root, rng))
-            check(edited, vocabulary=words, limits=DEFAULT_LIMITS)
+            check(edited, vocabulary=vocabulary, limits=DEFAULT_LIMITS)
         except DSLError:
             continue
         return f"One change.\n<workflow>{format_workflow(edited)}</workflow>"
-    return f"Something else.\n<workflow>{format_workflow(sample_workflow(rng, vocabulary=words))}</workflow>"
+    return f"Something else.\n<workflow>{format_workflow(sample_workflow(rng, vocabulary=vocabulary))}</workflow>"
 
 
 def _edit(root: Node, rng: random.Random) -> Node:
     steps = list(root.steps) if isinstance(root, Chain) else [root]
     names = [name for name, spec in builtin_vocabulary().items() if not spec.is_ensemble]
     draw = rng.random()
+    # Append a review, vote on one step, insert a step, replace a step, or delete a step.
     if draw < 0.25:
         steps.append(Conditional(Operator("Review"), Operator("Revise"), Done()))
     elif draw < 0.5:

@@ -1,4 +1,4 @@
-"""The simulated executor as an HTTP server."""
+"""HTTP server of the simulated executor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .app import MODEL_NAME, SimulatedApp
 
 
 def build_server(app: SimulatedApp) -> web.Application:
-    """aiohttp application with `/v1/chat/completions` and `/v1/models`."""
+    """Build an aiohttp application with the routes `/v1/chat/completions` and `/v1/models`."""
 
     async def chat(request: web.Request) -> web.Response:
         try:

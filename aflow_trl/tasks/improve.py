@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -117,7 +118,8 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         "gain": {
             "untrained": _summarize(untrained),
             "trained": _summarize(trained),
-            "last_steps": asdict(mean_interval(last)),
+            # No interval: successive steps of one policy are correlated, so their spread says too little.
+            "last_steps": {"mean": fmean(last) if last else None, "n": len(last)},
         },
         "valid_share": {"untrained": valid_share(first_untrained), "trained": valid_share(first_trained)},
         "top_workflows": {"untrained": workflow_counts(first_untrained), "trained": workflow_counts(first_trained)},

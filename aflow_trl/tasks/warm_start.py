@@ -17,6 +17,7 @@ from accelerate.utils import gather_object, wait_for_everyone
 from trl import get_peft_config
 
 from ..data import Row, split_digest
+from ..dsl import format_workflow, parse
 from ..errors import RecipeError, RunStoppedError
 from ..policies import load_model, load_tokenizer, sample_completions
 from ..recipes import Recipe
@@ -182,12 +183,7 @@ def winners_for(found: WarmStart, rows: Sequence[Row], hard_from: int) -> dict[s
 def _check_settings(recipe: Recipe, settings: WarmStartSettings, rows: Sequence[Row], folder: Path) -> None:
     """Refuse a folder whose warm start had other settings, problems, policy or executor."""
     training = recipe.training
-    executor = {
-        name: value
-        for name, value in vars(recipe.executor).items()
-        if name
-        in ("executor_base_url", "executor_model", "executor_temperature", "executor_top_p", "executor_max_tokens")
-    }
+    executor = {name: getattr(recipe.executor, name) for name in EXECUTOR_SETTINGS}
     adapter = {name: value for name, value in vars(recipe.model).items() if name.startswith(("use_", "lora_"))}
     content = {
         "search": asdict(settings) | {"workflows": list(settings.workflows)},
@@ -251,14 +247,15 @@ def _search(
     """Successive halving in all groups; writes the winners."""
     training = recipe.training
     budget = settings.max_calls // len(groups)
+    vocabulary = recipe.operators.vocabulary
+    # Candidates are canonical; the recipe may spell a workflow differently.
+    protected = {format_workflow(parse(text, vocabulary=vocabulary)) for text in settings.workflows}
     searches = []
     shuffled: dict[Group, list[Row]] = {}
     for group, rows in groups.items():
         shuffled[group] = random.Random(f"{training.seed} {group}").sample(list(rows), len(rows))
         searches.append(
-            HalvingSearch(
-                group, len(rows), candidates, budget, settings.winners, training.seed, set(settings.workflows)
-            )
+            HalvingSearch(group, len(rows), candidates, budget, settings.winners, training.seed, protected)
         )
     log = SearchLog(folder / LOG_FILE, training.process_index == 0)
     trace_path, rollouts.trace_path = rollouts.trace_path, folder / trace_name(training.process_index)

@@ -1,4 +1,4 @@
-"""The warm start: a search finds good workflows by execution, and the policy is fine-tuned on them before RL."""
+"""Warm start of the policy: a search for good workflows by execution, and fine-tuning on the winners, before RL."""
 
 from .candidates import candidate_workflows, group_of, group_rows
 from .halving import HalvingSearch, Measure, successive_halving

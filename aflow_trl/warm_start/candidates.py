@@ -1,4 +1,4 @@
-"""Workflows that a search tries, and the groups of problems it tries them on."""
+"""Candidate workflows of the search, and the groups of problems that it searches separately."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .settings import WarmStartSettings
 from .types import Group
 
 MIN_LEVEL_ROWS = 20
-"""A domain is split by difficulty where each part has at least this many problems."""
+"""Minimum number of problems in each part of a domain for it to be split by difficulty."""
 
 
 def group_rows(rows: Sequence[Row], hard_from: int | None) -> dict[Group, list[Row]]:
     """
-    Problems by domain, and by difficulty where both parts of a domain are large enough to search in.
+    Group problems by domain, and by difficulty where both parts of a domain have [`MIN_LEVEL_ROWS`] problems.
 
     Args:
         rows (`Sequence[Row]`):
@@ -35,7 +35,7 @@ def group_rows(rows: Sequence[Row], hard_from: int | None) -> dict[Group, list[R
             Minimum difficulty of a hard problem. If `None`, difficulty is ignored.
 
     Returns:
-        `dict[Group, list[Row]]`: In a fixed order.
+        `dict[Group, list[Row]]`: Problems of each group, in an order that only depends on the rows.
     """
     groups: dict[Group, list[Row]] = {}
     for domain in sorted({row.domain for row in rows}):
@@ -53,13 +53,24 @@ def group_of(row: Row, groups: Collection[Group], hard_from: int) -> Group:
     """
     Group that a held-out problem belongs to.
 
+    Args:
+        row (`Row`):
+            Problem.
+        groups (`Collection[Group]`):
+            Groups that were searched.
+        hard_from (`int`):
+            Minimum difficulty of a hard problem.
+
     Raises:
-        [`RecipeError`]: Nothing was searched for its domain.
+        [`RecipeError`]: No group was searched for its domain.
     """
     by_level = Group(row.domain, "hard" if row.difficulty >= hard_from else "easy")
     group = by_level if by_level in groups else Group(row.domain)
     if group not in groups:
-        raise RecipeError(f"train_data holds no {row.domain} problem, so no workflow was searched for eval_data's.")
+        raise RecipeError(
+            f"eval_data holds {row.domain} problems, but train_data holds no {row.domain} problem to search workflows "
+            "on. Add some, or leave the domain out with domains."
+        )
     return group
 
 
@@ -72,19 +83,22 @@ def candidate_workflows(
     seed: int,
 ) -> dict[str, int]:
     """
-    Workflows to try, canonical, with the maximum number of model calls of each.
+    Candidate workflows in canonical form, with the maximum number of model calls of each.
 
     Args:
         settings ([`WarmStartSettings`]):
-            Number of workflows from each source.
+            Number of candidates from each source.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators that may be used.
+            Operators that a workflow may name.
         rows (`Sequence[Row]`):
             Problems that the policy is sampled on.
         sample_policy (`Callable[[Sequence[Row]], Sequence[str]]`):
-            One completion of the untrained policy for each row.
+            Samples one completion of the untrained policy for each row.
         seed (`int`):
-            Seed of the random workflows.
+            Seed of the random workflows and of the choice of rows.
+
+    Raises:
+        [`DSLError`]: A workflow of the user is not valid.
     """
     rng = random.Random(f"{seed} warm start")
     workflows: list[Workflow] = [parse(text, vocabulary=vocabulary) for text in settings.workflows]
@@ -93,6 +107,7 @@ def candidate_workflows(
     workflows += [sample_workflow(rng, vocabulary=vocabulary) for _ in range(settings.grammar_samples)]
     if settings.policy_samples:
         completions = sample_policy([rng.choice(rows) for _ in range(settings.policy_samples)])
+        # Invalid completions are dropped: the search needs workflows, not a measure of the policy.
         extracted = [extract(text, vocabulary=vocabulary).workflow for text in completions]
         workflows += [workflow for workflow in extracted if workflow is not None]
     return {

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from .types import Candidate, EvalRequest, EvalResult, Group
 
 CHUNK_ROWS = 4
-"""Number of problems between two checks of the budget."""
+"""Number of problems that are run between two checks of the budget."""
 WEIGHT_SCALE = 0.02
 """Difference in accuracy over which the weight of a winner falls by a factor of e."""
 
@@ -24,23 +24,23 @@ Measure = Callable[[Sequence[EvalRequest]], Awaitable[Sequence[EvalResult]]]
 
 class HalvingSearch:
     """
-    The search in one group of problems.
+    Successive halving in one group of problems. It asks for runs and takes their results, but runs nothing.
 
     Args:
         group ([`Group`]):
-            The group.
+            Group of problems.
         rows (`int`):
-            Number of its problems.
+            Number of problems in the group.
         max_calls_by_workflow (`Mapping[str, int]`):
-            Workflows to try, with the maximum number of model calls of one run.
+            Candidate workflows, with the maximum number of model calls per run.
         budget (`int`):
-            Maximum number of model calls; it is never exceeded.
+            Maximum number of model calls, which is never exceeded.
         winners (`int`):
-            Number of workflows to end with.
+            Number of workflows that win.
         seed (`int`):
             Seed of the choice of candidates where the budget is too small for all of them.
         protected (`Collection[str]`, *optional*):
-            Workflows that are tried before all others, because the user named them.
+            Candidates that are dropped last where the budget is too small for all, because the user named them.
     """
 
     def __init__(
@@ -58,20 +58,21 @@ class HalvingSearch:
         names = list(max_calls_by_workflow)
         random.Random(seed).shuffle(names)
         names.sort(key=lambda name: name not in protected)
-        # One problem has to be affordable for every workflow; calls that turn out to be shared are left for telling
-        # the best ones apart.
+        # One problem has to be affordable for every candidate in the worst case, in which no call is shared. The calls
+        # that sharing saves go to later rounds, which separate the best candidates.
         while sum(self.max_calls[name] for name in names) > budget and len(names) > 1:
             names.pop()
         self.candidates = [Candidate(name) for name in names]
         self.tried = len(names)
         self.paid = 0
         self._row = 0
-        self._rounds_left = max(1, math.ceil(math.log2(max(1.0, len(names) / winners)))) + 1
+        # Halvings until only the winners remain, and a last round among them.
+        self._remaining_rounds = max(1, math.ceil(math.log2(max(1.0, len(names) / winners)))) + 1
         self._begin_round()
 
     def next_requests(self) -> list[EvalRequest]:
-        """Requests on the next chunk of problems; empty when the search has ended."""
-        while self._rounds_left:
+        """Requests for the next chunk of problems; empty when the search is finished."""
+        while self._remaining_rounds:
             count = min(CHUNK_ROWS, self.rows - self._row, self._affordable_rows())
             if self._round_paid < self._round_budget and count > 0:
                 return [
@@ -83,12 +84,13 @@ class HalvingSearch:
         return []
 
     def record(self, requests: Sequence[EvalRequest], results: Sequence[EvalResult]) -> None:
-        """Take the results of [`next_requests`]."""
+        """Add the results of the requests that [`next_requests`] returned."""
         candidates = {candidate.workflow: candidate for candidate in self.candidates}
         for request, result in zip(requests, results, strict=True):
             candidate = candidates[request.workflow]
             self.paid += result.paid
             self._round_paid += result.paid
+            # Unscored runs cost calls but say nothing about the workflow.
             if result.correctness is not None:
                 candidate.right += result.correctness
                 candidate.scored += 1
@@ -97,7 +99,7 @@ class HalvingSearch:
 
     @property
     def best(self) -> list[Candidate]:
-        """The winners, best first, with weights that sum to 1."""
+        """The winners, best first, with weights that sum to 1; fewer where too few were scored."""
         winners = [candidate for candidate in self._ranked()[: self.winners] if candidate.scored]
         weights = [math.exp((winner.accuracy - winners[0].accuracy) / WEIGHT_SCALE) for winner in winners]
         for winner, weight in zip(winners, weights, strict=True):
@@ -112,25 +114,25 @@ class HalvingSearch:
         return (self.budget - self.paid) // max(1, worst_case)
 
     def _begin_round(self) -> None:
-        self._round_budget = (self.budget - self.paid) / max(1, self._rounds_left)
+        self._round_budget = (self.budget - self.paid) / max(1, self._remaining_rounds)
         self._round_paid = 0
 
     def _end_round(self) -> None:
-        self._rounds_left -= 1
-        if self._rounds_left:
+        self._remaining_rounds -= 1
+        if self._remaining_rounds:
             self.candidates = self._ranked()[: max(self.winners, math.ceil(len(self.candidates) / 2))]
             self._begin_round()
 
 
 async def successive_halving(searches: Sequence[HalvingSearch], measure: Measure) -> None:
     """
-    Run all searches to their ends, a chunk of each at a time.
+    Run searches to the end, one chunk of each at a time, so that their runs are executed concurrently.
 
     Args:
         searches (`Sequence[HalvingSearch]`):
-            Searches; their `best` are the winners.
+            Searches. Afterwards `best` of each holds its winners.
         measure (`Callable`):
-            Runs requests.
+            Runs requests; see [`Measure`].
     """
     while True:
         waves = [(search, requests) for search in searches if (requests := search.next_requests())]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a policy on the workflows that the search has found."""
+"""Supervised fine-tuning (SFT) of the policy on the winners of the search."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .settings import WarmStartSettings
 from .types import Candidate, Group
 
 MAX_SFT_EXAMPLES = 4_096
+"""Maximum number of examples; a longer fine-tuning repeats them."""
 
 
 def sft_examples(
@@ -30,9 +31,23 @@ def sft_examples(
     seed: int,
 ) -> list[dict[str, list[Message]]]:
     """
-    Prompts with a winner of their group as completion.
+    Training examples: the prompt of a problem, and a winner of its group as completion.
 
-    Winners are drawn by weight, so that several stay alive for the reinforcement learning to choose from.
+    Winners are drawn by weight and not always the best one, so that the policy still writes several workflows for
+    reinforcement learning to choose from.
+
+    Args:
+        groups (`Mapping[Group, Sequence[Row]]`):
+            Problems of each group.
+        winners (`Mapping[Group, Sequence[Candidate]]`):
+            Winners of each group.
+        prompt ([`~aflow_trl.data.PolicyPrompt`]):
+            Prompt of the policy.
+        seed (`int`):
+            Seed of the order and of the draws.
+
+    Returns:
+        `list[dict[str, list[Message]]]`: Conversations with `prompt` and `completion`, at most [`MAX_SFT_EXAMPLES`].
     """
     rng = random.Random(seed)
     pairs = [(row, group) for group, rows in groups.items() for row in rows]
@@ -61,17 +76,17 @@ def fine_tune(
         model:
             Policy; an adapter is added if `peft_config` is given.
         tokenizer:
-            Its tokenizer.
+            Tokenizer of the policy.
         examples (`Sequence[Mapping[str, Sequence[dict[str, str]]]]`):
             Conversational prompts and completions.
         settings ([`WarmStartSettings`]):
             Steps, batch size and learning rate.
         training ([`~aflow_trl.WorkflowGRPOConfig`]):
-            Optimiser, precision and device are those of the later training.
+            Configuration of the later training, whose optimiser, precision and device are used.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Adapter.
         folder (`Path`):
-            Where the result is saved; it appears once it is complete.
+            Folder of the result. It is renamed into place when it is complete, so that its existence says so.
     """
     scratch = folder.with_name(f"{folder.name}.tmp")
     args = SFTConfig(
@@ -82,6 +97,7 @@ def fine_tune(
         lr_scheduler_type="cosine",
         warmup_steps=max(1, settings.sft_steps // 10),
         completion_only_loss=True,
+        # A prompt that is cut off would lose the problem.
         max_length=None,
         adam_beta2=training.adam_beta2,
         adam_epsilon=training.adam_epsilon,
@@ -111,4 +127,5 @@ def fine_tune(
         if folder.exists():
             shutil.rmtree(folder)
         scratch.rename(folder)
+    # Other processes load the folder next.
     wait_for_everyone()

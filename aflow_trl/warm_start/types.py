@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Problems for which workflows are searched together."""
+    """A group of problems that share a search."""
 
     domain: str
     level: str = ""
@@ -21,30 +21,30 @@ class Group:
 
 @dataclass(slots=True)
 class Candidate:
-    """A workflow in the search and its results so far."""
+    """A workflow in a search, with its results so far."""
 
     workflow: str
     right: float = 0.0
-    """Sum of correctness."""
+    """Sum of correctness over the scored problems."""
     scored: int = 0
-    """Number of problems that it was scored on."""
+    """Number of problems on which it was scored."""
     calls: int = 0
     """Model calls that its runs used, shared ones included."""
     weight: float = 0.0
-    """Share of the fine-tuning examples that show it, if it won."""
+    """Share of the fine-tuning examples with this workflow, if it won."""
 
     @property
     def accuracy(self) -> float:
-        """Mean correctness; 0 if nothing was scored."""
+        """Mean correctness; 0 if no problem was scored."""
         return self.right / self.scored if self.scored else 0.0
 
     @property
     def calls_per_problem(self) -> float:
-        """Mean number of model calls."""
+        """Mean number of model calls; 0 if no problem was scored."""
         return self.calls / self.scored if self.scored else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the means."""
+        """Plain data, including the means."""
         return asdict(self) | {"accuracy": self.accuracy, "calls_per_problem": self.calls_per_problem}
 
     @classmethod
@@ -72,4 +72,4 @@ class EvalResult:
     calls: int
     """Model calls used."""
     paid: int
-    """Model calls made for it; the others were shared."""
+    """Model calls made for it, without those shared with other runs."""
