@@ -26,12 +26,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One worker for each core; tests that share something expensive name a group of their own (xdist_group).
+# One worker for each core. A file stays in one worker, because its tests may share an expensive fixture.
 test: install
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-fast: install
-	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 # The trainer's tests with the oldest trl the metadata admits.
 test-oldest:

@@ -17,6 +17,8 @@ from aflow_trl.llm import ExecutorConfig, LLMClient
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is loaded: threads that wait actively for each other take ten times as long where workers share cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 KEY_NAME = "AFLOW_TEST_KEY"
 os.environ[KEY_NAME] = "sk-planted-secret-0123456789"
 

@@ -58,7 +58,7 @@ SORT = ["assert order([3, 1, 2]) == [1, 2, 3]", "assert order([]) == []", "x = [
 PAIR = ["assert pair(1) == (1, 1)"]
 RAISES = ["try:\n    root(-1)\nexcept ValueError:\n    pass\nelse:\n    assert False", "assert root(4) == 2"]
 CLOSE = ["assert abs(third(1) - 1 / 3) < 1e-6"]
-WORDS = ["assert words('b a b') == {'a': 1, 'b': 2}"]
+COUNT_TESTS = ["assert words('b a b') == {'a': 1, 'b': 2}"]
 
 CODE = [
     # solution, tests, entry point, value, share of tests passed
@@ -107,7 +107,7 @@ CODE = [
     ("def third(x): return x / 3", CLOSE, "third", RIGHT, 1.0),
     ("def third(x): return 0.333", CLOSE, "third", WRONG, 0.0),
     ("def third(x): return float('nan')", CLOSE, "third", WRONG, 0.0),
-    ("from collections import Counter\ndef words(s): return Counter(s.split())", WORDS, "words", RIGHT, 1.0),
-    ("from collections import defaultdict\ndef words(s):\n    d = defaultdict(int)\n    for w in s.split(): d[w] += 1\n    return d", WORDS, "words", RIGHT, 1.0),
-    ("def words(s): return [(w, s.count(w)) for w in set(s.split())]", WORDS, "words", WRONG, 0.0),
+    ("from collections import Counter\ndef words(s): return Counter(s.split())", COUNT_TESTS, "words", RIGHT, 1.0),
+    ("from collections import defaultdict\ndef words(s):\n    d = defaultdict(int)\n    for w in s.split(): d[w] += 1\n    return d", COUNT_TESTS, "words", RIGHT, 1.0),
+    ("def words(s): return [(w, s.count(w)) for w in set(s.split())]", COUNT_TESTS, "words", WRONG, 0.0),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from aflow_trl.trainer import WorkflowGRPOConfig
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from classic import CLASSIC_WEIGHTS, ClassicGRPOTrainer, classic_features, wa_grpo_classic
+from learning_report import area, calls_until, collapsed, read_study, report
 
 # -- the classic form --------------------------------------------------------------------------------------------------
 
@@ -150,3 +152,89 @@ def test_classic_trainer_gives_unscored_completions_no_advantage(tiny_model: Pat
     advantages = trainer.group_advantages({}, 4)
     assert advantages[2] == 0
     torch.testing.assert_close(advantages[[0, 1, 3]], expected)
+
+
+# -- the report of the study -------------------------------------------------------------------------------------------
+
+
+def curve(*accuracies: float, valid: float = 1.0) -> list[dict[str, Any]]:
+    """Points ten steps and a hundred training calls apart."""
+    return [
+        {
+            "step": 10 * index,
+            "accuracy": accuracy,
+            "by_domain": {"math": accuracy},
+            "calls": 2.0,
+            "valid": valid,
+            "workflows": {"math": {"Custom": 1}},
+            "training_calls": 100 * index,
+            "evaluation_calls": 10,
+        }
+        for index, accuracy in enumerate(accuracies)
+    ]
+
+
+def result(estimator: str, seed: int, *accuracies: float, logs: Sequence[float] = (0.5,) * 10) -> dict[str, Any]:
+    steps = [
+        {
+            "workflows/valid": 1.0,
+            "accuracy/all": accuracy,
+            "groups/total": 4,
+            "groups/decisive": 2,
+            "groups/tie_broken": 1,
+            "groups/dead": 1,
+        }
+        for accuracy in logs
+    ]
+    return {"estimator": estimator, "k": 4, "seed": seed, "curve": curve(*accuracies), "logs": steps}
+
+
+def test_area_is_the_mean_accuracy_by_the_trapezoid_rule() -> None:
+    assert area(curve(0.0, 1.0)) == 0.5
+    assert area(curve(0.2, 0.4, 0.8)) == pytest.approx((0.3 + 0.6) / 2)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "calls"),
+    [((0.5, 0.6, 0.8), 150.0), ((0.5, 0.7), 100.0), ((0.8, 0.9), 0.0), ((0.5, 0.6), None)],
+    ids=["between two points", "at a point", "from the start", "never"],
+)
+def test_calls_until_an_accuracy_are_interpolated(accuracies: tuple[float, ...], calls: float | None) -> None:
+    assert calls_until(curve(*accuracies), 0.7) == (None if calls is None else pytest.approx(calls))
+
+
+def test_collapse_is_a_fall_below_half_of_the_best_so_far() -> None:
+    assert not collapsed(result("grpo", 0, 0.4, 0.6, 0.5))
+    assert not collapsed(result("grpo", 0, 0.2, 0.9)), "a rise is no collapse"
+    assert collapsed(result("grpo", 0, 0.6, 0.2))
+    assert collapsed(result("grpo", 0, 0.5, 0.5, logs=[0.8] * 5 + [0.1] * 5))
+    assert not collapsed(result("grpo", 0, 0.5, 0.5, logs=[0.8] * 5 + [0.1] + [0.8] * 5)), "one odd batch is none"
+
+
+def test_report_compares_estimators_seed_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for estimator, gain in (("wa_grpo", 0.4), ("grpo", 0.2)):
+        for seed in range(3):
+            content = result(estimator, seed, 0.4, 0.4 + gain + 0.1 * seed)
+            folder = tmp_path / f"{estimator}-{seed}"
+            folder.mkdir()
+            (folder / "result.json").write_text(json.dumps(content))
+    bounds = {"best fixed": 0.75, "best fixed per domain": 0.85}
+    (tmp_path / "bounds-seed0.json").write_text(json.dumps(bounds))
+    report(tmp_path, ["grpo", "wa_grpo"], "A study.")
+    page = (tmp_path / "study.md").read_text()
+    assert page == capsys.readouterr().out
+    assert "- best fixed: 0.750" in page and "- untrained: 0.400" in page
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| 4"]
+    # The t quantile of two degrees of freedom is 4.303: areas 0.5, 0.55 and 0.6, and 0.6, 0.65 and 0.7.
+    assert [row[:4] for row in rows[:2]] == [
+        ["4", "grpo", "0.550 ± 0.124", "0.700 ± 0.248"],
+        ["4", "wa_grpo", "0.650 ± 0.124", "0.900 ± 0.248"],
+    ]
+    assert rows[2] == ["4", "0.100 ± 0.000"]
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert set(read_study(tmp_path)) == {(4, "grpo"), (4, "wa_grpo")}
+
+
+def test_report_without_results_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds no result"):
+        report(tmp_path, ["grpo"], "A study.")

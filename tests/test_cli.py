@@ -32,8 +32,6 @@ from workspace import write_workspace
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MATH = "Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?"
-SHARED_RUN = pytest.mark.xdist_group("short run")
-"""Tests of one run, which is expensive, run in one worker."""
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -183,7 +181,6 @@ def plain_phases() -> dict[str, Phase]:
     return phases()
 
 
-@SHARED_RUN
 def test_estimate_counts_the_search_and_the_probes(plain_phases: dict[str, Phase]) -> None:
     warm_start = '{"max_calls": 5000, "winners": 2}'
     flags = ("--max_steps", "20", "--probe_problems", "8", "--warm_start", warm_start, "--collapse_guard", "stop")
@@ -193,7 +190,6 @@ def test_estimate_counts_the_search_and_the_probes(plain_phases: dict[str, Phase
     assert counted["warm start"].expected_calls == 5_000 and counted["run"].expected_calls > 5_000
 
 
-@SHARED_RUN
 def test_estimate_pays_the_separate_executor_of_an_operator(plain_phases: dict[str, Phase]) -> None:
     dear = {"executor_model": "dear", "executor_input_usd_per_mtok": 100.0, "executor_output_usd_per_mtok": 100.0}
     counted = phases("--models", json.dumps({"Review": dear}))
@@ -203,14 +199,12 @@ def test_estimate_pays_the_separate_executor_of_an_operator(plain_phases: dict[s
             assert getattr(counted[name], field) > 2 * getattr(phase, field)
 
 
-@SHARED_RUN
 def test_estimate_without_the_price_of_a_separate_executor_is_unknown(plain_phases: dict[str, Phase]) -> None:
     counted = phases("--models", '{"Review": {"executor_model": "no-price", "executor_base_url": "http://h/v1"}}')
     assert plain_phases["run"].worst_usd is not None
     assert counted["run"].expected_usd is None and counted["run"].worst_usd is None
 
 
-@SHARED_RUN
 def test_estimate_counts_the_calls_of_the_judge(plain_phases: dict[str, Phase]) -> None:
     counted = phases("--judge_domains", "math", "qa")
     judge = counted["judge"]
@@ -329,14 +323,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ShortRuns:
     return ShortRuns(recipe, output_dir, outputs, summaries)
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_summary(runs: ShortRuns) -> None:
     first, second = ({key: value for key, value in s.items() if key != "wall_s"} for s in runs.summaries)
     assert first == second
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_run_writes_adapter_traces_and_plots(runs: ShortRuns) -> None:
     names = {path.name for path in runs.output_dir.iterdir()}
@@ -345,7 +337,6 @@ def test_a_run_writes_adapter_traces_and_plots(runs: ShortRuns) -> None:
     assert is_drawn(runs.output_dir / "learning_curve.png") and is_drawn(runs.output_dir / "frontier.png")
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_summary_says_what_the_run_reached_and_what_it_cost(runs: ShortRuns) -> None:
     summary = runs.summaries[0]
@@ -355,7 +346,6 @@ def test_a_summary_says_what_the_run_reached_and_what_it_cost(runs: ShortRuns) -
     assert summary["accuracy"]["custom"]["calls_per_problem"] == 1.0
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_run_reports_sandbox_progress_and_results(runs: ShortRuns) -> None:
     tier = runs.summaries[0]["sandbox"]["tier"]
@@ -365,7 +355,6 @@ def test_a_run_reports_sandbox_progress_and_results(runs: ShortRuns) -> None:
         assert "step    2/2" in output.stdout and "Held-out accuracy" in output.stdout
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_fresh_run_sets_the_traces_of_an_earlier_one_aside(runs: ShortRuns) -> None:
     earlier = runs.output_dir / "earlier-1"
@@ -375,7 +364,6 @@ def test_a_fresh_run_sets_the_traces_of_an_earlier_one_aside(runs: ShortRuns) ->
     assert phases[0] == phases[1], "one run in each file"
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_strict_parser_reads_every_json_file_of_a_run(runs: ShortRuns) -> None:
     contents = read_strictly(runs.output_dir)
@@ -383,7 +371,6 @@ def test_a_strict_parser_reads_every_json_file_of_a_run(runs: ShortRuns) -> None
     assert len(contents["rewards.jsonl.gz"]) == 2
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_the_model_card_shows_recipe_and_results(runs: ShortRuns) -> None:
     card = (runs.output_dir / "README.md").read_text()
@@ -391,7 +378,6 @@ def test_the_model_card_shows_recipe_and_results(runs: ShortRuns) -> None:
     assert "num_train_problems: 60" in card
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_replay_changes_nothing(runs: ShortRuns) -> None:
     result = aflow("replay", str(runs.output_dir))
@@ -399,14 +385,12 @@ def test_a_replay_changes_nothing(runs: ShortRuns) -> None:
     assert re.findall(r"^│ +(\d) │", result.stdout, re.MULTILINE) == ["0", "1"]
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_a_replay_with_another_recipe_shows_its_advantages(runs: ShortRuns, tmp_path: Path) -> None:
     result = aflow("replay", str(runs.output_dir), "--recipe", write_recipe(tmp_path, **SHORT, tie_break_alpha=0.0))
     assert result.returncode == 0 and "advantage: 0\n" not in result.stdout, result.stderr[-2000:]
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_the_trained_policy_answers_a_question(runs: ShortRuns) -> None:
     result = aflow("run", MATH, "--model", str(runs.output_dir), "--json")
@@ -415,7 +399,6 @@ def test_the_trained_policy_answers_a_question(runs: ShortRuns) -> None:
     assert trace["workflow"] and result.returncode == (0 if trace["outcome"] == "ok" else 1), result.stderr[-2000:]
 
 
-@SHARED_RUN
 @pytest.mark.slow
 def test_evaluation_at_temperature_0_is_greedy(runs: ShortRuns, tmp_path: Path) -> None:
     def workflows(temperature: str) -> list[list[str]]:

@@ -40,8 +40,6 @@ from aflow_trl.rollouts import Rollouts
 from command_line import aflow, read_strictly
 from conftest import ScriptedEndpoint, chat_response
 
-shared = pytest.mark.xdist_group("evaluation")
-"""Tests that share the fixtures of this module, which are expensive, run in one worker."""
 ROWS = list(itertools.islice(synthetic_rows(11, "test"), 6))
 
 
@@ -344,7 +342,6 @@ def evaluation(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return {"command": command, "out": folder / "out", "valid": valid, "finished": aflow(*command)}
 
 
-@shared
 def test_eval_reports_policies_baselines_and_bounds(evaluation: dict[str, Any]) -> None:
     assert evaluation["finished"].returncode == 0, evaluation["finished"].stderr[-2000:]
     report = json.loads((evaluation["out"] / "results.json").read_text())
@@ -356,7 +353,6 @@ def test_eval_reports_policies_baselines_and_bounds(evaluation: dict[str, Any]) 
     assert report["differences"]["trained policy"]["n"] == 9 and report["seeds"] == [0, 1]
 
 
-@shared
 def test_the_page_has_a_row_for_every_system(evaluation: dict[str, Any]) -> None:
     report = json.loads((evaluation["out"] / "results.json").read_text())
     lines = (evaluation["out"] / "results.md").read_text().splitlines()
@@ -364,7 +360,6 @@ def test_the_page_has_a_row_for_every_system(evaluation: dict[str, Any]) -> None
     assert rows[0] == "system" and set(rows[2:]) == set(report["systems"])
 
 
-@shared
 def test_eval_given_again_prints_the_same_from_disk(
     evaluation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +371,6 @@ def test_eval_given_again_prints_the_same_from_disk(
     assert again.returncode == 0 and again.stdout == evaluation["finished"].stdout
 
 
-@shared
 def test_a_folder_of_another_evaluation_is_refused_by_name(evaluation: dict[str, Any]) -> None:
     other = aflow("eval", evaluation["valid"], "--out", str(evaluation["out"]))
     assert other.returncode == 2 and "--out" in other.stderr and "data" in other.stderr
@@ -511,7 +505,6 @@ def simulated_search(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     return {"command": command, "out": folder / "out", "finished": aflow(*command)}
 
 
-@shared
 def test_search_searches_every_domain_and_writes_records(simulated_search: dict[str, Any]) -> None:
     finished = simulated_search["finished"]
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -519,14 +512,12 @@ def test_search_searches_every_domain_and_writes_records(simulated_search: dict[
     assert load_improvements(simulated_search["out"] / "improvements.jsonl", builtin_vocabulary())
 
 
-@shared
 def test_search_given_again_reports_the_same_without_another_round(simulated_search: dict[str, Any]) -> None:
     again = aflow(*simulated_search["command"])
     expected = [line for line in simulated_search["finished"].stdout.splitlines() if " round " not in line]
     assert again.stdout.splitlines() == expected
 
 
-@shared
 def test_a_folder_of_another_search_is_refused_by_name(simulated_search: dict[str, Any]) -> None:
     refused = aflow(*simulated_search["command"], "--passes", "3")
     assert refused.returncode == 2 and "passes" in refused.stderr and "--out" in refused.stderr

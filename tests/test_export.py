@@ -152,7 +152,7 @@ NO_COUNTERPART = [
     ("[Custom, Programmer] -> Format", "without an ensemble"),
     ("Programmer ? Custom : done", "Programmer returns no verdict"),
     ("(Custom -> Review ? Revise : done) * 2", "`done` in a loop"),
-    ("Custom -> Review -> Test ? Custom : done -> Revise", "feedback from before a condition"),
+    ("Custom -> Review ? Format : done -> Revise", "feedback from before a condition"),
 ]
 
 

@@ -1,11 +1,10 @@
-"""The reward of an improved workflow: measured live, on the same problems with the same dice, and nothing else."""
+"""The reward of an improved workflow: measured live, on the same problems with the same executor randomness."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aflow_trl.data import synthetic_rows
+from aflow_trl.data import PolicyPrompt, synthetic_rows
 from aflow_trl.engine import Engine
 from aflow_trl.improvement import Attempt, Failure, Improvement, improvement_messages, write_improvements
-from aflow_trl.llm import ExecutorConfig, LLMClient
-from aflow_trl.rewards import Improvements, improvement_rewards
+from aflow_trl.operators import DEFAULT_OPERATORS
+from aflow_trl.rewards import Gain, Improvements, improvement_rewards
 from aflow_trl.rollouts import Rollouts
-from aflow_trl.simulator import SimulatedApp, in_process
+from aflow_trl.simulator import simulated_client
 from aflow_trl.tasks.improve import improvement_dataset
+from aflow_trl.train import main as train
+from command_line import aflow, is_drawn, read_strictly
 from conftest import ScriptedEndpoint, chat_response
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +32,7 @@ PROBLEMS = {name: [row.columns() for row in ROWS if row.domain == name] for name
 
 
 def simulated(share: str = "step") -> Engine:
-    config = ExecutorConfig(executor_base_url="simulated")
-    return Engine(LLMClient(config, http_client=lambda: in_process(SimulatedApp())), share=share)
+    return Engine(simulated_client(), share=share)
 
 
 def improvements(engine: Engine | None = None, count: int = 12, **options: Any) -> Improvements:
@@ -40,10 +40,10 @@ def improvements(engine: Engine | None = None, count: int = 12, **options: Any) 
 
 
 async def rewards(
-    texts: list[str], current: list[str], own: Improvements | None = None, domain: str = "math", **columns: Any
+    texts: list[str], current: list[str], measured: Improvements | None = None, domain: str = "math", **columns: Any
 ) -> list[float | None]:
     completions = [[{"role": "assistant", "content": f"<workflow>{text}</workflow>"}] for text in texts]
-    (function,) = improvement_rewards(own or improvements(), ["improvement_reward"])
+    (function,) = improvement_rewards(measured or improvements(), ["improvement_reward"])
     return await function(
         [""] * len(texts), completions, domain=[domain] * len(texts), parent_workflow=current, **columns
     )
@@ -57,17 +57,16 @@ async def test_two_different_responses_get_different_rewards() -> None:
 async def test_a_precomputed_gain_changes_nothing() -> None:
     texts, current = ["Programmer", "Review", "Custom -> Review ? Revise : done"], ["Custom"] * 3
     gains = [0.5, -0.25, 0.125]
-    given_order = await rewards(texts, current, performance_gain=gains)
+    in_order = await rewards(texts, current, performance_gain=gains)
     shuffled = await rewards(texts, current, performance_gain=gains[::-1])
-    assert given_order == shuffled == await rewards(texts, current)
+    assert in_order == shuffled == await rewards(texts, current)
 
 
 @pytest.mark.parametrize("share", ["step", "off"])
 @pytest.mark.parametrize("text", ["[Custom, Custom] -> ScEnsemble", "[Custom,Custom]->ScEnsemble"])
 async def test_an_unchanged_workflow_earns_exactly_zero(text: str, share: str) -> None:
     current = "[Custom, Custom] -> ScEnsemble"
-    own = improvements(simulated(share))
-    assert await rewards([text], [current], own, domain="qa") == [0.0]
+    assert await rewards([text], [current], improvements(simulated(share)), domain="qa") == [0.0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -78,54 +77,59 @@ async def test_there_and_back_again_adds_up_to_zero(pair: list[str]) -> None:
 
 
 async def test_invalid_text_loses_what_the_current_workflow_had() -> None:
-    own = improvements(reward_clip=100.0)
-    (lost,) = await rewards(["Custom -> ("], ["Programmer"], own)
-    (gain,) = await own.measure(["Custom -> ("], ["math"], ["Programmer"], salt="0 0", phase="", step=0)
+    measured = improvements(reward_clip=100.0)
+    (lost,) = await rewards(["Custom -> ("], ["Programmer"], measured)
+    (gain,) = await measured.measure(["Custom -> ("], ["math"], ["Programmer"], salt="0 0", phase="", step=0)
     assert lost is not None and lost < 0 and lost == pytest.approx(10 * gain.value)
-    assert gain.value == -sum(one.correctness for one in gain.current) / len(gain.current)
+    assert gain.value == -sum(rollout.correctness for rollout in gain.current) / len(gain.current)
 
 
 async def test_rewards_are_scaled_and_clamped() -> None:
-    own = improvements(reward_scale=10.0, reward_clip=2.0)
-    assert [own.reward(value) for value in (0.1, 0.5, -0.5, 0.0, None)] == [1.0, 2.0, -2.0, 0.0, None]
+    measured = improvements(reward_scale=10.0, reward_clip=2.0)
+    assert [measured.reward(value) for value in (0.1, 0.5, -0.5, 0.0, None)] == [1.0, 2.0, -2.0, 0.0, None]
+
+
+def questions(gain: Gain) -> tuple[str, ...]:
+    return tuple(rollout.trace.problem.question for rollout in gain.new)
 
 
 async def test_all_workflows_of_a_domain_meet_the_same_problems() -> None:
-    own = improvements(count=4)
-    gains = await own.measure(
+    measured = improvements(count=4)
+    gains = await measured.measure(
         ["Custom", "Programmer", "Review"], ["math"] * 3, ["Format"] * 3, salt="s", phase="", step=0
     )
-    asked = {tuple(one.trace.problem.question for one in gain.new) for gain in gains}
-    assert len(asked) == 1 and len(next(iter(asked))) == 4
-    later = await own.measure(["Custom"], ["math"], ["Format"], salt="t", phase="", step=1)
-    assert tuple(one.trace.problem.question for one in later[0].new) not in asked
+    samples = {questions(gain) for gain in gains}
+    assert len(samples) == 1 and len(next(iter(samples))) == 4
+    later = await measured.measure(["Custom"], ["math"], ["Format"], salt="t", phase="", step=1)
+    assert questions(later[0]) not in samples
 
 
-async def test_an_evaluation_draws_for_each_workflow_by_itself() -> None:
-    own = improvements(count=3)
-    gains = await own.measure(
+async def test_an_evaluation_draws_problems_for_each_workflow_independently() -> None:
+    measured = improvements(count=3)
+    gains = await measured.measure(
         ["Custom"] * 3, ["math"] * 3, ["Format"] * 3, draws=["a", "b", "a"], salt="s", phase="", step=0
     )
-    asked = [tuple(one.trace.problem.question for one in gain.new) for gain in gains]
-    assert asked[0] == asked[2] != asked[1]
+    samples = [questions(gain) for gain in gains]
+    assert samples[0] == samples[2] != samples[1]
 
 
-async def test_an_endpoint_that_fails_leaves_the_reward_open(endpoint: ScriptedEndpoint) -> None:
+async def test_a_failing_endpoint_leaves_the_reward_unscored(endpoint: ScriptedEndpoint) -> None:
     endpoint.script = lambda prompt, number: web.Response(status=500)
-    own = improvements(endpoint.engine_of_short_calls(), count=2)
-    assert await rewards(["Programmer"], ["Custom"], own) == [None]
+    measured = improvements(endpoint.engine_of_short_calls(), count=2)
+    assert await rewards(["Programmer"], ["Custom"], measured) == [None]
 
 
-async def test_problems_that_one_of_the_two_lost_do_not_count(endpoint: ScriptedEndpoint) -> None:
+async def test_a_problem_that_either_workflow_lost_does_not_count(endpoint: ScriptedEndpoint) -> None:
     def script(prompt: str, number: int) -> Any:
         return web.Response(status=500) if "Review" in prompt or "verdict" in prompt else chat_response("no idea")
 
     endpoint.script = script
-    own = improvements(endpoint.engine_of_short_calls(), count=2)
-    (gain,) = await own.measure(["Custom -> Review"], ["math"], ["Custom"], salt="", phase="", step=0)
-    assert gain.value is None and own.reward(gain.value) is None
+    measured = improvements(endpoint.engine_of_short_calls(), count=2)
+    (gain,) = await measured.measure(["Custom -> Review"], ["math"], ["Custom"], salt="", phase="", step=0)
+    assert gain.value is None and measured.reward(gain.value) is None
 
 
+CUSTOM_ONLY = DEFAULT_OPERATORS.select(["Custom"])
 RECORD = Improvement(
     "math",
     "Custom -> Review",
@@ -139,20 +143,20 @@ RECORD = Improvement(
 
 @pytest.mark.parametrize("prompt", ["full", "compact"])
 def test_the_prompt_holds_task_workflow_score_failures_and_experience(prompt: str) -> None:
-    text = improvement_messages(RECORD, prompt=prompt, operators=["Custom"], descriptions="- Custom: x")[-1]["content"]
+    text = improvement_messages(RECORD, PolicyPrompt(prompt, CUSTOM_ONLY))[-1]["content"]
     for part in ("math", "Custom -> Review", "0.250", "6 * 7", "41", "42", "Programmer", "+0.500"):
         assert part in text
-    assert "Format" not in text and "0.9" not in text, "what the attempt came to is not shown"
+    assert "Format" not in text and "0.9" not in text, "the result of the attempt is not shown"
 
 
-def test_braces_in_a_failure_stay_what_they_are() -> None:
+def test_braces_in_a_failure_are_not_filled_in() -> None:
     record = Improvement("math", "Custom", 0.5, (Failure("What is {experience}?", "{score}", "7"),))
-    text = improvement_messages(record, prompt="full", operators=["Custom"], descriptions="")[-1]["content"]
+    text = improvement_messages(record, PolicyPrompt("full", CUSTOM_ONLY))[-1]["content"]
     assert "What is {experience}?" in text and "'{score}'" in text
 
 
 def test_the_dataset_carries_the_gain_for_analysis_only() -> None:
-    (row,) = improvement_dataset([RECORD], prompt="compact", operators=["Custom"], descriptions="")
+    (row,) = improvement_dataset([RECORD], PolicyPrompt("compact", CUSTOM_ONLY))
     assert row["performance_gain"] == pytest.approx(0.65)
     assert "Format" not in json.dumps(row["prompt"])
 
@@ -169,36 +173,34 @@ SHORT = {
 }
 
 
-def train(model: Path, folder: Path, *flags: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+def run(model: Path, folder: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
     recipe = yaml.safe_load((ROOT / "recipes" / "improve-quickstart.yaml").read_text())
     recipe |= {"model_name_or_path": str(model), "output_dir": str(folder / "run")} | SHORT | changes
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "aflow_trl.train", str(folder / "recipe.yaml"), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return aflow(str(folder / "recipe.yaml"), command=train)
 
 
 @pytest.mark.slow
-def test_a_run_on_sampled_workflows_writes_its_summary(tiny_model: Path, tmp_path: Path) -> None:
-    done = train(tiny_model, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+def test_a_run_on_sampled_workflows_writes_its_results(tiny_model: Path, tmp_path: Path) -> None:
+    finished = run(tiny_model, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    summary = read_strictly(tmp_path / "run")["summary.json"]
     assert summary["records"]["train"] == 8 and summary["gain"]["trained"]["n"] > 0
-    assert summary["recipe"]["task"] == "improve" and "Gain on held-out workflows" in done.stdout
-    assert (tmp_path / "run" / "learning_curve.png").stat().st_size > 0
+    assert summary["recipe"]["task"] == "improve" and "Gain on held-out workflows" in finished.stdout
+    assert is_drawn(tmp_path / "run" / "learning_curve.png")
     assert "improv" in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.slow
 def test_a_run_on_imported_records_holds_some_out(tiny_model: Path, tmp_path: Path) -> None:
     records = [Improvement("math", text, 0.5) for text in ("Custom", "Programmer", "Review", "Custom -> Format")]
-    write_improvements(tmp_path / "records.jsonl", records, operators=["Custom"], descriptions="")
-    done = train(tiny_model, tmp_path, improvement_records=str(tmp_path / "records.jsonl"), domains=["math"])
-    assert done.returncode == 0, done.stderr[-2000:]
+    write_improvements(tmp_path / "records.jsonl", records, CUSTOM_ONLY)
+    finished = run(tiny_model, tmp_path, improvement_records=str(tmp_path / "records.jsonl"), domains=["math"])
+    assert finished.returncode == 0, finished.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["records"] == {"train": 3, "held_out": 1}
 
 
-@pytest.mark.slow
-def test_one_workflow_is_not_enough(tiny_model: Path, tmp_path: Path) -> None:
-    write_improvements(tmp_path / "r.jsonl", [RECORD], operators=["Custom"], descriptions="")
-    done = train(tiny_model, tmp_path, improvement_records=str(tmp_path / "r.jsonl"))
-    assert done.returncode == 2 and "hold out" in done.stderr and not (tmp_path / "run").exists()
+def test_a_single_workflow_is_not_enough(tiny_model: Path, tmp_path: Path) -> None:
+    write_improvements(tmp_path / "r.jsonl", [RECORD], CUSTOM_ONLY)
+    refused = run(tiny_model, tmp_path, improvement_records=str(tmp_path / "r.jsonl"))
+    assert refused.returncode == 2 and "hold out" in refused.stderr and not (tmp_path / "run").exists()

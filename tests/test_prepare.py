@@ -260,8 +260,8 @@ def test_mix_of_no_rows_is_empty() -> None:
 
 def test_near_copies_at_a_similarity_that_rounds_up_are_reported() -> None:
     """0.55 * 20 is 11.000000000000002 in floating point, and so must not count as 12."""
-    words = [f"w{number}" for number in range(22)]
-    long, short = " ".join(words), " ".join(words[:13])
+    tokens = [f"w{number}" for number in range(22)]
+    long, short = " ".join(tokens), " ".join(tokens[:13])
     assert similarity(shingles(long), shingles(short)) == 11 / 20
     assert list(near_copies([Row(text, ("1",), "math") for text in (long, short)], 0.55)) == [(0, 1)]
 

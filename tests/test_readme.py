@@ -1,11 +1,9 @@
-"""What the README shows works as it stands there."""
+"""What the README shows works as it is written there."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import pytest
 from aflow_trl.dsl import format_workflow, parse
 from test_dsl import ACCEPTED
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -28,18 +27,18 @@ def test_every_workflow_of_the_readme_is_accepted_and_in_the_table() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(PYTHON)))
-def test_python_example_runs(index: int, tmp_path: Path) -> None:
+def test_python_example_runs(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "example.py").write_text(PYTHON[index])
-    result = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280, env=os.environ
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    variables = runpy.run_path("example.py", run_name="__main__")
+    if "trainer" in variables:
+        assert variables["trainer"].state.global_step == 2, "it has trained to its end"
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+        assert (ROOT / target).exists(), target
 
 
-def test_readme_has_no_open_places() -> None:
+def test_readme_has_no_placeholders() -> None:
     assert "@@" not in README

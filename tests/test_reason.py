@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import yaml
 
 from aflow_trl.recipes import load_recipe
 from aflow_trl.rewards import REASON_WEIGHTS, reasoning_rewards, stated_answer
+from aflow_trl.train import main as train
+from command_line import aflow, read_strictly
 
 ROOT = Path(__file__).parent.parent
 GOOD = "<think>6 times 7</think>\n<answer>42</answer>"
@@ -44,50 +47,58 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "gold", "due"), REPLIES)
-async def test_a_reply_earns_what_it_should(text: str, gold: str, due: tuple[float, ...]) -> None:
+async def rewards_of(text: str, gold: str) -> list[float]:
     completions = [[{"role": "assistant", "content": text}]]
     columns: dict[str, Any] = {"answer": [[gold]], "domain": ["math"]}
-    given = [(await function([], completions, **columns))[0] for function in reasoning_rewards(list(REASON_WEIGHTS))]
-    assert given == pytest.approx(list(due))
+    return [(await function([], completions, **columns))[0] for function in reasoning_rewards(list(REASON_WEIGHTS))]
+
+
+@pytest.mark.parametrize(("text", "gold", "expected"), REPLIES)
+async def test_a_reply_earns_what_it_should(text: str, gold: str, expected: tuple[float, ...]) -> None:
+    assert await rewards_of(text, gold) == pytest.approx(list(expected))
 
 
 async def test_only_a_right_answer_reaches_the_full_reward() -> None:
-    totals = {}
-    for text, gold, _ in REPLIES:
-        columns: dict[str, Any] = {"answer": [[gold]], "domain": ["math"]}
-        own = [await function([], [text], **columns) for function in reasoning_rewards(list(REASON_WEIGHTS))]
-        totals[text] = sum(weight * value[0] for weight, value in zip(REASON_WEIGHTS.values(), own, strict=True))
-    best_wrong = max(total for (text, gold, due), total in zip(REPLIES, totals.values(), strict=True) if due[0] == 0)
-    assert totals[GOOD] == sum(REASON_WEIGHTS.values()) > best_wrong + 1
+    weights = list(REASON_WEIGHTS.values())
+
+    async def total(text: str, gold: str) -> float:
+        return sum(weight * value for weight, value in zip(weights, await rewards_of(text, gold), strict=True))
+
+    best_wrong = max([await total(text, gold) for text, gold, expected in REPLIES if expected[0] == 0])
+    assert await total(GOOD, "42") == sum(weights) > best_wrong + 1
 
 
-async def test_a_number_is_asked_of_math_alone() -> None:
+async def test_only_math_answers_have_to_be_numbers() -> None:
     (_, digit, _, _) = reasoning_rewards(list(REASON_WEIGHTS))
     text = "<think>a</think><answer>Oslo</answer>"
     assert await digit([], [text, text], domain=["qa", "math"]) == [1.0, 0.0]
 
 
-async def test_code_is_judged_by_its_tests() -> None:
+@pytest.mark.parametrize(("sign", "expected"), [("+", 1.0), ("-", 0.0)])
+async def test_code_is_scored_by_its_tests(sign: str, expected: float) -> None:
     (correctness, *_) = reasoning_rewards(list(REASON_WEIGHTS))
-    text = "<think>a</think><answer>```python\ndef f(x):\n    return x + 1\n```</answer>"
+    text = f"<think>a</think><answer>```python\ndef f(x):\n    return x {sign} 1\n```</answer>"
     columns = {"answer": [[]], "domain": ["code"], "hidden_tests": [["assert f(1) == 2"]], "entry_point": ["f"]}
-    assert await correctness([], [text], **columns) == [1.0]
+    assert await correctness([], [text], **columns) == [expected]
 
 
 def test_the_last_answer_counts() -> None:
     assert stated_answer("<answer>1</answer> no: <answer> 2 </answer>") == "2"
 
 
-def test_the_task_has_its_own_defaults() -> None:
-    machine = ["--use_cpu", "true", "--bf16", "false"]
-    training = load_recipe(["--task", "reason", "--model_name_or_path", "x", *machine]).training
-    found = (training.learning_rate, training.num_generations, training.max_completion_length, training.beta)
-    assert found == (1e-6, 4, 256, 0.0)
+MINIMAL = ("--task", "reason", "--model_name_or_path", "x", "--use_cpu", "true", "--bf16", "false")
+
+
+def test_the_task_changes_defaults_of_the_training() -> None:
+    training = load_recipe(MINIMAL).training
+    values = (training.learning_rate, training.num_generations, training.max_completion_length, training.beta)
+    assert values == (1e-6, 4, 256, 0.0)
     assert (training.epsilon, training.gradient_accumulation_steps, training.save_steps) == (0.2, 2, 100)
     assert training.advantage_estimator == "grpo" and training.stop_strings == ["</answer>"]
-    flagged = load_recipe(["--task", "reason", "--model_name_or_path", "x", "--learning_rate", "1e-3", *machine])
-    assert flagged.training.learning_rate == 1e-3
+
+
+def test_a_flag_overrides_a_default_of_the_task() -> None:
+    assert load_recipe([*MINIMAL, "--learning_rate", "1e-3"]).training.learning_rate == 1e-3
 
 
 SHORT = {
@@ -104,33 +115,69 @@ SHORT = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_under_torchrun_writes_logs_and_checkpoints(processes: int, tiny_model: Path, tmp_path: Path) -> None:
+def write_recipe(model: Path, folder: Path, **changes: Any) -> str:
     recipe = yaml.safe_load((ROOT / "recipes" / "reason-quickstart.yaml").read_text())
-    recipe |= {"model_name_or_path": str(tiny_model), "output_dir": str(tmp_path / "runs" / "reason")} | SHORT
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*command, "--module", "aflow_trl.train", str(tmp_path / "recipe.yaml")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    output = tmp_path / "runs" / "reason"
-    summary = json.loads((output / "summary.json").read_text())
-    assert summary["trained"]["accuracy"]["n"] == 10 and summary["nonfinite_steps"] == 0
-    assert list(output.rglob("events.out.tfevents.*")) and (output / "checkpoint-1").is_dir()
-    assert done.stdout.count("Held-out problems") == 1
+    recipe |= {"model_name_or_path": str(model), "output_dir": str(folder / "run")} | SHORT | changes
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return str(folder / "recipe.yaml")
+
+
+@dataclass
+class Launched:
+    """A run under torchrun."""
+
+    output_dir: Path
+    output: subprocess.CompletedProcess[str]
+    summary: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def launched(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    folder = tmp_path_factory.mktemp("reason")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}"]
+    command += ["--module", "aflow_trl.train", write_recipe(tiny_model, folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert output.returncode == 0, output.stderr[-2000:]
+    return Launched(folder / "run", output, json.loads((folder / "run" / "summary.json").read_text()))
 
 
 @pytest.mark.slow
-def test_prompts_that_are_too_long_are_counted_or_end_the_run(tiny_model: Path, tmp_path: Path) -> None:
-    recipe = yaml.safe_load((ROOT / "recipes" / "reason-quickstart.yaml").read_text())
-    recipe |= {"model_name_or_path": str(tiny_model), "output_dir": str(tmp_path / "run")} | SHORT
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"max_prompt_length": 4}))
-    command = [sys.executable, "-m", "aflow_trl.train", str(tmp_path / "recipe.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "max_prompt_length 4" in done.stderr
+def test_a_run_under_torchrun_evaluates_every_held_out_problem_once(launched: Launched) -> None:
+    assert launched.summary["trained"]["accuracy"]["n"] == 10 and launched.summary["nonfinite_steps"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_under_torchrun_writes_logs_and_checkpoints(launched: Launched) -> None:
+    assert list(launched.output_dir.rglob("events.out.tfevents.*"))
+    assert {path.name for path in launched.output_dir.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+
+
+@pytest.mark.slow
+def test_a_run_under_torchrun_prints_from_one_process(launched: Launched) -> None:
+    assert launched.output.stdout.count("Held-out problems") == 1
+
+
+@pytest.mark.slow
+def test_a_strict_parser_reads_every_json_file_of_a_run(launched: Launched) -> None:
+    assert {"summary.json", "checkpoint-2/trainer_state.json"} <= set(read_strictly(launched.output_dir))
+
+
+@pytest.mark.slow
+def test_a_run_whose_prompts_are_all_too_long_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    refused = aflow(write_recipe(tiny_model, tmp_path, max_prompt_length=4), command=train)
+    assert refused.returncode == 2 and "max_prompt_length 4" in refused.stderr
+
+
+@pytest.mark.slow
+def test_prompts_that_are_too_long_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
+    # The second question is longer than the limit.
+    questions = ["What is 6 * 7?", "What is " + " + ".join(["1"] * 3_000) + "?", "What is 6 * 8?", "What is 6 * 9?"]
+    rows = [json.dumps({"question": question, "answer": "42"}) for question in questions]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    changes = {"train_data": str(tmp_path / "rows.jsonl"), "max_prompt_length": 2_000, "max_steps": 1}
+    finished = aflow(write_recipe(tiny_model, tmp_path, **changes), command=train)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["left_out"] == {"train": 1, "held_out": 0}
+    assert "1 train prompts are longer than max_prompt_length 2000" in finished.stdout

@@ -1,4 +1,4 @@
-"""Recipes that ship: each loads, and each preset fits the class of GPU it is for."""
+"""Recipes: those that ship load and fit their class of GPU; options that contradict each other are refused."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aflow_trl.cli import ON_ANY_MACHINE
+from aflow_trl.cli.options import ANY_MACHINE
 from aflow_trl.errors import RecipeError
-from aflow_trl.recipes import load_recipe
+from aflow_trl.recipes import Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 PRESETS = {"t4-16gb": 16, "v100-16gb": 16, "a100-40gb": 40, "a100-80gb": 80, "h200": 141}
@@ -17,17 +17,17 @@ PRESETS = {"t4-16gb": 16, "v100-16gb": 16, "a100-40gb": 40, "a100-80gb": 80, "h2
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_loads_with_every_check(path: Path) -> None:
-    recipe = load_recipe([path.name, *ON_ANY_MACHINE])
+    recipe = load_recipe([path.name, *ANY_MACHINE])
     assert recipe.training.num_generations >= 4
-    assert recipe.workflow.task == yaml.safe_load(path.read_text()).get("task", "compose")
+    assert recipe.run.task == yaml.safe_load(path.read_text()).get("task", "compose")
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_says_where_the_memory_goes(name: str) -> None:
+def test_a_preset_says_what_the_memory_is_used_for(name: str) -> None:
     text = next(path for path in RECIPES if path.stem == name).read_text()
     head = text[: text.index("# Policy")].replace("\n# ", " ")
-    assert all(word in head for word in ("weights", "adapter", "KV cache", "activations"))
-    used, size = (float(word) for word in head.partition("Together ")[2].split(" GB")[0].split(" of "))
+    assert all(part in head for part in ("weights", "adapter", "KV cache", "activations"))
+    used, size = (float(number) for number in head.partition("Together ")[2].split(" GB")[0].split(" of "))
     assert size == PRESETS[name] and used < 0.85 * size
 
 
@@ -39,7 +39,7 @@ def test_a_card_without_bf16_trains_in_fp16(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [50, 1000])
 def test_improve_has_eight_prompts_a_step_in_groups_of_four(steps: int) -> None:
-    training = load_recipe([f"improve-{steps}.yaml", *ON_ANY_MACHINE]).training
+    training = load_recipe([f"improve-{steps}.yaml", *ANY_MACHINE]).training
     assert training.max_steps == steps and training.num_generations == 4
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8 * 4
 
@@ -71,8 +71,43 @@ def test_constrained_decoding_is_checked_before_anything_starts(value: list[str]
         load_recipe(["quickstart.yaml", "--constrained_depth", *value])
 
 
-def test_a_guard_that_yaml_read_as_false_is_explained(tmp_path: Path) -> None:
+def test_options_of_another_task_are_refused_with_the_task_they_belong_to() -> None:
+    with pytest.raises(RecipeError, match="num_records is for task: improve"):
+        load_recipe(["quickstart.yaml", "--num_records", "3"])
+
+
+# -- `off`, which YAML 1.1 reads as false ------------------------------------------------------------------------------
+
+
+def option(recipe: Recipe, name: str) -> object:
+    return getattr(recipe.training if hasattr(recipe.training, name) else recipe.workflow, name)
+
+
+TURNED_OFF = ["collapse_guard", "nonfinite", "share", "call_cache"]
+
+
+@pytest.mark.parametrize("name", TURNED_OFF)
+@pytest.mark.parametrize("text", ["off", "'off'"], ids=["bare", "quoted"])
+def test_an_option_is_turned_off_with_and_without_quotes(name: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("model_name_or_path: tiny\ncollapse_guard: off\n")
-    with pytest.raises(RecipeError, match="in quotes"):
-        load_recipe([str(path)])
+    path.write_text(f"model_name_or_path: tiny\n{name}: {text}\n")
+    assert option(load_recipe([str(path), *ANY_MACHINE]), name) == "off"
+
+
+@pytest.mark.parametrize("name", TURNED_OFF)
+def test_an_option_is_turned_off_by_a_flag(name: str) -> None:
+    assert option(load_recipe(["quickstart.yaml", f"--{name}", "off"]), name) == "off"
+
+
+@pytest.mark.parametrize("name", TURNED_OFF)
+def test_turning_an_option_on_asks_for_a_value(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"model_name_or_path: tiny\n{name}: on\n")
+    with pytest.raises(RecipeError, match=name):
+        load_recipe([str(path), *ANY_MACHINE])
+
+
+def test_a_warm_start_that_is_off_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model_name_or_path: tiny\nwarm_start: off\n")
+    assert load_recipe([str(path), *ANY_MACHINE]).compose.warm_start_settings is None

@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,21 @@ def library_state() -> tuple[int, int]:
 
 
 @pytest.fixture(scope="session")
-def other_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def public_folder() -> Iterator[Path]:
+    """A temporary folder that every user can enter. pytest's own are private, and each pytest that starts resets that."""
+    with tempfile.TemporaryDirectory(prefix="aflow-corpus-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def other_interpreter(public_folder: Path) -> Path:
     """A home folder with a copy of the interpreter, its library and the sandbox."""
     if os.geteuid() != 0:
         pytest.skip("needs root to switch users")
     base = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
-        folder.chmod(0o711)
-    home = tmp_path_factory.mktemp("home")
+    home = public_folder / "home"
     ignored = shutil.ignore_patterns(
         "site-packages", "dist-packages", "test", "tests", "idlelib", "config-*", "lib2to3", "*.opt-*.pyc"
     )
@@ -104,14 +110,14 @@ def other_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", params=BACKENDS, ids=[backend.name for backend in BACKENDS])
-def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def outcome(request: pytest.FixtureRequest, public_folder: Path) -> dict[str, Any]:
     """Results of the corpus on one backend."""
     backend: Backend = request.param
     python, path, environment = sys.executable, [str(Path(aflow_trl.__file__).parents[1]), str(TESTS)], {}
     if backend.other_interpreter:
         home = request.getfixturevalue("other_interpreter")
         python, path, environment = str(home / "bin" / "python"), [str(home / "code")], {"PYTHONHOME": str(home)}
-    root = tmp_path_factory.mktemp("corpus")
+    root = Path(tempfile.mkdtemp(dir=public_folder))
     victim, user_home = root / "victim", root / "user"
     (user_home / ".cache" / "huggingface").mkdir(parents=True)
     (user_home / ".cache" / "huggingface" / "token").write_text(SECRET)

@@ -285,9 +285,6 @@ def trained(continued: Continued) -> dict[str, Any]:
     return {"policy_date": before, "summary": json.loads((continued.run / "summary.json").read_text())}
 
 
-pytestmark = pytest.mark.xdist_group("warm start")
-
-
 @pytest.mark.slow
 def test_a_killed_search_continues_with_what_it_has_measured(continued: Continued) -> None:
     assert continued.output.returncode == 0, continued.output.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""A workspace as AFlow's search leaves it: twenty rounds on one data set, written by hand in its format."""
+"""A workspace in the format of AFlow's search: twenty handwritten rounds on one data set."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ CUSTOM = "solution = await self.custom(input=problem, instruction={})"
 RETURN = f"return solution['response']{COST}"
 ENSEMBLE = f"""solutions = []
 for _ in range({{}}):
-    one = await self.custom(input=problem, instruction=prompt_custom.SOLVE)
-    solutions.append(one['response'])
+    result = await self.custom(input=problem, instruction=prompt_custom.SOLVE)
+    solutions.append(result['response'])
 solution = await self.sc_ensemble(solutions=solutions, problem=problem)
 {RETURN}"""
 
-# By name: the body of `__call__`, and the workflow it means, or the reason why there is none.
+# Name → body of `__call__`, and its translation or the reason why there is none.
 BODIES: dict[str, tuple[str, str]] = {
     "custom": (f"{CUSTOM.format(repr(''))}\n{RETURN}", "Custom"),
     "instructed": (
@@ -62,8 +62,8 @@ BODIES: dict[str, tuple[str, str]] = {
         "[" + ", ".join(['Custom(instruction="Solve it.\\nThen check.")'] * 3) + "] -> ScEnsemble",
     ),
     "gather": (
-        f"""found = await asyncio.gather(*[self.answer_generate(input=problem) for _ in range(2)])
-solution = await self.sc_ensemble(solutions=[one['answer'] for one in found], problem=problem)
+        f"""results = await asyncio.gather(*[self.answer_generate(input=problem) for _ in range(2)])
+solution = await self.sc_ensemble(solutions=[result['answer'] for result in results], problem=problem)
 {RETURN}""",
         "[AnswerGenerate, AnswerGenerate] -> ScEnsemble",
     ),
@@ -80,12 +80,12 @@ solution = await self.programmer(problem=problem, analysis=draft['response'])
 return solution['output']{COST}""",
         "Custom -> Programmer",
     ),
-    "shared beginning": (
+    "shared start": (
         f"""draft = await self.custom(input=problem, instruction="")
 solutions = []
 for _ in range(2):
-    one = await self.programmer(problem=problem, analysis=draft['response'])
-    solutions.append(one['output'])
+    result = await self.programmer(problem=problem, analysis=draft['response'])
+    solutions.append(result['output'])
 solution = await self.sc_ensemble(solutions=solutions, problem=problem)
 {RETURN}""",
         "Custom -> [Programmer, Programmer] -> ScEnsemble",
@@ -105,7 +105,7 @@ if not review['review_result']:
 {RETURN}""",
         "Custom -> Review ? Revise : done",
     ),
-    "both ways": (
+    "both branches": (
         f"""solution = await self.custom(input=problem, instruction="")
 test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
 if test['result']:
@@ -124,31 +124,31 @@ else:
     solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
 solution = await self.format(problem=problem, solution=solution['response'])
 {RETURN}""",
-        "a way that does not go on from what was judged",
+        "a branch that does not continue from the operator of the condition",
     ),
     "unused": (
         f"{CUSTOM.format(repr(''))}\nreview = await self.review(problem=problem, solution=solution['response'])\n{RETURN}",
-        "a result of an operator is not used, or used twice",
+        "a result of an operator is unused, or used twice",
     ),
     "while": (f"while True:\n    {CUSTOM.format(repr(''))}\n{RETURN}", "a statement of this kind (While)"),
-    "many": (ENSEMBLE.format(9), "a loop of 9 rounds"),
-    "no operator": (f"solution = await self.extract(problem=problem)\n{RETURN}", "the operator Extract"),
-    "own text": (
+    "many": (ENSEMBLE.format(9), "a loop of 9 iterations"),
+    "no operator": (f"solution = await self.extract(problem=problem)\n{RETURN}", "the unknown operator Extract"),
+    "condition on a text": (
         f"{CUSTOM.format(repr(''))}\nif 'error' in solution['response']:\n    pass\n{RETURN}",
         "an expression of this kind (Compare)",
     ),
-    "made up": (
+    "computed instruction": (
         f"{CUSTOM.format('problem')}\n{RETURN}",
-        "an instruction that is no constant",
+        "an instruction that is not a constant",
     ),
-    "kept beside": (
+    "draft beside its successor": (
         f"""draft = await self.custom(input=problem, instruction="")
 second = await self.programmer(problem=problem, analysis=draft['response'])
 solution = await self.sc_ensemble(solutions=[draft['response'], second['output']], problem=problem)
 {RETURN}""",
-        "an ensemble of a result and what was made of it",
+        "an ensemble of a result and its own successor",
     ),
-    "separate": (
+    "separate calls": (
         f"""first = await self.custom(input=problem, instruction="")
 second = await self.custom(input=problem, instruction="")
 solution = await self.custom(input=first['response'] + second['response'], instruction="")
@@ -159,62 +159,62 @@ solution = await self.custom(input=first['response'] + second['response'], instr
         f"""draft = await self.custom(input=problem, instruction="")
 solution = await self.review(problem=problem, solution=draft['response'])
 return solution['feedback']{COST}""",
-        "a review is returned, not a solution",
+        "a review is returned instead of a solution",
     ),
 }
-# Graphs that look like workflows of the language and mean something else.
-OTHERWISE: dict[str, str] = {
-    "a list that is worked on": f"""solutions = []
+# Graphs that resemble a workflow of the language but mean something else.
+MISLEADING: dict[str, str] = {
+    "operator on each element of a list": f"""solutions = []
 for _ in range(3):
-    one = await self.custom(input=problem, instruction="")
-    solutions.append(one)
-better = [(await self.revise(problem=problem, solution=one['response'], feedback=''))['solution'] for one in solutions]
+    result = await self.custom(input=problem, instruction="")
+    solutions.append(result)
+better = [(await self.revise(problem=problem, solution=result['response'], feedback=''))['solution'] for result in solutions]
 solution = await self.sc_ensemble(solutions=better, problem=problem)
 {RETURN}""",
     "positional instruction": f"solution = await self.custom(problem, prompt_custom.SOLVE)\n{RETURN}",
-    "a call of the model itself": f"""draft = await self.custom(input=problem, instruction="")
-solution = await self.llm.call_with_format(f"Mend: {{draft['response']}}", None)
+    "direct call of the model": f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.llm.call_with_format(f"Correct this: {{draft['response']}}", None)
 return solution{COST}""",
-    "feedback for a verdict": f"""solution = await self.custom(input=problem, instruction="")
+    "condition on feedback": f"""solution = await self.custom(input=problem, instruction="")
 review = await self.review(problem=problem, solution=solution['response'])
 if review['feedback']:
     solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
     return solution['solution']{COST}
 {RETURN}""",
-    "back to before the test": f"""solution = await self.custom(input=problem, instruction="")
+    "return of the solution before the test": f"""solution = await self.custom(input=problem, instruction="")
 test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
 if test['result']:
     return test['solution']{COST}
 {RETURN}""",
-    "part of a list": f"""solutions = []
+    "slice of a list": f"""solutions = []
 for _ in range(3):
-    one = await self.custom(input=problem, instruction="")
-    solutions.append(one['response'])
+    result = await self.custom(input=problem, instruction="")
+    solutions.append(result['response'])
 solution = await self.sc_ensemble(solutions=solutions[:2], problem=problem)
 {RETURN}""",
-    "one of a list": f"""solutions = [await self.custom(input=problem, instruction=""), await self.programmer(problem=problem)]
+    "element of a list": f"""solutions = [await self.custom(input=problem, instruction=""), await self.programmer(problem=problem)]
 solution = solutions[0]
 {RETURN}""",
-    "shared by two of three": f"""draft = await self.custom(input=problem, instruction="")
+    "start shared by two of three": f"""draft = await self.custom(input=problem, instruction="")
 extra = await self.custom(input=problem, instruction="")
 first = await self.programmer(problem=problem, analysis=draft['response'])
 second = await self.programmer(problem=problem, analysis=draft['response'])
 third = await self.answer_generate(input=problem)
 solution = await self.sc_ensemble(solutions=[first['output'], second['output'], third['answer']], problem=problem)
 {RETURN}""",
-    "for and else": f"""for _ in range(2):
+    "loop with else": f"""for _ in range(2):
     solution = await self.custom(input=problem, instruction="")
 else:
     solution = await self.programmer(problem=problem, analysis='')
 {RETURN}""",
-    "a review of another": f"""first = await self.custom(input=problem, instruction="")
+    "review of another solution": f"""first = await self.custom(input=problem, instruction="")
 second = await self.programmer(problem=problem, analysis=first['response'])
 review = await self.review(problem=problem, solution=second['output'])
 solution = await self.revise(problem=problem, solution=first['response'], feedback=review['feedback'])
 {RETURN}""",
     "prompt in the input": f"solution = await self.custom(input=prompt_custom.SOLVE + problem, instruction='')\n{RETURN}",
-    "words in the input": f"solution = await self.custom(input=problem + ' Say five.', instruction='')\n{RETURN}",
-    "a hidden dependence": f"""draft = await self.custom(input=problem, instruction="")
+    "text in the input": f"solution = await self.custom(input=problem + ' Say five.', instruction='')\n{RETURN}",
+    "dependence hidden in a format string": f"""draft = await self.custom(input=problem, instruction="")
 text = "{{a}} {{b}}".format(a=problem, b=draft['response'])
 second = await self.custom(input=text, instruction="")
 solution = await self.sc_ensemble(solutions=[draft['response'], second['response']], problem=problem)
@@ -222,7 +222,7 @@ solution = await self.sc_ensemble(solutions=[draft['response'], second['response
 }
 PROMPTS = 'SOLVE = """Solve it.\nThen check."""\nOTHER = 3\n'
 
-# Rounds 2 to 20: parent, body, scores of the validation passes. Round 1 is the root.
+# Number, parent, body and validation scores of rounds 2 to 20. Round 1 is the root.
 ROUNDS: list[tuple[int, int, str, list[float]]] = [
     (2, 1, "instructed", [0.6, 0.7]),
     (3, 2, "ensemble", [0.8, 0.9]),
@@ -230,51 +230,51 @@ ROUNDS: list[tuple[int, int, str, list[float]]] = [
     (5, 3, "two kinds", [0.7, 0.8]),
     (6, 3, "analysis", [0.9, 0.9]),
     (7, 3, "while", [0.4, 0.4]),
-    (8, 6, "shared beginning", [0.95, 0.85]),
+    (8, 6, "shared start", [0.95, 0.85]),
     (9, 6, "in one text", [0.9, 0.9]),
     (10, 1, "condition", [0.7, 0.7]),
-    (11, 10, "both ways", [0.65, 0.75]),
+    (11, 10, "both branches", [0.65, 0.75]),
     (12, 10, "after the condition", [0.6, 0.6]),
     (13, 8, "unused", [0.8, 0.8]),
     (14, 3, "many", [0.85, 0.85]),
     (15, 3, "no operator", [0.1, 0.1]),
-    (16, 3, "own text", [0.6, 0.6]),
-    # The same change of the same workflow as round 6, and a round whose parent is gone.
+    (16, 3, "condition on a text", [0.6, 0.6]),
+    # The same change of the same parent as round 6, and a round whose parent is missing.
     (17, 3, "analysis", [0.9, 0.9]),
     (18, 99, "custom", [0.5, 0.5]),
-    (19, 8, "made up", [0.5, 0.5]),
+    (19, 8, "computed instruction", [0.5, 0.5]),
     (20, 8, "condition", [0.99, 0.97]),
 ]
 
 
 def graph(number: int, body: str) -> str:
-    """Text of a `graph.py`."""
+    """Content of a `graph.py`."""
     operators = "\n".join(f"        self.{name} = operator.{kind}(self.llm)" for name, kind in OPERATORS.items())
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     return HEAD.format(number=number, operators=operators, body=lines)
 
 
 def write_workspace(folder: Path) -> Path:
-    """Write the workspace; returns its folder."""
+    """Write the workspace to a folder, and return the folder."""
     workflows = folder / "GSM8K" / "workflows"
     results: list[dict[str, Any]] = []
-    scores = {1: [0.5, 0.6]} | {number: own for number, _, _, own in ROUNDS}
-    for number, parent, name, own in [(1, 0, "custom", scores[1]), *ROUNDS]:
+    scores = {1: [0.5, 0.6]} | {number: passes for number, _, _, passes in ROUNDS}
+    for number, parent, name, passes in [(1, 0, "custom", scores[1]), *ROUNDS]:
         path = workflows / f"round_{number}"
         path.mkdir(parents=True)
         (path / "graph.py").write_text(graph(number, BODIES[name][0]))
         (path / "prompt.py").write_text(PROMPTS)
-        for order, score in enumerate(own):
+        for order, score in enumerate(passes):
             results.append({"round": number, "score": score, "avg_cost": 0.001, "total_cost": 0.1, "time": "2024"})
             table = "inputs,prediction,expected_output,score,cost\n"
             (path / f"{score:.5f}_20241016_00000{order}.csv").write_text(table)
-        log = [{"question": f"q{number}", "right_answer": "7", "model_output": "I say 8", "extracted_output": "8"}]
+        log = [{"question": f"q{number}", "right_answer": "7", "model_output": "It is 8", "extracted_output": "8"}]
         (path / "log.json").write_text(json.dumps(log))
         if number > 1:
-            # `before` and `after` are of one validation pass only; the means over all of them count.
+            # `before` and `after` come from a single validation pass; the mean over all passes takes precedence.
             before = scores.get(parent, [0.0])[0]
-            experience = {"father node": parent, "modification": f"Use {name}.", "before": before, "after": own[0]}
-            (path / "experience.json").write_text(json.dumps(experience | {"succeed": own[0] > before}))
+            experience = {"father node": parent, "modification": f"Use {name}.", "before": before, "after": passes[0]}
+            (path / "experience.json").write_text(json.dumps(experience | {"succeed": passes[0] > before}))
     (workflows / "results.json").write_text(json.dumps(results))
     processed = {
         "1": {"score": 0.55, "success": {"2": {"modification": "Use instructed.", "score": 0.65}}, "failure": {}}

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from ..simulator import simulated_client
 
+# argparse has no public name for the type.
 Commands = argparse._SubParsersAction
 ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
 """Overrides with which any recipe loads on a machine that will not train it, such as one without a GPU."""

@@ -123,7 +123,7 @@ def _answer_file(
     answer_all: Callable[[Callable[[Answered], None]], Coroutine[object, object, None]],
     answers: list[Answered],
 ) -> None:
-    """Answer a file of questions with a progress bar. Answers are written one by one, so that an interruption keeps them."""
+    """Answer a file of questions with a progress bar; each answer is written at once, so an interruption keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, path.open("w", encoding="utf-8") as file:

@@ -17,8 +17,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "search",
         help="search for workflows: an optimizer model edits them, best first (the baseline of AFlow)",
         description="For each domain of the validation problems: pick an earlier workflow, let an optimizer model "
-        "edit it, and measure the result. Writes rounds and improvement records. The same command continues an interrupted "
-        "search.",
+        "edit it, and measure the result. Writes rounds and improvement records. The same command continues an "
+        "interrupted search.",
         epilog="example: aflow-trl search data/valid.jsonl --base-url https://api.openai.com/v1 --optimizer gpt-4o",
     )
     parser.add_argument("data", help="validation problems: a .jsonl path, a Hub dataset, or synthetic")

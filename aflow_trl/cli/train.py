@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_rank0(f"stopped: {error}")
         raise SystemExit(EXIT_STOPPED) from None
     except AflowError as error:
+        # Every process meets the error; one message is enough.
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

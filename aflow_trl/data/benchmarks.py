@@ -111,6 +111,7 @@ def _gsm8k(raw: UpstreamRow) -> BenchmarkRow:
     # Each calculation of the solution is annotated as <<48/2=24>>.
     difficulty = max(1, steps.count("<<"))
     question = raw["question"].strip()
+    # GSM8K has no ids; a digest of the question is stable when rows are added or reordered.
     row = Row(question, (gold,), "math", source="gsm8k", id=_digest_id("gsm8k", question), difficulty=difficulty)
     return BenchmarkRow(row, gold)
 
@@ -131,6 +132,7 @@ def _humaneval(raw: UpstreamRow) -> BenchmarkRow:
 
 
 def _humaneval_plus(raw: UpstreamRow) -> BenchmarkRow:
+    # Its tests import numpy, see `NUMPY_STAND_IN`.
     return _function_task(raw, "humaneval+", NUMPY_IMPORT.sub(NUMPY_STAND_IN, raw["test"]))
 
 
@@ -152,6 +154,7 @@ def _function_task(raw: UpstreamRow, source: str, test: str) -> BenchmarkRow:
 
 def _mbpp(raw: UpstreamRow) -> BenchmarkRow:
     setup = [raw.get("test_setup_code") or "", *(raw.get("test_imports") or ())]
+    # Each test runs on its own, so each needs the setup.
     tests = [_with_setup(test, setup) for test in [*raw["test_list"], *(raw.get("challenge_test_list") or ())]]
     return _mbpp_row(raw, "mbpp", tests[:1], tests[1:])
 
@@ -164,6 +167,7 @@ def _mbpp_plus(raw: UpstreamRow) -> BenchmarkRow:
 def _mbpp_row(raw: UpstreamRow, source: str, public: list[str], hidden: list[str]) -> BenchmarkRow:
     if not hidden:
         raise UnusableRowError("too few tests")
+    # MBPP calls the column `text`, MBPP+ `prompt`.
     text = (raw.get("text") or raw["prompt"]).strip()
     name = _function_under_test(raw["code"], raw["test_list"][0])
     row = Row(
@@ -200,6 +204,7 @@ def _drop(raw: UpstreamRow) -> BenchmarkRow:
 
 
 def _squad_v2(raw: UpstreamRow) -> BenchmarkRow:
+    # The row schema requires a gold answer, which unanswerable questions do not have.
     if not raw["answers"]["text"]:
         raise UnusableRowError("unanswerable")
     return _question(raw["question"], raw["answers"]["text"], raw["context"], "squad_v2", raw["id"])
@@ -208,6 +213,7 @@ def _squad_v2(raw: UpstreamRow) -> BenchmarkRow:
 def _question(
     text: str, golds: Iterable[str], context: str, source: str, upstream_id: str, difficulty: int = 0
 ) -> BenchmarkRow:
+    # Several annotators often gave the same answer.
     answers = tuple(dict.fromkeys(gold.strip() for gold in golds if gold.strip()))
     if not answers:
         raise UnusableRowError("no answer")

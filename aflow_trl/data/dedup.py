@@ -27,9 +27,9 @@ def normal_form(row: Row) -> str:
 
 def shingles(text: str) -> Shingles:
     """Set of all runs of three words in a text. A shorter text is a single shingle."""
-    words = _WORD.findall(text.lower())
-    count = max(1, len(words) - SHINGLE_WORDS + 1)
-    return frozenset(" ".join(words[index : index + SHINGLE_WORDS]) for index in range(count))
+    tokens = _WORD.findall(text.lower())
+    count = max(1, len(tokens) - SHINGLE_WORDS + 1)
+    return frozenset(" ".join(tokens[index : index + SHINGLE_WORDS]) for index in range(count))
 
 
 def near_copies(rows: Sequence[Row], min_similarity: float = NEAR_COPY_SIMILARITY) -> Iterator[tuple[int, int]]:

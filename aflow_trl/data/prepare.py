@@ -115,12 +115,7 @@ def prepare(
     Raises:
         [`RecipeError`]: A benchmark is unknown or cannot be loaded, or `ratio`, `total` or `limit` is invalid.
     """
-    for name in names:
-        if name not in BENCHMARKS:
-            raise RecipeError(f"unknown benchmark {name!r}. Use some of {', '.join(BENCHMARKS)}.")
-    if limit is not None and limit < 1:
-        raise RecipeError(f"the limit is {limit} rows. Use at least 1.")
-    mix([], ratio, total)  # reports an impossible ratio or total before the benchmarks are downloaded
+    _check_request(names, ratio, total, limit)
     tallies: Tallies = {}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for name in names:
@@ -138,6 +133,17 @@ def prepare(
     card = _card(splits, tallies, ratio, seed)
     write_json(out / CARD_FILE, card)
     return card
+
+
+def _check_request(names: Sequence[str], ratio: Mapping[str, float], total: int | None, limit: int | None) -> None:
+    """Report an impossible request before anything is downloaded."""
+    for name in names:
+        if name not in BENCHMARKS:
+            raise RecipeError(f"unknown benchmark {name!r}. Use some of {', '.join(BENCHMARKS)}.")
+    if limit is not None and limit < 1:
+        raise RecipeError(f"the limit is {limit} rows. Use at least 1.")
+    # Checks the ratio and the total, without any rows.
+    mix([], ratio, total)
 
 
 def print_card(card: DataCard, console: Console) -> None:

@@ -16,6 +16,7 @@ Message: TypeAlias = dict[str, str]
 """A chat message: `role` and `content`."""
 
 
+# Cached: the file is read for every prompt otherwise, and prompts are built for every row.
 @cache
 def policy_prompts() -> Mapping[str, Mapping[str, str]]:
     """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`)."""

@@ -74,6 +74,7 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
     """
     # A dataset written by `build_dataset` has a column `prompt`, which is derived from the others.
     unknown = sorted(set(raw) - set(FIELDS) - {"prompt"})
+    # An ignored field would be a typo, such as "hidden_test", that silently leaves a row without tests.
     if unknown:
         raise DataError(f"{where}: unknown field {unknown[0]!r}. Valid fields: {', '.join(FIELDS)}.")
     question = _text(raw, "question", where)
@@ -140,6 +141,7 @@ def _whole(raw: Mapping[str, object], name: str, where: str) -> int:
 
 def _texts(raw: Mapping[str, object], name: str, where: str) -> tuple[str, ...]:
     value = raw.get(name)
+    # A single answer may be given without a list; numbers are common as golds of math rows.
     if value is None or value == "":
         return ()
     items = value if isinstance(value, list | tuple) else [value]

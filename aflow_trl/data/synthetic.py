@@ -218,6 +218,7 @@ def _math(rng: random.Random) -> Row:
             if 0 < after < MAX_TOTAL and not ("multiplies" in applied.step.phrase and total > MAX_MULTIPLIED):
                 break
         total = after
+        # Stated with the name every time: `read_problem` matches one sentence at a time.
         sentences.append(f"{person} {applied.step.phrase.format(*applied.numbers)}.")
     question = f"{person} has {initial} {thing}. {' '.join(sentences)} How many {thing} does {person} have now?"
     return Row(question, (str(total),), "math", source="synthetic-math", difficulty=difficulty)
@@ -225,6 +226,7 @@ def _math(rng: random.Random) -> Row:
 
 def _code(rng: random.Random) -> Row:
     difficulty = _difficulty(rng)
+    # Without replacement: two filters of one kind would collapse to a single step.
     steps = tuple(draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty))
     name = f"transform_{rng.randint(10, 99)}"
     instructions = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
@@ -273,6 +275,7 @@ def _qa(rng: random.Random) -> Row:
 _GENERATORS: dict[str, Callable[[random.Random], Row]] = {"math": _math, "code": _code, "qa": _qa}
 
 
+# Cached, because every operator of a workflow sends the statement of the same problem.
 @lru_cache(maxsize=4096)
 def read_problem(text: str) -> Solved | None:
     """

@@ -10,7 +10,7 @@ from typing import Any
 from ..dsl import format_workflow, parse, sample_workflow
 from ..rollouts import Rollouts
 from .comparison import best_on, oracle_choice, paired_difference, pass_at_k, summarize_system
-from .systems import SystemEvaluator
+from .systems import Results, SystemEvaluator
 
 SINGLE_CALL, CHAIN_OF_THOUGHT = "Custom", "AnswerGenerate"
 DEFAULT_VOTES = 5
@@ -27,6 +27,9 @@ def votes_at_equal_cost(calls: float) -> int:
 def self_consistency(votes: int) -> str:
     """Workflow of self-consistency: a vote over independent chains of thought."""
     return f"[{', '.join([CHAIN_OF_THOUGHT] * votes)}] -> ScEnsemble"
+
+
+# The functions below take a seed, as a policy's do: `SystemEvaluator` repeats every system once for each seed.
 
 
 def random_workflows(rollouts: Rollouts, count: int) -> Callable[[int], list[str]]:
@@ -74,15 +77,7 @@ async def evaluate(
     """
     rollouts, count = evaluator.rollouts, len(evaluator.rows)
     results = {name: await evaluator.run(name, texts) for name, texts in policies.items()}
-    policy_results = next(iter(results.values()), None)
-    votes = DEFAULT_VOTES
-    if policy_results is not None:
-        votes = votes_at_equal_cost(fmean(result.calls for runs in policy_results for result in runs))
-    baselines = {
-        f"single call: {SINGLE_CALL}": SINGLE_CALL,
-        f"chain of thought: {CHAIN_OF_THOUGHT}": CHAIN_OF_THOUGHT,
-        f"self-consistency of {votes}": self_consistency(votes),
-    }
+    baselines = _baselines(next(iter(results.values()), None))
     for name, text in baselines.items():
         results[name] = await evaluator.run(text, fixed(text, count, rollouts))
     results["random valid workflow"] = await evaluator.run("random", random_workflows(rollouts, count))
@@ -96,12 +91,8 @@ async def evaluate(
         results["best fixed, chosen on validation"] = listed[best_fixed]
         compared.append("best fixed, chosen on validation")
     best_baseline = best_on({name: results[name] for name in compared})
-    bounds = {}
-    if len(listed) > 1:
-        # These choose by the answers, which no system can: they are reported, and nothing is compared with them.
-        bounds[f"pass@{len(listed)} over the list"] = pass_at_k(listed)
-        if (choice := oracle_choice(listed)) is not None:
-            bounds["oracle choice from the list"] = choice
+    bounds = _bounds(listed)
+    # The two that are baselines too have their rows already.
     others = {text: runs for text, runs in listed.items() if text not in (SINGLE_CALL, CHAIN_OF_THOUGHT)}
     return {
         "systems": {
@@ -114,3 +105,29 @@ async def evaluate(
         "problems": count,
         "seeds": list(evaluator.seeds),
     }
+
+
+def _baselines(policy_results: Results | None) -> dict[str, str]:
+    """Workflows of the baselines by name; self-consistency at the cost of the policy, where there is one."""
+    votes = DEFAULT_VOTES
+    if policy_results is not None:
+        votes = votes_at_equal_cost(fmean(result.calls for runs in policy_results for result in runs))
+    return {
+        f"single call: {SINGLE_CALL}": SINGLE_CALL,
+        f"chain of thought: {CHAIN_OF_THOUGHT}": CHAIN_OF_THOUGHT,
+        f"self-consistency of {votes}": self_consistency(votes),
+    }
+
+
+def _bounds(listed: Mapping[str, Results]) -> dict[str, Results]:
+    """
+    Upper bounds for a choice among the listed workflows.
+
+    They choose by the answers, which no system can: they are reported, and nothing is compared with them.
+    """
+    if len(listed) < 2:
+        return {}
+    bounds = {f"pass@{len(listed)} over the list": pass_at_k(listed)}
+    if (choice := oracle_choice(listed)) is not None:
+        bounds["oracle choice from the list"] = choice
+    return bounds

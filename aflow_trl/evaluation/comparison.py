@@ -30,6 +30,7 @@ def summarize_system(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
         again in `by_domain` and `by_source`; cost per problem, and the shares of valid and of unscored results.
     """
     flat = [result for runs in results for result in runs]
+    # One unknown price makes the total unknown: leaving it out would make the system look cheap.
     costs = [result.usd for result in flat]
     return {
         "strict": _accuracy(results, range(len(rows))),
@@ -130,6 +131,7 @@ def _rank(result: Result) -> tuple[float, int]:
 def _accuracy(results: Results, indices: Iterable[int]) -> dict[str, float]:
     solved = [value for value in (_solved(results[index]) for index in indices) if value is not None]
     mean = fmean(solved) if solved else float("nan")
+    # Wilson, not normal: accuracies of 0 and 1 on small files need an interval too.
     low, high = wilson_interval(sum(solved), len(solved))
     return {"mean": mean, "low": low, "high": high, "n": len(solved)}
 

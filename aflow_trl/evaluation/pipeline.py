@@ -99,16 +99,12 @@ def run_evaluation(
         raise RecipeError(f"the number of problems (--limit) must be at least 1, got {limit}.")
     vocabulary = DEFAULT_OPERATORS.vocabulary
     listed = [format_workflow(parse(text, vocabulary=vocabulary)) for text in workflows or DEFAULT_WORKFLOWS]
-    rows = load_rows(data, split="test", count=limit, seed=0)
-    valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
-    if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:
-        raise DataError(
-            f"{len(shared)} problems are in both {data} and {valid}. Remove them from one of the two: a "
-            "workflow chosen on the reported problems looks better than it is."
-        )
+    rows, valid_rows = _load_problems(data, valid, limit)
+    # Without workflows and seeds: results are stored for each of them, so further ones can be added to the folder.
     settings = {
         "data": split_digest(rows),
         "valid": split_digest(valid_rows) if valid_rows else None,
+        # A digest of the weights, because a training may have gone on in the same folder.
         "policy": policy and asdict(policy) | {"weights": weights_digest(policy.model, policy.checkpoint)},
         "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
     }
@@ -129,6 +125,19 @@ def run_evaluation(
     (out / "results.md").write_text(markdown_evaluation(report), encoding="utf-8")
     plot_evaluation(report, out / "accuracy_cost.png")
     return report
+
+
+def _load_problems(data: str, valid: str | None, limit: int) -> tuple[list[Row], list[Row] | None]:
+    """Problems to report on, and those that the best fixed workflow is chosen on."""
+    rows = load_rows(data, split="test", count=limit, seed=0)
+    valid_rows = load_rows(valid, split=selection_split(valid), count=limit, seed=0) if valid else None
+    # By normal form, because a copy that differs in case, punctuation or spacing is the same problem.
+    if shared := {normal_form(row) for row in rows} & {normal_form(row) for row in valid_rows or ()}:
+        raise DataError(
+            f"{len(shared)} problems are in both {data} and {valid}. Remove them from one of the two: a "
+            "workflow chosen on the reported problems looks better than it is."
+        )
+    return rows, valid_rows
 
 
 def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callable[[int], Sequence[str]]]:

@@ -139,6 +139,7 @@ class SystemEvaluator:
 
 async def _result(rollout: ScoredRollout, row: Row) -> Result:
     trace = rollout.trace
+    # What was not executed for the policy's fault is wrong by any metric; what was not scored is unscored.
     aflow: float | None = 0.0 if rollout.correctness is not None else None
     if rollout.score is not None and rollout.correctness is not None:
         try:
@@ -152,6 +153,7 @@ async def _result(rollout: ScoredRollout, row: Row) -> Result:
             )
             aflow = score.value
         except ScorerError:
+            # The metric is shown beside the strict score, which stands without it.
             aflow = None
     return Result(
         correct=None if rollout.correctness is None else float(rollout.correct),

@@ -1,7 +1,13 @@
-"""improvement"""
+"""
+Improving workflows: records of earlier improvements, their import from AFlow, and the search baseline.
 
-from .aflow_graph import UntranslatableError, translate
+A record is a workflow with its score, failures and earlier attempts, which a policy or an optimizer model is asked to
+improve.
+"""
+
+from .aflow_graph import translate
 from .aflow_import import Report, import_workspace
+from .flows import UntranslatableError
 from .records import (
     Attempt,
     Failure,

@@ -1,10 +1,10 @@
 """
-Reads the folders that AFlow's search leaves (arXiv 2410.10762) and makes improvement records of them.
+Imports the workspace of an AFlow search (arXiv 2410.10762) as improvement records.
 
     WORKSPACE/[DATASET/]workflows/results.json, processed_experience.json
     WORKSPACE/[DATASET/]workflows/round_N/graph.py, prompt.py, experience.json, log.json, SCORE_TIME.csv
 
-Nothing in them is imported or run.
+The Python files are parsed only: a model wrote them, so they are never imported or run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 from ..dsl import Vocabulary
 from ..errors import RecipeError
-from .aflow_graph import UntranslatableError, translate
+from .aflow_graph import translate
+from .flows import UntranslatableError
 from .records import SHOWN_FAILURES, Attempt, Failure, Improvement
 
 DOMAIN_OF = {"gsm8k": "math", "math": "math", "humaneval": "code", "mbpp": "code", "hotpotqa": "qa", "drop": "qa"}
@@ -29,27 +30,33 @@ _ROUND = re.compile(r"round_(\d+)")
 
 @dataclass(slots=True)
 class Report:
-    """What was found, made and left out."""
+    """Counts of an import, and what it had to leave out."""
 
     rounds: int = 0
     translated: int = 0
     untranslated: Counter[str] = field(default_factory=Counter)
-    """Rounds whose graph has no counterpart, by reason."""
+    """Number of rounds whose graph has no counterpart in the language, by reason."""
     records: int = 0
     duplicates: list[str] = field(default_factory=list)
+    """Rounds that repeat a change of the same parent."""
     missing: list[str] = field(default_factory=list)
+    """Files, scores and parents that do not exist or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
+    """A round of the search."""
+
     number: int
     folder: Path
     graph: str
     prompts: str
     workflow: str
+    """Canonical text; empty if the graph has no counterpart in the language."""
     reason: str
+    """Why it has no counterpart; empty if it has one."""
     score: float | None
-    """Mean over the validation passes."""
+    """Mean over the validation passes; `None` if there is none."""
     parent: int | None
     modification: str
 
@@ -58,43 +65,46 @@ def import_workspace(
     workspace: Path, vocabulary: Vocabulary, *, domain: str | None = None
 ) -> tuple[list[Improvement], Report]:
     """
-    Improvement records of every round that changed another one.
+    Import an improvement record for every round that changed another one.
 
     Args:
         workspace (`Path`):
-            Folder of one or several data sets.
+            Workspace, or the folder of one data set in it.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators a workflow may name.
+            Operators that a workflow may use.
         domain (`str`, *optional*):
-            Domain of the data set. Defaults to what its name says.
+            Domain of the data sets. Defaults to the domain of the data set with that name.
 
     Returns:
-        `tuple[list[Improvement], Report]`: Records, and what was left out and why.
+        `tuple[list[Improvement], Report]`: Records, and a report of what was left out and why.
 
     Raises:
-        [`RecipeError`]: There are no rounds, or a domain is not known.
+        [`RecipeError`]: There are no rounds, or the domain of a data set is unknown.
     """
     folders = sorted({path.parent for path in workspace.glob("**/round_*") if path.is_dir()})
     if not folders:
-        raise RecipeError(f"{workspace} holds no folder round_N. Give AFlow's workspace, or its folder of a data set.")
+        raise RecipeError(
+            f"{workspace} contains no folder round_N. Use the workspace of AFlow, or the folder of a data set in it."
+        )
     report, records = Report(), []
     for folder in folders:
         dataset = folder.parent.name if folder.name == "workflows" else folder.name
-        own = domain or DOMAIN_OF.get(dataset.lower())
-        if own is None:
-            raise RecipeError(f"the domain of the data set {dataset!r} is not known. Name it: --domain math|code|qa.")
-        rounds = {one.number: one for one in _rounds(folder, vocabulary, report)}
-        records += list(_records(dataset, own, folder, rounds, report))
+        dataset_domain = domain or DOMAIN_OF.get(dataset.lower())
+        if dataset_domain is None:
+            raise RecipeError(f"the domain of the data set {dataset!r} is unknown. Use --domain math|code|qa.")
+        rounds = {search_round.number: search_round for search_round in _rounds(folder, vocabulary, report)}
+        records += list(_records(dataset, dataset_domain, folder, rounds, report))
     report.records = len(records)
     return records, report
 
 
 def _rounds(folder: Path, vocabulary: Vocabulary, report: Report) -> Iterator[_Round]:
+    """Rounds of a search in order, with what is missing added to the report."""
     results = _scores(folder, report)
     numbered = [(int(match.group(1)), path) for path in folder.iterdir() if (match := _ROUND.fullmatch(path.name))]
     for number, path in sorted(numbered):
         if not (path / "graph.py").is_file():
-            report.missing.append(f"{path / 'graph.py'}")
+            report.missing.append(str(path / "graph.py"))
             continue
         report.rounds += 1
         graph = (path / "graph.py").read_text(encoding="utf-8", errors="replace")
@@ -109,12 +119,14 @@ def _rounds(folder: Path, vocabulary: Vocabulary, report: Report) -> Iterator[_R
         except UntranslatableError as error:
             reason = str(error)
             report.untranslated[reason.partition(": ")[2] or reason] += 1
+        # Round 1 is the root, which changed nothing and so has no experience.
         experience = _json(path / "experience.json", report if number > 1 else None)
-        facts = experience if isinstance(experience, dict) else {}
-        parent = facts.get("father node")
+        metadata = experience if isinstance(experience, dict) else {}
+        parent = metadata.get("father node")
+        # From most to least reliable: all validation passes, the file names of their tables, a single pass.
         scores = results.get(number) or _csv_scores(path)
-        if not scores and isinstance(facts.get("after"), int | float):
-            scores = [float(facts["after"])]
+        if not scores and isinstance(metadata.get("after"), int | float):
+            scores = [float(metadata["after"])]
         yield _Round(
             number,
             path,
@@ -124,13 +136,14 @@ def _rounds(folder: Path, vocabulary: Vocabulary, report: Report) -> Iterator[_R
             reason,
             sum(scores) / len(scores) if scores else None,
             int(parent) if isinstance(parent, int | str) and str(parent).isdigit() else None,
-            str(facts.get("modification") or ""),
+            str(metadata.get("modification") or ""),
         )
 
 
 def _records(
     dataset: str, domain: str, folder: Path, rounds: Mapping[int, _Round], report: Report
 ) -> Iterator[Improvement]:
+    """Records of the rounds whose parent and scores are available, each change of a parent once."""
     attempts = _attempts(folder, rounds)
     seen: dict[tuple[int, str], int] = {}
     for number, child in sorted(rounds.items()):
@@ -141,8 +154,9 @@ def _records(
             report.missing.append(f"round {child.parent}, the parent of {child.folder}")
             continue
         if child.score is None or parent.score is None:
-            report.missing.append(f"a score of {(child if child.score is None else parent).folder}")
+            report.missing.append(f"the score of {(child if child.score is None else parent).folder}")
             continue
+        # Untranslated rounds are compared by their code.
         key = (parent.number, child.workflow or f"{child.graph}\n{child.prompts}")
         if key in seen:
             report.duplicates.append(f"{child.folder} repeats round {seen[key]}")
@@ -153,7 +167,8 @@ def _records(
             parent.workflow,
             parent.score,
             _failures(parent.folder),
-            tuple(attempt for at, attempt in attempts[parent.number] if at < number),
+            # Only earlier attempts: later ones would reveal what this round is about to try.
+            tuple(attempt for attempt_number, attempt in attempts[parent.number] if attempt_number < number),
             child_workflow=child.workflow,
             child_score=child.score,
             modification=child.modification,
@@ -166,46 +181,47 @@ def _records(
 
 
 def _scores(folder: Path, report: Report) -> dict[int, list[float]]:
-    """Scores of the validation passes of each round, from `results.json`."""
-    found: defaultdict[int, list[float]] = defaultdict(list)
+    """Scores of the validation passes by round, from `results.json`."""
+    scores: defaultdict[int, list[float]] = defaultdict(list)
     entries = _json(folder / "results.json", report)
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("score"), int | float):
-            found[int(entry.get("round", 0))].append(float(entry["score"]))
-    return dict(found)
+            scores[int(entry.get("round", 0))].append(float(entry["score"]))
+    return dict(scores)
 
 
 def _csv_scores(folder: Path) -> list[float]:
-    """Scores that the names of a round's result tables say."""
+    """Scores in the file names of a round's result tables, such as `0.65000_20241016_000000.csv`."""
     matches = (_CSV.match(path.name) for path in sorted(folder.glob("*.csv")))
     return [float(match.group(1)) for match in matches if match]
 
 
 def _attempts(folder: Path, rounds: Mapping[int, _Round]) -> defaultdict[int, list[tuple[int, Attempt]]]:
-    """By parent: round and outcome of every change, those of `processed_experience.json` among them."""
-    found: defaultdict[int, dict[int, Attempt]] = defaultdict(dict)
+    """Changes of each parent with the round that tried them, including those in `processed_experience.json`."""
+    attempts: defaultdict[int, dict[int, Attempt]] = defaultdict(dict)
     processed = _json(folder / "processed_experience.json", None)
     for parent, entry in (processed if isinstance(processed, dict) else {}).items():
         if not isinstance(entry, dict) or not isinstance(entry.get("score"), int | float):
             continue
         before = float(entry["score"])
         for outcome in ("success", "failure"):
-            for number, own in (entry.get(outcome) or {}).items():
-                change = Attempt(str(own.get("modification", "")), float(own.get("score", before)) - before)
-                found[int(parent)][int(number)] = change
+            for number, change in (entry.get(outcome) or {}).items():
+                gain = float(change.get("score", before)) - before
+                attempts[int(parent)][int(number)] = Attempt(str(change.get("modification", "")), gain)
     for number, child in rounds.items():
         parent_round = rounds.get(child.parent) if child.parent is not None else None
         if parent_round is None or child.score is None or parent_round.score is None:
             continue
+        # `processed_experience.json` may be older than the last validation passes, so the rounds' scores win.
         gain = child.score - parent_round.score
-        known = found[parent_round.number].get(number)
-        text = child.modification or (known.change if known else child.workflow)
-        found[parent_round.number][number] = Attempt(text, gain)
-    return defaultdict(list, {parent: sorted(own.items()) for parent, own in found.items()})
+        processed_attempt = attempts[parent_round.number].get(number)
+        text = child.modification or (processed_attempt.change if processed_attempt else child.workflow)
+        attempts[parent_round.number][number] = Attempt(text, gain)
+    return defaultdict(list, {parent: sorted(by_number.items()) for parent, by_number in attempts.items()})
 
 
 def _failures(folder: Path) -> tuple[Failure, ...]:
-    """Problems the round got wrong, from `log.json`; without one nothing is known."""
+    """Problems that a round got wrong, from `log.json`; empty without such a file."""
     entries = _json(folder / "log.json", None)
     entries = entries if isinstance(entries, list) else [entries] if isinstance(entries, dict) else []
     failures = [
@@ -221,7 +237,7 @@ def _failures(folder: Path) -> tuple[Failure, ...]:
 
 
 def _json(path: Path, report: Report | None) -> Any:
-    """Content of a JSON file; `None`, and an entry in the report, if it is missing or damaged."""
+    """Content of a JSON file; `None`, and an entry in the report, if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

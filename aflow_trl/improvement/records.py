@@ -1,4 +1,4 @@
-"""Improvement records: a workflow, how it did, what came of changing it; and the prompt that asks for a better one."""
+"""Improvement records: a workflow, its results and earlier changes of it; and the prompt for a better one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..data import DOMAINS, Message, PolicyPrompt, policy_prompts
 from ..dsl import Vocabulary, format_workflow, parse
@@ -17,7 +16,7 @@ from ..operators import OperatorRegistry
 SHOWN_FAILURES = 3
 SHOWN_ATTEMPTS = 5
 SHOWN_CHARS = 300
-"""Of a text in a failure."""
+"""Part of each text that a prompt includes."""
 TASK_DESCRIPTIONS = {
     "math": "math problems with one final answer",
     "code": "programming tasks, scored by hidden tests",
@@ -31,7 +30,7 @@ class Failure:
 
     question: str
     answer: str
-    """What the workflow answered."""
+    """Answer of the workflow."""
     gold: str
 
 
@@ -40,7 +39,7 @@ class Attempt:
     """An earlier change of the same workflow."""
 
     change: str
-    """The workflow it led to, or what was changed in words."""
+    """The resulting workflow, or a description of the change."""
     gain: float
     """Score of the new workflow minus score of the old one."""
 
@@ -48,14 +47,15 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Improvement:
     """
-    A workflow to improve, and what somebody's attempt came to. Scores are shares of problems solved, in [0, 1].
+    A workflow to improve, with the result of one attempt. Scores are shares of problems solved, in [0, 1].
 
-    `child_workflow` and everything measured on it are for analysis and supervised training only; no reward reads them.
+    `child_workflow` and its measurements are for analysis and supervised training only. No reward reads them: a reward
+    has to depend on the response of the policy, not on somebody else's.
     """
 
     domain: str
     parent_workflow: str
-    """Canonical text; empty if the original has no counterpart in the language."""
+    """Canonical text; empty if the original program has no counterpart in the language."""
     parent_score: float
     failures: tuple[Failure, ...] = ()
     experience: tuple[Attempt, ...] = ()
@@ -63,91 +63,124 @@ class Improvement:
     child_score: float | None = None
     modification: str = ""
     parent_source: str = ""
-    """The original where it has no counterpart."""
+    """Original program if it has no counterpart in the language, otherwise empty."""
     child_source: str = ""
     reason: str = ""
-    """Why it has none."""
+    """Why an original program has no counterpart in the language."""
     source: str = ""
     id: str = ""
 
     @property
     def performance_gain(self) -> float | None:
-        """Child's score minus parent's; `None` if there is no child."""
+        """Score of the child minus that of the parent; `None` if there is no child."""
         return None if self.child_score is None else self.child_score - self.parent_score
 
     @property
     def tag(self) -> str:
         """`improved`, `worse` or `equal`; empty if there is no child."""
         gain = self.performance_gain
-        return "" if gain is None else "improved" if gain > 0 else "worse" if gain < 0 else "equal"
+        if gain is None:
+            return ""
+        if gain == 0:
+            return "equal"
+        return "improved" if gain > 0 else "worse"
 
-    def to_json(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        """Plain data, with the prompt and the reply that supervised training would want."""
+    def to_json(self, messages: Sequence[Mapping[str, str]]) -> dict[str, object]:
+        """Plain data, including the messages of a prompt and the reply that supervised training would train on."""
         reply = f"<workflow>{self.child_workflow}</workflow>" if self.child_workflow else self.child_source
         derived = {"performance_gain": self.performance_gain, "tag": self.tag}
         return {"messages": list(messages), "ground_truth": reply} | asdict(self) | derived
 
 
-def read_improvement(raw: Mapping[str, Any], where: str, vocabulary: Vocabulary) -> Improvement | None:
+def read_improvement(raw: Mapping[str, object], where: str, vocabulary: Vocabulary) -> Improvement | None:
     """
-    Check one record.
+    Validate a record.
 
     Args:
-        raw (`Mapping[str, Any]`):
-            Record, as [`Improvement.to_json`] writes it; `domain`, `parent_workflow` and `parent_score` are enough.
+        raw (`Mapping[str, object]`):
+            Record in the format of [`Improvement.to_json`]. `domain`, `parent_workflow` and `parent_score` are enough.
         where (`str`):
-            Place of the record, for errors.
+            Location of the record for error messages, such as `"data.jsonl, line 3"`.
         vocabulary (`Mapping[str, OperatorSpec]`):
-            Operators its workflow may name.
+            Operators that its workflow may use.
 
     Returns:
         [`Improvement`], *optional*: The record; `None` if its parent has no counterpart in the language.
 
     Raises:
-        [`DataError`]: A field is missing or wrong. The message names place, field and remedy.
+        [`DataError`]: A field is missing or invalid. The message names location, field and remedy.
     """
     domain, text, score = raw.get("domain"), raw.get("parent_workflow", ""), raw.get("parent_score")
     if domain not in DOMAINS:
         raise DataError(f"{where}: 'domain' is {domain!r}. Use one of {', '.join(DOMAINS)}.")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise DataError(f"{where}: 'parent_score' is {score!r}; it has to be a share between 0 and 1.")
+        raise DataError(f"{where}: 'parent_score' is {score!r}; it must be a share between 0 and 1.")
+    # Importers keep such records for analysis; there is no workflow that a policy could improve.
     if not text and raw.get("parent_source"):
         return None
+    if not isinstance(text, str):
+        raise DataError(f"{where}: 'parent_workflow' is {text!r}; it must be the text of a workflow.")
     try:
         workflow = format_workflow(parse(text, vocabulary=vocabulary))
-    except (DSLError, TypeError) as error:
-        raise DataError(f"{where}: 'parent_workflow' is {text!r}, which is no workflow: {error}") from None
-    try:
-        failures = tuple(Failure(**one) for one in raw.get("failures") or ())
-        experience = tuple(Attempt(**one) for one in raw.get("experience") or ())
-    except TypeError as error:
-        raise DataError(
-            f"{where}: 'failures' or 'experience' is not a list of records as they are written: {error}"
-        ) from None
+    except DSLError as error:
+        raise DataError(f"{where}: 'parent_workflow' is {text!r}, which is not a workflow: {error}") from None
+    child_score = raw.get("child_score")
     return Improvement(
-        domain,
+        str(domain),
         workflow,
         float(score),
-        failures,
-        experience,
-        child_workflow=raw.get("child_workflow") or "",
-        child_score=raw.get("child_score"),
-        modification=raw.get("modification") or "",
-        source=raw.get("source") or "",
-        id=raw.get("id") or "",
+        tuple(
+            Failure(str(question), str(answer), str(gold))
+            for question, answer, gold in _objects(raw, "failures", ("question", "answer", "gold"), where)
+        ),
+        tuple(
+            Attempt(str(change), _number(gain, "experience", where))
+            for change, gain in _objects(raw, "experience", ("change", "gain"), where)
+        ),
+        child_workflow=str(raw.get("child_workflow") or ""),
+        child_score=None if child_score is None else _number(child_score, "child_score", where),
+        modification=str(raw.get("modification") or ""),
+        source=str(raw.get("source") or ""),
+        id=str(raw.get("id") or ""),
     )
+
+
+def _objects(raw: Mapping[str, object], name: str, fields: tuple[str, ...], where: str) -> list[tuple[object, ...]]:
+    """Values of the fields of each object in a list."""
+    items = raw.get(name) or ()
+    error = DataError(f"{where}: {name!r} must be a list of objects with the fields {', '.join(fields)}.")
+    if not isinstance(items, list | tuple):
+        raise error
+    if not all(isinstance(item, Mapping) and set(item) == set(fields) for item in items):
+        raise error
+    return [tuple(item[field] for field in fields) for item in items]
+
+
+def _number(value: object, name: str, where: str) -> float:
+    if not isinstance(value, int | float):
+        raise DataError(f"{where}: {name!r} contains {value!r}; it must be a number.")
+    return float(value)
 
 
 def load_improvements(path: Path, vocabulary: Vocabulary) -> list[Improvement]:
     """
-    Records of a JSONL file, those without a counterpart in the language left out.
+    Load the records of a JSONL file.
+
+    Args:
+        path (`Path`):
+            JSONL file.
+        vocabulary (`Mapping[str, OperatorSpec]`):
+            Operators that a workflow may use.
+
+    Returns:
+        `list[Improvement]`: At least one record. Records whose parent has no counterpart in the language are left out.
 
     Raises:
-        [`DataError`]: A record is wrong, or none is left.
-        [`RecipeError`]: There is no such file.
+        [`DataError`]: A record is invalid, or none has a workflow.
+        [`RecipeError`]: The file does not exist.
     """
     if not path.is_file():
-        raise RecipeError(f"the data file {str(path)!r} does not exist. Give a path relative to the working folder.")
+        raise RecipeError(f"the data file {str(path)!r} does not exist. Check the path and the working directory.")
     records = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -155,18 +188,18 @@ def load_improvements(path: Path, vocabulary: Vocabulary) -> list[Improvement]:
             try:
                 raw = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{where}: not JSON ({error}). Write one JSON object a line.") from None
+                raise DataError(f"{where}: not JSON ({error}). Write one JSON object per line.") from None
             if not isinstance(raw, dict):
-                raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object a line.")
+                raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object per line.")
             records.append(read_improvement(raw, where, vocabulary))
-    kept = [record for record in records if record is not None]
-    if not kept:
-        raise DataError(f"{path}: no record has a workflow of the language. Give at least one.")
-    return kept
+    translated = [record for record in records if record is not None]
+    if not translated:
+        raise DataError(f"{path}: no record has a 'parent_workflow'. Give at least one.")
+    return translated
 
 
 def write_improvements(path: Path, records: Sequence[Improvement], operators: OperatorRegistry) -> None:
-    """Write records as JSONL, each with the `full` prompt and the reply that supervised training would want."""
+    """Write records as JSONL, each with the messages of the `full` prompt and the reply to train on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prompt = PolicyPrompt("full", operators)
     with path.open("w", encoding="utf-8") as file:
@@ -177,34 +210,40 @@ def write_improvements(path: Path, records: Sequence[Improvement], operators: Op
 
 def improvement_messages(record: Improvement, prompt: PolicyPrompt) -> list[Message]:
     """
-    Chat messages that ask for a better workflow: the task, the current workflow, its score, failures, experience.
+    Build the chat messages that ask for a better workflow.
+
+    They contain the task, the current workflow with its score, and some of its failures and earlier attempts.
 
     Args:
         record ([`Improvement`]):
-            What is to be improved.
+            Workflow to improve.
         prompt ([`~aflow_trl.data.PolicyPrompt`]):
-            Prompt, and the operators that may be used.
+            Prompt, and the operators that the new workflow may use.
 
     Returns:
         `list[dict[str, str]]`: A system and a user message.
     """
     failures = "\n".join(
-        f"- {_short(one.question)} It answered {_short(one.answer)!r}; right is {_short(one.gold)!r}."
-        for one in record.failures[:SHOWN_FAILURES]
+        f"- {_short(failure.question)} It answered {_short(failure.answer)!r}; "
+        f"the correct answer is {_short(failure.gold)!r}."
+        for failure in record.failures[:SHOWN_FAILURES]
     )
-    attempts = "\n".join(f"- {_short(one.change)}: {one.gain:+.3f}" for one in record.experience[:SHOWN_ATTEMPTS])
+    attempts = "\n".join(
+        f"- {_short(attempt.change)}: {attempt.gain:+.3f}" for attempt in record.experience[:SHOWN_ATTEMPTS]
+    )
     fields = {
         "task": TASK_DESCRIPTIONS[record.domain],
         "workflow": record.parent_workflow or record.parent_source,
         "score": f"{record.parent_score:.3f}",
-        "failures": failures or "- none known",
+        "failures": failures or "- none recorded",
         "experience": attempts or "- none yet",
     }
-    # All at once: a failure may hold braces of its own.
+    # In a single pass, because the text of a failure may contain braces.
     user = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], policy_prompts()[prompt.name]["improve"])
     return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
 
 def _short(text: str) -> str:
-    bare = " ".join(text.split())
-    return bare if len(bare) <= SHOWN_CHARS else bare[:SHOWN_CHARS] + " …"
+    """The text on one line, cut at [`SHOWN_CHARS`]."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]} …"

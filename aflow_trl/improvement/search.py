@@ -312,22 +312,14 @@ def run_search(
         [`FatalEndpointError`]: A model can serve no further call; finished rounds are kept.
     """
     rows = load_rows(data, split=selection_split(data), count=limit, seed=settings.seed)
-    # Without `rounds`, `margin` and `patience`: they only decide when to stop, so a search may continue with others.
-    content = {
-        "data": split_digest(rows),
-        "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
-        "passes": settings.passes,
-        "start": settings.start,
-        "seed": settings.seed,
-        "optimizer": optimizer_name,
-    }
-    check_or_write_settings(out / SETTINGS_FILE, content, "Name another folder with --out.")
+    _check_settings(out, settings, rows, client, optimizer_name)
     rollouts = Rollouts(Engine(client))
     best: dict[str, Tried] = {}
     records: list[Improvement] = []
 
     async def work() -> None:
         try:
+            # One domain after another: what solves math may not solve code, so each has a search.
             for domain in dict.fromkeys(row.domain for row in rows):
                 in_domain = [row for row in rows if row.domain == domain]
                 search = Search(rollouts, in_domain, propose, settings, out / f"rounds-{domain}.jsonl")
@@ -339,3 +331,19 @@ def run_search(
     asyncio.run(work())
     write_improvements(out / "improvements.jsonl", records, DEFAULT_OPERATORS)
     return best
+
+
+def _check_settings(
+    out: Path, settings: SearchSettings, rows: Sequence[Row], client: LLMClient, optimizer_name: str
+) -> None:
+    """Refuse a folder whose search had other settings, problems or models."""
+    # Without `rounds`, `margin` and `patience`: they only decide when to stop, so a search may continue with others.
+    content = {
+        "data": split_digest(rows),
+        "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
+        "passes": settings.passes,
+        "start": settings.start,
+        "seed": settings.seed,
+        "optimizer": optimizer_name,
+    }
+    check_or_write_settings(out / SETTINGS_FILE, content, "Name another folder with --out.")

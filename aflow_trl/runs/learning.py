@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from matplotlib.axes import Axes
 from rich.console import Console
@@ -19,7 +19,7 @@ from ..rollouts import ScoredRollout, accuracy
 from .plots import COLOURS, new_figure, save_figure
 
 ALL = "all"
-"""Name of all domains, or all difficulties, together."""
+"""Name of all domains together, and heading of all difficulties together."""
 TOP_WORKFLOWS = 3
 """Number of most frequent workflows that a report lists for each domain."""
 STAGES = {
@@ -30,9 +30,46 @@ STAGES = {
 """Marker and colour of the policy at each stage."""
 
 
+class _Measured(TypedDict):
+    accuracy: float
+    low: float
+    """Lower bound of the 95 % Wilson interval."""
+    high: float
+    calls: float
+    """Model calls per problem."""
+    n: int
+    """Number of problems that were scored."""
+
+
+class Cell(_Measured, total=False):
+    """Accuracy and cost on the problems of a domain or difficulty."""
+
+    workflows: dict[str, int]
+    """Most frequent workflows and their counts; for policies only."""
+
+
+class Breakdown(TypedDict):
+    """One policy or fixed workflow, on all problems and on parts of them."""
+
+    domains: dict[str, Cell]
+    difficulties: dict[str, dict[str, Cell]]
+    """By domain, then by difficulty."""
+
+
+class LearningReport(TypedDict):
+    """`learning` of `summary.json`."""
+
+    policies: dict[str, Breakdown]
+    """By stage of the policy."""
+    fixed: dict[str, Breakdown]
+    """By workflow, or by name of a choice of workflows."""
+    frontier: dict[str, list[str]]
+    """By domain, the fixed workflows that no other beats at the same or a lower cost."""
+
+
 def learning_report(
     policies: Mapping[str, Sequence[ScoredRollout]], fixed: Mapping[str, Sequence[ScoredRollout]]
-) -> dict[str, Any]:
+) -> LearningReport:
     """
     The policy at each stage and fixed workflows, by domain and by difficulty.
 
@@ -43,25 +80,24 @@ def learning_report(
             Held-out rollouts of fixed workflows, or of a choice among them that does not involve the policy.
 
     Returns:
-        `dict[str, Any]`: `policies` and `fixed`, by name, each with `domains` (accuracy, calls, number of problems,
-        for policies the most frequent workflows; `all` included) and `difficulties` of each domain; and `frontier`,
-        by domain, the fixed workflows that no other beats at the same or a lower cost.
+        [`LearningReport`]: Plain data. All problems together are the domain `all`.
     """
-    report: dict[str, Any] = {
-        "policies": {name: _breakdown(batch, workflows=True) for name, batch in policies.items()},
-        "fixed": {name: _breakdown(batch, workflows=False) for name, batch in fixed.items()},
+    by_stage = {name: _breakdown(batch, workflows=True) for name, batch in policies.items()}
+    by_workflow = {name: _breakdown(batch, workflows=False) for name, batch in fixed.items()}
+    domains = next(iter(by_stage.values()))["domains"]
+    return {
+        "policies": by_stage,
+        "fixed": by_workflow,
+        "frontier": {domain: frontier(by_workflow, domain) for domain in domains},
     }
-    domains = next(iter(report["policies"].values()))["domains"]
-    report["frontier"] = {domain: frontier(report["fixed"], domain) for domain in domains}
-    return report
 
 
-def frontier(fixed: Mapping[str, Any], domain: str) -> list[str]:
+def frontier(fixed: Mapping[str, Breakdown], domain: str) -> list[str]:
     """
     Pareto frontier of the fixed workflows in a domain.
 
     Args:
-        fixed (`Mapping[str, Any]`):
+        fixed (`Mapping[str, Breakdown]`):
             `fixed` of [`learning_report`].
         domain (`str`):
             Domain, or `all`.
@@ -78,14 +114,14 @@ def frontier(fixed: Mapping[str, Any], domain: str) -> list[str]:
     return names
 
 
-def _breakdown(batch: Sequence[ScoredRollout], *, workflows: bool) -> dict[str, Any]:
+def _breakdown(batch: Sequence[ScoredRollout], *, workflows: bool) -> Breakdown:
     domains = sorted({rollout.domain for rollout in batch})
     # Rows of a user's data file may have no difficulty.
     levels = sorted({level for rollout in batch if (level := rollout.metadata.get("difficulty")) is not None})
     by_domain = {ALL: list(batch)} | {
         domain: [rollout for rollout in batch if rollout.domain == domain] for domain in domains
     }
-    difficulties: dict[str, dict[str, Any]] = {}
+    difficulties: dict[str, dict[str, Cell]] = {}
     for domain, rollouts in by_domain.items():
         by_level = {
             level: [rollout for rollout in rollouts if rollout.metadata.get("difficulty") == level] for level in levels
@@ -98,9 +134,9 @@ def _breakdown(batch: Sequence[ScoredRollout], *, workflows: bool) -> dict[str, 
     }
 
 
-def _cell(batch: Sequence[ScoredRollout], workflows: bool) -> dict[str, Any]:
+def _cell(batch: Sequence[ScoredRollout], workflows: bool) -> Cell:
     statistics = accuracy(batch)
-    cell: dict[str, Any] = {
+    cell: Cell = {
         "accuracy": statistics.mean,
         "low": statistics.low,
         "high": statistics.high,
@@ -113,7 +149,7 @@ def _cell(batch: Sequence[ScoredRollout], workflows: bool) -> dict[str, Any]:
     return cell
 
 
-def print_learning(report: Mapping[str, Any], console: Console) -> None:
+def print_learning(report: LearningReport, console: Console) -> None:
     """Print the accuracy by domain and difficulty at each stage of the policy, unless there is only one difficulty."""
     stages = report["policies"]
     levels = list(stages["trained"]["difficulties"][ALL])
@@ -137,13 +173,13 @@ def print_learning(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
+def plot_frontier(report: LearningReport, path: Path, executor: str) -> None:
     """
     Plot accuracy against model calls per problem, overall and by domain: the fixed workflows with their frontier, and
     the path of the policy over its stages.
 
     Args:
-        report (`Mapping[str, Any]`):
+        report ([`LearningReport`]):
             Return value of [`learning_report`].
         path (`Path`):
             PNG to write.
@@ -169,14 +205,14 @@ def plot_frontier(report: Mapping[str, Any], path: Path, executor: str) -> None:
     save_figure(figure, path)
 
 
-def _draw_fixed(axis: Axes, cells: Sequence[Mapping[str, Any]], frontier_cells: Sequence[Mapping[str, Any]]) -> None:
+def _draw_fixed(axis: Axes, cells: Sequence[Cell], frontier_cells: Sequence[Cell]) -> None:
     x, y = _points(cells)
     axis.scatter(x, y, s=18, color=COLOURS["baseline"], alpha=0.6, label="fixed workflows")
     x, y = _points(frontier_cells)
     axis.step(x, y, where="post", color=COLOURS["baseline"], linewidth=1, label="their frontier")
 
 
-def _draw_stages(axis: Axes, cells: Mapping[str, Mapping[str, Any]]) -> None:
+def _draw_stages(axis: Axes, cells: Mapping[str, Cell]) -> None:
     x, y = _points(list(cells.values()))
     axis.plot(x, y, color=COLOURS["trained"], linewidth=1, linestyle=":")
     for name, cell in cells.items():
@@ -188,5 +224,5 @@ def _draw_stages(axis: Axes, cells: Mapping[str, Mapping[str, Any]]) -> None:
         axis.scatter(calls, mean, marker=marker, s=size, color=colour, zorder=3, label=name)
 
 
-def _points(cells: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+def _points(cells: Sequence[Cell]) -> tuple[list[float], list[float]]:
     return [cell["calls"] for cell in cells], [cell["accuracy"] for cell in cells]

@@ -48,6 +48,7 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
         path (`Path`):
             PNG to write.
     """
+    # The history also holds entries of evaluations and of the end of training.
     logs = [entry for entry in history if "workflows/valid" in entry]
     steps = [entry["step"] for entry in logs]
     figure, (shares, cost) = new_figure(columns=2, figsize=(11, 4.2), width_ratios=(2, 1))

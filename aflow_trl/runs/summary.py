@@ -45,6 +45,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     workflows.add_column("share", justify="right")
     workflows.add_column("workflow", overflow="fold")
     for domain, counts in summary["top_workflows"]["trained"].items():
+        # Shares of all problems of the domain, not of the workflows that are listed.
         total = summary["problems_by_domain"][domain]
         for name, count in list(counts.items())[:TOP_WORKFLOWS]:
             workflows.add_row(domain, f"{count / total:.0%}", name)
@@ -82,5 +83,6 @@ def _cells(row: dict[str, Any], domains: list[str]) -> list[str]:
         f"{row['low']:.3f}–{row['high']:.3f}",
         f"{row['calls_per_problem']:.2f}",
         "?" if usd is None else f"{usd:.4f}",
+        # A domain whose problems were all unscored has no accuracy.
         *(f"{row['by_domain'].get(domain, float('nan')):.2f}" for domain in domains),
     ]

@@ -98,6 +98,7 @@ def _plot(
 ) -> None:
     figure, axis = new_figure(figsize=(8, 4.2))
     for (key, label), colour in zip(curves.items(), ("accuracy", "valid"), strict=False):
+        # A metric may be missing from a step, as the gain is where no problem was scored.
         logs = [entry for entry in history if key in entry]
         draw_curve(axis, [entry["step"] for entry in logs], [entry[key] for entry in logs], COLOURS[colour], label)
     for (label, value), (colour, style) in zip(lines.items(), (("baseline", ":"), ("trained", "-")), strict=True):

@@ -67,7 +67,7 @@ class Layers:
         return f"a program can {files}{calls}run only programs that you trust"
 
     def __str__(self) -> str:
-        uid = ", own user id" if self.spare_uid else ""
+        uid = ", separate user id" if self.spare_uid else ""
         return f"tier {self.tier.value} (Landlock ABI {self.landlock}, seccomp {'on' if self.seccomp else 'off'}{uid})"
 
 

@@ -84,10 +84,10 @@ def _compare(answer: str, target: str) -> Score:
     if gold_number and number:
         return _score(same_number(number, gold_number), "number", answer)
     if not _MATHEMATICAL.search(answer) or not _MATHEMATICAL.search(target):
-        same = _words(answer) == _words(target)
+        same = _plain_text(answer) == _plain_text(target)
         kinds_differ = bool(_MATHEMATICAL.search(answer)) != bool(_MATHEMATICAL.search(target))
         return Score(float(same), "text", answer, WRONG_TYPE if kinds_differ and not same else "", float(same))
-    if gold_number is None and number is None and _words(answer) == _words(target):
+    if gold_number is None and number is None and _plain_text(answer) == _plain_text(target):
         return _score(True, "exact", answer)
     if _is_prose(answer) and not _is_prose(target):
         return Score(0.0, "text", answer, WRONG_TYPE)
@@ -134,7 +134,7 @@ def _is_prose(text: str) -> bool:
     return len(re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\b", text)) >= PROSE_WORDS
 
 
-def _words(text: str) -> str:
+def _plain_text(text: str) -> str:
     """The text without `\\text{…}`, spaces and case."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).replace("\\ ", " ").replace(" ", "").lower()
 

@@ -19,7 +19,7 @@ _SCIENTIFIC = re.compile(r"^(\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|x|×|\*)\s*10\^\
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\{,\}|\\!,|,\\!)\s?(?=\d{3}(?:\D|$))")
 _SPACED = re.compile(r"(?<!\S)\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?!\S)")
 _UNIT = re.compile(r"(?:\\(?:text|mathrm|textbf|mbox)\s*\{[^{}]*\}|\^\{?\\circ\}?|°|\\degree)(?:\^\{?\d\}?)?\s*$")
-_WORDS = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+([A-Za-z]{2,}\.?(?:\s[A-Za-z]{2,}\.?){0,2})$")
+_NUMBER_AND_UNIT = re.compile(r"^([-+]?[\d.,/]+(?:\s\d+/\d+)?)\s+([A-Za-z]{2,}\.?(?:\s[A-Za-z]{2,}\.?){0,2})$")
 # Words that change the value, or show that the text is more than a number with a unit.
 _NOT_UNITS = re.compile(
     r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|or|and|to|plus|minus|times|over|out|of|per|hundred|thousand|million|billion|"
@@ -59,7 +59,7 @@ def read_number(text: str) -> Number | None:
     bare = _UNIT.sub("", bare).strip()
     percent = bare.endswith("%") or bare.endswith("\\%") or bare.lower().endswith(" percent")
     bare = re.sub(r"\s*(\\?%|percent)$", "", bare, flags=re.IGNORECASE)
-    if match := _WORDS.match(bare):
+    if match := _NUMBER_AND_UNIT.match(bare):
         bare = match.group(1)
     bare = _SPACED.sub(lambda match: re.sub(r"\s", "", match[0]), _THOUSANDS.sub("", bare)).rstrip(",").strip()
     # A second sign is an expression, which is not read as a number.

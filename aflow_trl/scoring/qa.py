@@ -76,12 +76,12 @@ def _score(answer: str, gold: str) -> Score:
         return Score(1.0, "exact", answer, "", 1.0)
     if target in _YES_NO or bare in _YES_NO:
         return Score(0.0, "yes_no", answer, "" if bare in _YES_NO and target in _YES_NO else WRONG_TYPE)
-    words, gold_words = Counter(bare.split()), Counter(target.split())
+    tokens, gold_tokens = Counter(bare.split()), Counter(target.split())
     f1 = min(token_f1(bare, target), MAX_INEXACT)
-    is_shorter, is_longer = not words - gold_words, not gold_words - words
+    is_shorter, is_longer = not tokens - gold_tokens, not gold_tokens - tokens
     # A different figure or an additional "not" reverses the meaning, however many words agree.
-    contradicts = _figures(words) != _figures(gold_words) or (words.keys() ^ gold_words.keys()) & _NEGATIONS
-    shares_content = (words & gold_words).keys() - _STOP_WORDS
+    contradicts = _figures(tokens) != _figures(gold_tokens) or (tokens.keys() ^ gold_tokens.keys()) & _NEGATIONS
+    shares_content = (tokens & gold_tokens).keys() - _STOP_WORDS
     if contradicts or not shares_content or not (is_shorter or (is_longer and f1 >= MIN_F1_OF_LONGER)):
         return Score(0.0, "f1", answer)
     return Score(f1, "f1", answer, "", f1)
@@ -89,11 +89,11 @@ def _score(answer: str, gold: str) -> Score:
 
 def token_f1(prediction: str, gold: str) -> float:
     """Token F1 of two normalised texts, as SQuAD defines it."""
-    words, gold_words = prediction.split(), gold.split()
-    common = sum((Counter(words) & Counter(gold_words)).values())
-    return 2 * common / (len(words) + len(gold_words)) if common else 0.0
+    tokens, gold_tokens = prediction.split(), gold.split()
+    common = sum((Counter(tokens) & Counter(gold_tokens)).values())
+    return 2 * common / (len(tokens) + len(gold_tokens)) if common else 0.0
 
 
-def _figures(words: Counter[str]) -> set[str]:
-    """Words that contain a digit."""
-    return {word for word in words if re.search(r"\d", word)}
+def _figures(tokens: Counter[str]) -> set[str]:
+    """Tokens that contain a digit."""
+    return {token for token in tokens if re.search(r"\d", token)}

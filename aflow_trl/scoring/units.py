@@ -55,5 +55,5 @@ def units_differ(left: str, right: str) -> bool:
 
 def _units(text: str) -> list[str]:
     text = text.replace("\\circ", "°").replace("\\$", "$")
-    words = [word.lower() for word in _WORD.findall(text)]
-    return [unit for word in words if (unit := _UNIT_OF.get(word) or _UNIT_OF.get(word.rstrip("s")))]
+    names = [name.lower() for name in _WORD.findall(text)]
+    return [unit for name in names if (unit := _UNIT_OF.get(name) or _UNIT_OF.get(name.rstrip("s")))]

@@ -91,6 +91,7 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
     Returns:
         `str`: Text of the reply.
     """
+    # A search may use the executor's endpoint for its optimizer as well.
     if (workflow := current_workflow(prompt)) is not None:
         return propose(workflow, random.Random(f"{seed} {prompt}"))
     name, fields = recognize(prompt)
@@ -127,6 +128,7 @@ class _Reply:
     def is_right(self, solution: str) -> bool:
         """Whether a solution gives the right answer."""
         domain = self.solved.domain
+        # A program's output, not its source, is what it answers.
         if "Output: " in solution and domain != "code":
             solution = solution.rsplit("Output: ", 1)[1]
         return vote_key(extract_answer(solution, domain), domain) == vote_key(self.solved.answer(), domain)
@@ -158,6 +160,7 @@ class _Reply:
         """Right or wrong final answer."""
         if self.solved.domain != "qa":
             return self.solved.answer(self.steps(right))
+        # A wrong answer is another name from the passages, as a real model would confuse.
         others = [name for name in self.solved.names if name != self.solved.name]
         return self.solved.name if right else self.rng.choice(others)
 
@@ -237,6 +240,7 @@ def _format(r: _Reply) -> str:
 
 
 def _choose(r: _Reply) -> str:
+    # Candidates are lettered "A: …"; their text may span several lines.
     candidates = re.split(r"^(?=[A-Z]: )", r.fields["candidates"], flags=re.MULTILINE)
     letters = {text[0]: r.is_right(text[3:]) for text in candidates if text[1:3] == ": "}
     right = [letter for letter, is_right in letters.items() if is_right]

@@ -55,6 +55,7 @@ def propose(workflow: str, rng: random.Random) -> str:
     """
     vocabulary = builtin_vocabulary()
     for _ in range(ATTEMPTS):
+        # An edit may break a limit or a rule of the language, such as an ensemble without candidates.
         try:
             edited = Workflow(_edit(parse(workflow).root, rng))
             check(edited, vocabulary=vocabulary, limits=DEFAULT_LIMITS)

@@ -77,6 +77,7 @@ def read_settings(value: object) -> WarmStartSettings | None:
     Raises:
         `ValueError`: The value is none of these, or holds an unknown or invalid setting.
     """
+    # A flag is text; the value in a recipe is parsed already.
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -88,14 +88,38 @@ def fine_tune(
         folder (`Path`):
             Folder of the result. It is renamed into place when it is complete, so that its existence says so.
     """
+    # Next to the folder and so on the same file system, for the rename to be atomic.
     scratch = folder.with_name(f"{folder.name}.tmp")
-    args = SFTConfig(
-        output_dir=str(scratch),
+    trainer = SFTTrainer(
+        model=model,
+        args=_sft_config(settings, training, scratch),
+        train_dataset=Dataset.from_list([dict(example) for example in examples]),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    # The console belongs to the progress lines of the run.
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.train()
+    trainer.save_model(str(scratch))
+    if trainer.is_world_process_zero():
+        # A rename onto a folder that is not empty fails.
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    # Other processes load the folder next.
+    wait_for_everyone()
+
+
+def _sft_config(settings: WarmStartSettings, training: WorkflowGRPOConfig, output_dir: Path) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(output_dir),
         max_steps=settings.sft_steps,
         per_device_train_batch_size=settings.sft_batch_size,
         learning_rate=settings.sft_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, settings.sft_steps // 10),
+        # The prompt is given at inference: the policy has to learn the workflow alone.
         completion_only_loss=True,
         # A prompt that is cut off would lose the problem.
         max_length=None,
@@ -105,6 +129,7 @@ def fine_tune(
         fp16=training.fp16,
         use_cpu=training.use_cpu,
         gradient_checkpointing=training.gradient_checkpointing,
+        # An interrupted fine-tuning is repeated from the winners.
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -112,20 +137,3 @@ def fine_tune(
         seed=training.seed,
         dataloader_pin_memory=training.dataloader_pin_memory,
     )
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list([dict(example) for example in examples]),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.train()
-    trainer.save_model(str(scratch))
-    if trainer.is_world_process_zero():
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    # Other processes load the folder next.
-    wait_for_everyone()
