@@ -26,12 +26,13 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One worker for each core. A file stays in one worker, because its tests may share an expensive fixture.
+# One worker for each core. A file stays in one worker, because its tests may share an expensive fixture; slow files
+# start first (tests/conftest.py).
 test: install
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: install
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # The trainer's tests with the oldest trl the metadata admits.
 test-oldest:

@@ -249,29 +249,32 @@ async def test_program_cannot_make_its_exit_look_like_a_sandbox_failure() -> Non
         assert (await run(f"import os; os._exit({code})")).status is not Status.UNAVAILABLE
 
 
-def scratch_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("aflow-sandbox-*"))
+@pytest.fixture
+def scratch_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers of this test put their scratch folders, apart from those of other processes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
 
 
-def test_servers_of_closed_event_loops_are_released() -> None:
+def test_servers_of_closed_event_loops_are_released(scratch_root: Path) -> None:
     async def run_both() -> None:
         await run("pass")
         await run_tests("def f(): return 1", ["assert f() == 1"])
 
-    before = scratch_folders()
     for _ in range(4):
         asyncio.run(run_both())
     gc.collect()
-    assert len(scratch_folders() - before) <= 1
+    # The latest loop is closed, too, but its state is dropped by the next one.
+    assert len(list(scratch_root.iterdir())) <= 1
 
 
-async def test_dead_server_is_replaced() -> None:
-    server, before = await fork_server(), scratch_folders()
+async def test_dead_server_is_replaced(scratch_root: Path) -> None:
+    server = await fork_server()
     server._process.kill()
     while server.alive:
         await asyncio.sleep(0.01)
     assert (await run("print(1)")).stdout == "1\n"
-    assert len(scratch_folders()) <= len(before)
+    assert len(list(scratch_root.iterdir())) == 1
 
 
 async def test_cancelled_runs_close_their_files() -> None:
@@ -287,17 +290,33 @@ async def test_cancelled_runs_close_their_files() -> None:
     assert len(os.listdir("/proc/self/fd")) <= fds + 2  # a tester may have joined the pool
 
 
-def test_killed_trainer_leaves_no_scratch_folder_and_no_server(tmp_path: Path) -> None:
-    program = "import asyncio, os\nfrom aflow_trl.sandbox import run\nasync def main():\n await run('pass')\n print('ready', flush=True)\n await run('open(\"x\", \"w\"); import time; time.sleep(60)', timeout_s=60)\nasyncio.run(main())"
+# Trainers that are killed in the middle of a long run, and while many short runs and verdicts exchange messages.
+KILLED_TRAINERS = {
+    "long run": 'await run(\'open("x", "w"); import time; time.sleep(60)\', timeout_s=60)',
+    "busy": (
+        "while True: await asyncio.gather(*(run('pass') for _ in range(8)), "
+        "*(run_tests('def f(): return 1', ['assert f() == 1']) for _ in range(8)))"
+    ),
+}
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("name", KILLED_TRAINERS)
+def test_killed_trainer_leaves_no_scratch_folder_and_no_server(name: str, delay_s: float, tmp_path: Path) -> None:
+    program = (
+        "import asyncio\nfrom aflow_trl.sandbox import run, run_tests\nasync def main():\n"
+        f" await run('pass')\n print('ready', flush=True)\n {KILLED_TRAINERS[name]}\nasyncio.run(main())"
+    )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    trainer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
-    assert trainer.stdout.readline() == "ready\n"
-    assert list(tmp_path.iterdir())
-    trainer.kill()
-    trainer.wait()
-    for _ in range(100):
-        if not list(tmp_path.iterdir()):
-            break
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as trainer:
+        assert trainer.stdout.readline() == "ready\n"
+        assert list(tmp_path.iterdir())
+        time.sleep(delay_s)
+        trainer.kill()
+    deadline = time.monotonic() + 5
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list(tmp_path.iterdir()) == []
 

@@ -48,20 +48,22 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_rollouts_come_from_the_current_parameters(results: dict[str, Any]) -> None:
-    own = results["synced"]
-    assert len(own["max"]) == 4 and max(own["max"]) < 1e-4
-    assert own["stale"] == [0.0] * 4 and own["reason"] is None
+    measured = results["synced"]
+    assert len(measured["max"]) == 4 and max(measured["max"]) < 1e-4
+    assert measured["stale"] == [0.0] * 4 and measured["reason"] is None
 
 
 def test_an_engine_that_gets_no_weights_is_noticed_and_ends_the_run(results: dict[str, Any]) -> None:
     """The negative control: from the second step on the parameters have moved."""
-    own = results["stale"]
-    assert own["max"][0] < 1e-4 and min(own["max"][1:]) > 1e-2
-    assert own["stale"] == [0.0, 1.0, 1.0, 1.0] and "do not come from the current parameters" in own["reason"]
+    measured = results["stale"]
+    assert measured["max"][0] < 1e-4 and min(measured["max"][1:]) > 1e-2
+    assert (
+        measured["stale"] == [0.0, 1.0, 1.0, 1.0] and "do not come from the current parameters" in measured["reason"]
+    )
 
 
 def test_constrained_decoding_writes_workflows_only(results: dict[str, Any]) -> None:
-    own = results["constrained"]
+    measured = results["constrained"]
     # The policy is untrained; a completion without an end ran out of tokens.
-    assert own["ended"] > 0 and own["valid"] == own["ended"]
-    assert not own["compared"]
+    assert measured["ended"] > 0 and measured["valid"] == measured["ended"]
+    assert not measured["compared"]

@@ -1,7 +1,8 @@
-"""Run by test_vllm.py in a process of its own: the trainer with vLLM colocated, on the CPU; results as JSON."""
+"""Run by test_vllm.py in a process of its run: the trainer with vLLM colocated, on the CPU; results as JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -17,6 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aflow_trl.dsl import extract, workflow_regex
+from aflow_trl.errors import RunStoppedError
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 
 # The CPU backend packs weights and drops their loader, which the sync of TRL needs; and it would compile for minutes.
@@ -35,7 +37,7 @@ def reward(completions: list[Any], **_: Any) -> list[float]:
     return [float(sum(map(ord, text)) % 7) / 6 for text in texts]
 
 
-def trainer(model: str, folder: Path, **overrides: Any) -> Any:
+def build_trainer(model: str, folder: Path, **overrides: Any) -> Any:
     # TRL leaves them for vLLM; the next configuration would take them for a launcher's.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
@@ -51,6 +53,7 @@ def trainer(model: str, folder: Path, **overrides: Any) -> Any:
         "max_steps": STEPS,
         "learning_rate": 1e-2,
         "max_sampling_logp_difference": 1e-3,
+        "stop_strings": ["</workflow>"],
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -70,36 +73,37 @@ def trainer(model: str, folder: Path, **overrides: Any) -> Any:
     )
 
 
-def close(own: Any) -> None:
+def close(run: Any) -> None:
     """End an engine before the next begins: it would take down the state that vLLM keeps for all of them."""
-    own.vllm_generation.llm.llm_engine.engine_core.shutdown()
-    del own
+    run.vllm_generation.llm.llm_engine.engine_core.shutdown()
+    del run
     gc.collect()
 
 
-def differences(own: Any) -> dict[str, Any]:
-    logs = [entry for entry in own.state.log_history if "reward" in entry]
+def differences(run: Any) -> dict[str, Any]:
+    logs = [entry for entry in run.state.log_history if "reward" in entry]
     return {
         "max": [entry["sampling/sampling_logp_difference/max"] for entry in logs],
         "stale": [entry["sampling/stale"] for entry in logs],
-        "reason": own.sync_guard.reason,
+        "reason": run.sync_guard.reason,
     }
 
 
 def main(model: str, output: Path) -> None:
     results: dict[str, Any] = {}
-    own = trainer(model, output / "synced")
-    own.train()
-    results["synced"] = differences(own)
-    own = close(own)
+    run = build_trainer(model, output / "synced")
+    run.train()
+    results["synced"] = differences(run)
+    run = close(run)
     # The negative control: nothing reaches vLLM after the first generation.
-    own = trainer(model, output / "stale")
-    own.vllm_generation.sync_weights = lambda *args, **kwargs: None
-    own.train()
-    results["stale"] = differences(own)
-    own = close(own)
+    run = build_trainer(model, output / "stale")
+    run.vllm_generation.sync_weights = lambda *args, **kwargs: None
+    with contextlib.suppress(RunStoppedError):
+        run.train()
+    results["stale"] = differences(run)
+    run = close(run)
     WRITTEN.clear()
-    own = trainer(
+    run = build_trainer(
         model,
         output / "constrained",
         vllm_structured_outputs_regex=workflow_regex(2),
@@ -107,13 +111,13 @@ def main(model: str, output: Path) -> None:
         max_steps=2,
         learning_rate=0.0,
     )
-    own.train()
-    found = [extract(text).workflow for text in WRITTEN if text.endswith("</workflow>")]
+    run.train()
+    workflows = [extract(text).workflow for text in WRITTEN if text.endswith("</workflow>")]
     results["constrained"] = {
         "written": len(WRITTEN),
-        "ended": len(found),
-        "valid": sum(workflow is not None for workflow in found),
-        "compared": any("sampling/stale" in entry for entry in own.state.log_history),
+        "ended": len(workflows),
+        "valid": sum(workflow is not None for workflow in workflows),
+        "compared": any("sampling/stale" in entry for entry in run.state.log_history),
     }
     (output / "results.json").write_text(json.dumps(results))
 

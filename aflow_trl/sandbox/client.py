@@ -17,10 +17,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from ..errors import SandboxUnavailableError
-from .types import Layers, RunResult, Status, Tier
+from .memory_files import memory_file, read_memory_file
+from .types import ExitReport, Layers, RunResult, Status, Tier
 
 if TYPE_CHECKING:
     from .tester_pool import Tester
@@ -45,21 +46,6 @@ _SIGSYS, _SIGKILL, _SIGXCPU = 31, 9, 24
 _SERVER = Path(__file__).with_name("server.py")
 # An allowlist: API keys of this process must not reach the processes that run untrusted code.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-class ExitReport(TypedDict):
-    """What the server sends when a child has exited."""
-
-    id: int
-    code: int
-    """Exit code; the negative signal number if a signal killed the child."""
-    wall: float
-    """Wall time in seconds."""
-    over_quota: bool
-    error: str
-    """Why the child could not be confined; empty if it could."""
-    leftover: str
-    """Why its scratch folder could not be emptied; empty if it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,20 +390,3 @@ def classify(child_exit: ChildExit, *, overflow: bool) -> Status:
     if child_exit.code in (_EXIT_DENIED, -_SIGSYS):
         return Status.DENIED
     return Status.KILLED if child_exit.code < 0 else Status.ERROR
-
-
-def memory_file(stack: contextlib.ExitStack | contextlib.AsyncExitStack, text: str = "") -> int:
-    """Descriptor of an anonymous file that holds `text`, positioned at its start; closed together with `stack`."""
-    fd = os.memfd_create("aflow", os.MFD_CLOEXEC)
-    stack.callback(os.close, fd)
-    if text:
-        data = text.encode("utf-8", errors="replace")
-        while data:
-            data = data[os.write(fd, data) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def read_memory_file(fd: int, limit: int) -> str:
-    """Content of an anonymous file, cut at `limit` bytes."""
-    return os.pread(fd, limit, 0).decode("utf-8", errors="replace")

@@ -9,6 +9,7 @@ receives the layers to use. From then on each request starts or kills a child; a
 descriptors. The server replies once per child, after it has exited and its scratch folder is empty again.
 """
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -84,7 +85,10 @@ class Server:
 
     def accept(self):
         """Handle the next message, a start or a kill; `False` when the client has closed the socket."""
-        message, fds, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 8)
+        try:
+            message, fds, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 8)
+        except ConnectionResetError:  # the client was killed before it had read every reply
+            return False
         if not message:
             return False
         request = json.loads(message)
@@ -154,7 +158,9 @@ class Server:
     def reply(self, run_id, code, wall_s, *, over_quota=False, error="", leftover=""):
         """Send the client the result of a run."""
         message = {"id": run_id, "code": code, "wall": wall_s, "over_quota": over_quota}
-        self.control.send(json.dumps(message | {"error": error, "leftover": leftover}).encode())
+        # The client may have been killed. `accept` notices, and the server still has to clean up.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.control.send(json.dumps(message | {"error": error, "leftover": leftover}).encode())
 
     def watch(self):
         """Kill every child that exceeds its disk quota or its number of threads."""

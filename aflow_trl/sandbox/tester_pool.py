@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from ..errors import SandboxUnavailableError
 from . import codec
-from .client import Child, ForkServer, memory_file
+from .client import Child, ForkServer
+from .memory_files import memory_file
 from .types import SuiteReport, SuiteSpec
 
 MAX_VERDICTS = 200

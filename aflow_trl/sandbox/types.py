@@ -128,3 +128,18 @@ class SuiteReport(TypedDict):
     """First failing test and what happened; empty if all passed."""
     live: bool
     """Whether a test failed because it needs live objects."""
+
+
+class ExitReport(TypedDict):
+    """What the server sends when a child has exited."""
+
+    id: int
+    code: int
+    """Exit code; the negative signal number if a signal killed the child."""
+    wall: float
+    """Wall time in seconds."""
+    over_quota: bool
+    error: str
+    """Why the child could not be confined; empty if it could."""
+    leftover: str
+    """Why its scratch folder could not be emptied; empty if it could."""

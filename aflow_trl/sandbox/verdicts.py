@@ -25,11 +25,10 @@ from .client import (
     DEFAULT_OUTPUT_BYTES,
     classify,
     fork_server,
-    memory_file,
-    read_memory_file,
     run,
     slot,
 )
+from .memory_files import memory_file, read_memory_file
 from .tester_pool import warm_tester
 from .types import RunResult, Status, SuiteReport, SuiteSpec, Verdict
 
