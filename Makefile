@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The same torch for everybody without a GPU; with one, the default build brings CUDA.
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
 
-.PHONY: install quickstart check test test-fast test-oldest test-vllm bench clean
+.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm bench clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +51,14 @@ test-vllm:
 	$(VENV)-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(VENV)-vllm/bin/pytest tests/test_vllm.py
 
+# TRL's own tests of its trainer, with ours in its place: the tests of the installed version, from TRL's repository.
+TRL_SUITE := .trl-suite
+test-trl: install
+	test -d $(TRL_SUITE) || git clone -q --depth 1 --branch \
+		v$$($(BIN)/python -c "import trl; print(trl.__version__)") https://github.com/huggingface/trl $(TRL_SUITE)
+	rm -rf $(TRL_SUITE)/trl
+	$(BIN)/python tests/trl_suite/run.py $(TRL_SUITE)
+
 bench: install
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/parse.py
@@ -59,4 +67,4 @@ bench: install
 	$(BIN)/python benchmarks/trainer.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm $(TRL_SUITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

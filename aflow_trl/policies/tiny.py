@@ -67,9 +67,10 @@ _LAUNCH_VARIABLES = (
     "MASTER_",
     "TORCHELASTIC_",
     "ACCELERATE_",
-    "OMP_",
+    # A launcher limits each process to one thread; while the policy is built, the others wait.
+    "OMP_NUM_THREADS",
 )
-"""Beginnings of the environment variables that make a process part of a launch."""
+"""Prefixes of the environment variables that make a process part of a launch."""
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 

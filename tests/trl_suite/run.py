@@ -1,0 +1,53 @@
+"""
+Run TRL's own tests of `GRPOTrainer` twice: with TRL's trainer, and with `WorkflowGRPOTrainer` in its place.
+
+    python tests/trl_suite/run.py SUITE
+
+`SUITE` is a checkout of TRL in the installed version. Tests that need what cannot be stood in (vision models, other
+architectures, GPUs) fail or are skipped in both runs. The command fails if a test passes with TRL's trainer and not with
+ours, unless it is one of [`DIFFERENCES`].
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TESTS = "tests/test_grpo_trainer.py"
+DIFFERENCES: dict[str, str] = {}
+"""Tests that may differ, with the reason."""
+
+
+def passed(suite: Path, *plugins: str) -> set[str]:
+    """Names of the tests that pass."""
+    report = suite / f"report-{len(plugins)}.xml"
+    arguments = [sys.executable, "-m", "pytest", TESTS, "-q", "--tb=line", "-p", "no:cacheprovider"]
+    arguments += ["--override-ini", "addopts=", f"--junitxml={report}", *(f"-p{plugin}" for plugin in plugins)]
+    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
+    subprocess.run(arguments, cwd=suite, env=environment, stdout=sys.stderr)
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    return {f"{case.get('classname')}::{case.get('name')}" for case in cases if len(case) == 0}
+
+
+def main() -> int:
+    """Compare the two runs."""
+    suite = Path(sys.argv[1]).resolve()
+    sys.path.insert(0, str(HERE))
+    from stand_ins import build
+
+    build(suite)
+    theirs, ours = passed(suite), passed(suite, "replace_trainer")
+    print(f"{len(theirs)} tests pass with TRL's trainer, {len(ours & theirs)} of them with ours")
+    lost = sorted(theirs - ours)
+    for name in lost:
+        print(f"  {name}: {DIFFERENCES.get(name, 'UNEXPECTED')}")
+    return int(not theirs or any(name not in DIFFERENCES for name in lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
