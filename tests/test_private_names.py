@@ -34,7 +34,8 @@ METHODS = {
 FIRST_PARAMETERS = {
     # Called by the collapse guard; overridden. Their later parameters differ between releases and are passed on.
     "_generate_single_turn": ["self", "prompt_ids", "images"],
-    "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"],
+    # 1.14 passes token ids, mask and number of logits on as `*args`.
+    "_get_per_token_logps_and_entropies": ["self", "model"],
 }
 ATTRIBUTES = {
     "_step": "checkpoint.py: position in the cycle of generations",
