@@ -57,6 +57,8 @@ test-trl: install
 	test -d $(TRL_SUITE) || git clone -q --depth 1 --branch \
 		v$$($(BIN)/python -c "import trl; print(trl.__version__)") https://github.com/huggingface/trl $(TRL_SUITE)
 	rm -rf $(TRL_SUITE)/trl
+	# For the tests of tools: TRL parses tool calls with it.
+	$(BIN)/pip install -q --upgrade --target $(TRL_SUITE)/packages jmespath
 	$(BIN)/python tests/trl_suite/run.py $(TRL_SUITE)
 
 bench: install
