@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
-from test_trainer import build, parameters, train_until_stopped
+from trainers import build, parameters, train_until_stopped
 
 BAD_STEP = 1
 """Step, from 0, in which something is injected."""

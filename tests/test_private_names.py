@@ -15,7 +15,7 @@ import pytest
 from trl import GRPOConfig, GRPOTrainer
 
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
-from test_trainer import build
+from trainers import build
 
 METHODS = {
     # Overridden in workflow_grpo_trainer.py: each passes its arguments on, so their order is what matters.

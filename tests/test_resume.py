@@ -25,7 +25,7 @@ from aflow_trl.rollouts import Rollouts, read_rollout
 from aflow_trl.storage import read_rows
 from aflow_trl.trainer import StopConditions, WorkflowGRPOConfig, WorkflowGRPOTrainer, last_checkpoint
 from aflow_trl.trainer.checkpoint import state_path
-from test_trainer import build, parameters
+from trainers import build, parameters
 
 ROOT = Path(__file__).parent.parent
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=True)}

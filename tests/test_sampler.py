@@ -18,7 +18,7 @@ from aflow_trl.data import PolicyPrompt, build_dataset, load_rows
 from aflow_trl.operators import DEFAULT_OPERATORS
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.samplers import StratifiedSampler, strata_of
-from test_trainer import options, parameters, primary_reward
+from trainers import options, parameters, primary_reward
 
 DOMAINS = ["math"] * 70 + ["qa"] * 20 + ["code"] * 10
 LEVELS = [1 + index % 5 for index in range(100)]
@@ -118,7 +118,7 @@ def test_a_balanced_run_that_is_resumed_ends_bit_equal(at: int, tiny_model: Path
 
 
 def test_balance_needs_its_column(tiny_model: Path, tmp_path: Path) -> None:
-    from test_trainer import build
+    from trainers import build
 
     unbalanced = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, balance_domains=True)
     with pytest.raises(ValueError, match="domain"):

@@ -9,84 +9,30 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from aflow_trl.data import build_dataset, load_rows
-from aflow_trl.dsl import extract
 from aflow_trl.engine import Engine
-from aflow_trl.errors import FatalEndpointError, RunStoppedError, UnavailableError
-from aflow_trl.llm import ExecutorConfig, LLMClient
+from aflow_trl.errors import FatalEndpointError, UnavailableError
+from aflow_trl.llm import LLMClient
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import EVAL, TRAIN, Rollouts, read_traces, trace_name
 from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
-from aflow_trl.trainer.workflow_grpo_config import complete_config
-
-PROMPTS = [f"What is {a} * {b}?" for a in range(2, 6) for b in range(2, 6)]
-WORDS = ("Custom", "Review", "e", "o")
-
-
-def dataset() -> Dataset:
-    return Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS])
-
-
-def text_of(completion: Any) -> str:
-    return completion[0]["content"]
-
-
-def primary_reward(completions: list[Any], **_: Any) -> list[float]:
-    return [float(sum(text_of(c).count(word) for word in WORDS) % 3) / 2 for c in completions]
-
-
-def secondary_reward(completions: list[Any], **_: Any) -> list[float]:
-    return [1 / (1 + len(text_of(c))) for c in completions]
-
-
-def options(output_dir: Path, **overrides: Any) -> dict[str, Any]:
-    return {
-        "output_dir": str(output_dir),
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "max_steps": 3,
-        "learning_rate": 1e-2,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "seed": 3,
-    } | overrides
-
-
-def build(kind: type, config: type, model: Path, output_dir: Path, **overrides: Any) -> Any:
-    trainer_options = {key: overrides.pop(key) for key in ("reward_funcs", "peft_config") if key in overrides}
-    return kind(
-        model=AutoModelForCausalLM.from_pretrained(model),
-        reward_funcs=trainer_options.pop("reward_funcs", [primary_reward, secondary_reward]),
-        args=config(**options(output_dir, **overrides)),
-        train_dataset=dataset(),
-        processing_class=AutoTokenizer.from_pretrained(model),
-        **trainer_options,
-    )
-
-
-def train_until_stopped(trainer: Any) -> str:
-    """Train a run that stops before its last step, and return what the error says."""
-    with pytest.raises(RunStoppedError) as error:
-        trainer.train()
-    return str(error.value)
-
-
-def parameters(trainer: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+from trainers import (
+    build,
+    dataset,
+    options,
+    parameters,
+    primary_reward,
+    simulated,
+    train_until_stopped,
+    workflow_trainer,
+)
 
 
 @pytest.mark.parametrize(
@@ -208,89 +154,6 @@ def test_group_metrics_are_logged_and_reward_is_the_reward(tiny_model: Path, tmp
     assert logs[-1]["reward"] == pytest.approx(sum(total) / len(total))
 
 
-def test_generation_is_the_same_before_and_after_a_step_without_learning(tiny_model: Path, tmp_path: Path) -> None:
-    """Generating in train mode with checkpointing drops the KV cache and writes garbage; here it must not."""
-    trainer = build(
-        WorkflowGRPOTrainer,
-        WorkflowGRPOConfig,
-        tiny_model,
-        tmp_path,
-        learning_rate=0.0,
-        gradient_checkpointing=True,
-        max_steps=2,
-        generation_kwargs={"do_sample": False, "temperature": 1.0},
-        shuffle_dataset=False,
-    )
-    prompts = [[{"role": "user", "content": PROMPTS[0]}]] * 4
-    texts = []
-    modes = []
-    original = trainer.model.generate
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        modes.append((trainer.model.training, trainer.model.is_gradient_checkpointing))
-        return original(*args, **kwargs)
-
-    trainer.model.generate = spy
-    trainer.model.train()
-    texts.append(trainer._generate(prompts)[3])
-    trainer.train()
-    trainer.model.train()
-    texts.append(trainer._generate(prompts)[3])
-    assert texts[0] == texts[1]
-    assert modes and not any(training or checkpointing for training, checkpointing in modes)
-
-
-def test_stop_string_ends_the_completion_and_nothing_is_trained_after_it(tiny_model: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    trainer = build(
-        WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_completion_length=24, stop_strings=["o"]
-    )
-    ids = trainer._generate([[{"role": "user", "content": text}] for text in PROMPTS])[1]
-    stopped = [completion for completion in ids if "o" in tokenizer.decode(completion)]
-    assert stopped, "some completion has to meet the stop string for this test to say anything"
-    for completion in stopped:
-        assert "o" in tokenizer.decode(completion[-1:]), "its last token holds the stop string"
-        assert "o" not in tokenizer.decode(completion[:-1]), "no token before it does"
-
-
-def test_temperature_schedule_reaches_generation_and_loss(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = build(
-        WorkflowGRPOTrainer,
-        WorkflowGRPOConfig,
-        tiny_model,
-        tmp_path,
-        temperature_initial=2.0,
-        temperature_final=0.5,
-        temperature_warmup_steps=2,
-        beta=0.1,
-    )
-    generated = []
-    original = trainer.model.generate
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        generated.append(kwargs["generation_config"].temperature)
-        return original(*args, **kwargs)
-
-    trainer.model.generate = spy
-    trainer.train()
-    assert generated == [2.0, 1.25, 0.5]
-    ids = torch.tensor([[5, 6, 7, 8]])
-    mask = torch.ones_like(ids)
-    result = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 3)
-    logits = trainer.model(input_ids=ids).logits[:, :-1] / 0.5
-    expected = logits.log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
-    torch.testing.assert_close(result[0], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_vllm_gets_the_stop_string_and_keeps_it_in_the_text(tmp_path: Path) -> None:
-    config = complete_config(
-        "model",
-        workflow_rewards(Rollouts(Engine(simulated()))),
-        WorkflowGRPOConfig(**options(tmp_path, use_vllm=True)),
-    )
-    assert config.generation_kwargs == {"stop": ["</workflow>"], "include_stop_str_in_output": True}
-
-
 def test_lora_trains_the_adapter_alone(tiny_model: Path, tmp_path: Path) -> None:
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_proj"])
     trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, peft_config=lora)
@@ -373,24 +236,7 @@ async def _never(*_: Any, **__: Any) -> Any:
     raise UnavailableError("the endpoint is down")
 
 
-def workflow_trainer(client: Any, model: Path, output_dir: Path, **overrides: Any) -> Any:
-    """Trainer on rewards of real rollouts; whatever the random model writes, a workflow runs."""
-    rollouts = Rollouts(Engine(client))
-    rollouts.engine._extraction = lambda _: extract("Custom")
-    return WorkflowGRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model),
-        reward_funcs=workflow_rewards(rollouts),
-        args=WorkflowGRPOConfig(**options(output_dir, **overrides)),
-        train_dataset=dataset().map(lambda row: {"question": row["prompt"][0]["content"], "answer": ["42"]}),
-        processing_class=AutoTokenizer.from_pretrained(model),
-    )
-
-
 STOPPABLE = {"max_steps": 8, "save_strategy": "steps", "save_steps": 100, "collapse_guard": "off"}
-
-
-def simulated(**options: Any) -> LLMClient:
-    return simulated_client(ExecutorConfig(executor_base_url="simulated", **options))
 
 
 def test_run_stops_with_a_checkpoint_after_consecutive_lost_steps(tiny_model: Path, tmp_path: Path) -> None:
@@ -461,13 +307,6 @@ def test_configuration_of_the_user_is_left_as_it_is(tiny_model: Path, tmp_path: 
     assert vars(args) == before and trainer.args.generation_kwargs != args.generation_kwargs
 
 
-def test_stop_strings_and_masking_of_truncated_completions_exclude_each_other(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="mask_truncated_completions"):
-        workflow_trainer(simulated(), tiny_model, tmp_path, mask_truncated_completions=True)
-
-
 def test_truncated_completions_may_be_masked_where_nothing_executes_workflows(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -507,22 +346,6 @@ def test_rollouts_recorded_before_the_training_belong_to_the_run(tiny_model: Pat
     trainer.evaluate(trainer.train_dataset.select(range(4)))
     trainer.train()
     assert {recorded.phase for recorded in read_traces(tmp_path / trace_name(0))} == {TRAIN, EVAL}
-
-
-def test_sample_asks_a_vllm_server_for_one_completion_of_each_prompt(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path)
-    generations = []
-    original = trainer._generate
-
-    def spy(prompts: Any) -> Any:
-        generations.append((len(prompts), trainer.num_generations_eval))
-        return original(prompts)
-
-    trainer._generate = spy
-    configured = trainer.num_generations_eval
-    texts = trainer.sample([[{"role": "user", "content": text}] for text in PROMPTS], seed=0)
-    assert len(texts) == len(PROMPTS) and generations == [(len(PROMPTS), 1)]
-    assert trainer.num_generations_eval == configured
 
 
 CONTRADICTIONS = [

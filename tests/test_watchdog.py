@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from aflow_trl.errors import FatalEndpointError
 from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.callbacks.collapse_guard import LR_FACTOR, MAX_ROLLBACKS
-from test_trainer import PROMPTS, build, parameters, train_until_stopped
+from trainers import PROMPTS, build, parameters, train_until_stopped
 
 BAD_STEP = 3
 """Step, from 1, whose update is destructive."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from ..data import check_policy_prompt
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
-from ..trainer import WorkflowGRPOConfig
 from .schema import REWARDS, ComposeArguments, Recipe, WorkflowArguments
 
 
@@ -19,11 +16,15 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
     _check_rewards(recipe)
     _check_resume(recipe)
-    sharded = _is_sharded(recipe.training)
-    if sharded and recipe.training.collapse_guard == "rollback":
+    if recipe.is_sharded and recipe.training.collapse_guard == "rollback":
         raise RecipeError(
             "collapse_guard: rollback keeps whole parameters, which FSDP and DeepSpeed shard. Use collapse_guard: "
             "stop, or DDP."
+        )
+    if recipe.training.nonfinite == "skip" and recipe.uses_deepspeed:
+        raise RecipeError(
+            "nonfinite: skip drops a step before the optimiser sees it, but DeepSpeed applies it inside the backward "
+            "pass. Use nonfinite: stop or off, or DDP."
         )
     if isinstance(recipe.arguments, WorkflowArguments):
         load_operators(recipe.arguments.operator_modules or [])
@@ -35,7 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
         settings = recipe.arguments.warm_start_settings
         if settings is not None:
             _check_workflows("warm_start, workflows", settings.workflows, vocabulary)
-            if sharded:
+            if recipe.is_sharded:
                 raise RecipeError(
                     "warm_start samples from and fine-tunes a whole model, which FSDP and DeepSpeed shard. Use DDP, "
                     "or start this run from a model that was fine-tuned on one GPU."
@@ -94,9 +95,3 @@ def _check_constrained_depth(recipe: Recipe) -> None:
         )
     if not recipe.training.use_vllm:
         raise RecipeError("constrained_depth needs use_vllm: true; plain generation cannot be constrained.")
-
-
-def _is_sharded(training: WorkflowGRPOConfig) -> bool:
-    """Whether parameters are sharded over processes, as the recipe or `accelerate launch` says."""
-    launched = any(os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true" for kind in ("FSDP", "DEEPSPEED"))
-    return launched or bool(training.deepspeed or training.fsdp)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Row, load_rows
 from ..dsl import format_workflow, sample_workflow
@@ -14,6 +17,7 @@ from ..errors import RecipeError
 from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
 from ..simulator import simulated_client
+from ..trainer import WorkflowGRPOConfig
 from .schema import COMPOSE, Recipe
 
 DRY_RUN_PROBLEMS = 16
@@ -96,12 +100,28 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
     if training.collapse_guard != "off":
         probes = training.probe_problems * (1 + int(steps) // training.probe_steps)
         phases.append(_DryRun(recipe, train_rows, 1, reply_tokens).phase("probes", probes))
+    if evaluations_in_training := _evaluations_in_training(training, steps, steps / steps_per_epoch):
+        completions = evaluations_in_training * len(eval_rows) * (training.num_generations_eval or 1)
+        group_phase = _DryRun(recipe, eval_rows, training.num_generations_eval or 1, reply_tokens)
+        phases.append(group_phase.phase("evaluation in training", completions))
     if warm_start is not None:
         phases.insert(0, dry_run.search_phase(warm_start.max_calls))
     if recipe.compose.judge_domains:
         completions = sum(phase.completions for phase in phases)
         phases.append(dry_run.judge_phase(completions))
     return [*phases, _sum(phases)]
+
+
+def _evaluations_in_training(training: WorkflowGRPOConfig, steps: float, epochs: float) -> int:
+    """Number of evaluations that `eval_strategy` asks for."""
+    count = int(training.eval_on_start)
+    if training.eval_strategy == IntervalStrategy.EPOCH:
+        return count + int(epochs)
+    if training.eval_strategy == IntervalStrategy.STEPS:
+        every = training.eval_steps or training.logging_steps
+        # transformers takes a value below 1 for a share of all steps.
+        return count + int(steps // (every if every >= 1 else max(1, math.ceil(every * steps))))
+    return count
 
 
 class _DryRun:

@@ -7,6 +7,7 @@ It is read once (`loader.py`) and changed by nobody afterwards.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -362,6 +363,17 @@ class Recipe:
         return self.executor.executor_base_url == SIMULATED
 
     @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed trains, as the recipe or `accelerate launch` says."""
+        return bool(self.training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are sharded over processes."""
+        fsdp = bool(self.training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        return fsdp or self.uses_deepspeed
+
+    @property
     def replay_settings(self) -> ReplaySettings:
         """Settings under which a replay computes rewards and advantages as this recipe would."""
         names, training = self.reward_names, self.training
@@ -371,7 +383,7 @@ class Recipe:
             names,
             list(training.reward_weights),
             training.advantage_estimator,
-            training.advantage_config(training.num_generations, primary),
+            training.advantage_config(training.num_generations, primary, primary_may_abstain=False),
             self.workflow.gate_secondary,
             self.workflow.quantize_correctness,
             self.workflow.operators,

@@ -18,6 +18,7 @@ from ..recipes import Recipe
 from ..rewards import workflow_rewards
 from ..rollouts import Rollouts, ScoredRollout, accuracy, valid_share, workflow_counts
 from ..runs import compose_card_sections, learning_report, plot_frontier, plot_learning_curve, print_summary
+from .preflight import check_trainer
 from .session import (
     begin_run,
     build_engine,
@@ -54,12 +55,15 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
+    if recipe.compose.warm_start_settings is not None:
+        check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, layers = build_engine(recipe, earlier)
     rollouts = build_rollouts(recipe, engine, earlier)
     found = warm_start(recipe, rollouts, train_rows) if recipe.compose.warm_start_settings is not None else None
     rewards = workflow_rewards(rollouts, recipe.reward_names)
-    trainer = build_trainer(recipe, rewards, build_dataset(train_rows, recipe.prompt))
+    train_data, eval_data = (build_dataset(rows, recipe.prompt) for rows in (train_rows, eval_rows))
+    trainer = build_trainer(recipe, rewards, train_data, eval_data)
     prompts = [recipe.prompt.messages(row) for row in eval_rows]
     evaluator = HeldOutEvaluator(trainer, rollouts, eval_rows, prompts, seed=recipe.training.seed)
 

@@ -28,6 +28,7 @@ from ..runs import plot_gains, print_gains, task_card_sections
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
 from .compose import MIN_TABLE_WIDTH
+from .preflight import check_trainer
 from .session import (
     begin_run,
     build_engine,
@@ -76,6 +77,8 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     args, seed = recipe.improve, recipe.training.seed
     eval_rows, train_rows = load_problems(recipe)
     records_of_file = _records_of_file(recipe)
+    if not recipe.is_sharded:
+        check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, _ = build_engine(recipe, earlier)
     rollouts = build_rollouts(recipe, engine, earlier)
@@ -99,6 +102,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         recipe,
         improvement_rewards(training_gains, recipe.reward_names),
         improvement_dataset(train_records, recipe.prompt),
+        improvement_dataset(eval_records, recipe.prompt),
     )
     prompts = [improvement_messages(record, recipe.prompt) for record in eval_records]
 

@@ -52,7 +52,8 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         allow_weak_sandbox(recipe.run.allow_weak_sandbox)
         asyncio.run(fork_server())  # missing isolation is reported now, not in the middle of a batch
     prompt, max_length = recipe.prompt, recipe.reason.max_prompt_length
-    trainer = build_trainer(recipe, reasoning_rewards(recipe.reward_names), reasoning_dataset(train_rows, prompt))
+    train_data, eval_data = (reasoning_dataset(rows, prompt) for rows in (train_rows, eval_rows))
+    trainer = build_trainer(recipe, reasoning_rewards(recipe.reward_names), train_data, eval_data)
     kept, left_out = {}, {}
     for name, rows in (("train", train_rows), ("held_out", eval_rows)):
         kept[name] = [row for row in rows if _prompt_length(trainer.processing_class, row, prompt) <= max_length]
@@ -62,6 +63,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         if not kept[name]:
             raise DataError(f"every {name} prompt is longer than max_prompt_length {max_length}. Raise it.")
     trainer.train_dataset = reasoning_dataset(kept["train"], prompt)
+    trainer.eval_dataset = reasoning_dataset(kept["held_out"], prompt)
 
     print_rank0(f"held-out evaluation on {len(kept['held_out'])} problems")
     untrained = _measure(recipe, trainer, kept["held_out"])

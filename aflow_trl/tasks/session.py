@@ -185,18 +185,26 @@ def build_rollouts(
     return rollouts
 
 
-def build_trainer(recipe: Recipe, reward_funcs: Sequence[RewardFunction], dataset: Dataset) -> WorkflowGRPOTrainer:
-    """The trainer of a recipe, with one line of progress for each logged step."""
+def build_trainer(
+    recipe: Recipe, reward_funcs: Sequence[RewardFunction], dataset: Dataset, eval_dataset: Dataset
+) -> WorkflowGRPOTrainer:
+    """
+    The trainer of a recipe, with one line of progress for each logged step.
+
+    The held-out problems are its `eval_dataset`, which `eval_strategy` evaluates during training.
+    """
     trainer = WorkflowGRPOTrainer(
         model_path(recipe),
         list(reward_funcs),
         recipe.training,
         train_dataset=dataset,
+        eval_dataset=eval_dataset,
         peft_config=get_peft_config(recipe.model),
         callbacks=[ConsoleProgress(print_rank0)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    print_rank0(f"rewards: {trainer.reward_roles}")
     return trainer
 
 

@@ -38,6 +38,7 @@ from ..warm_start import (
     sft_examples,
     successive_halving,
 )
+from .preflight import check_trainer
 from .session import (
     WARM_START_FOLDER,
     begin_run,
@@ -84,6 +85,7 @@ def run_warm_start(recipe: Recipe) -> dict[str, Any]:
         `dict[str, Any]`: Calls made, number of candidates and winners of each group of problems.
     """
     _, rows = load_problems(recipe)
+    check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, _ = build_engine(recipe, earlier)
     return warm_start(recipe, build_rollouts(recipe, engine, earlier), rows).metadata

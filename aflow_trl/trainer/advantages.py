@@ -41,6 +41,11 @@ class AdvantageConfig:
     tolerance: float = DEFAULT_TOLERANCE
     clip: float | None = None
     """Maximum absolute advantage; `None` for no limit."""
+    correct_from: float = 1.0
+    """Primary reward from which the secondary ones break ties."""
+    primary_may_abstain: bool = True
+    """Whether the next reward decides a group that the primary one leaves unscored. Not where the primary reward
+    executes workflows: there it means that the infrastructure failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,6 @@ def compute_advantages(batch: RewardBatch, config: AdvantageConfig) -> Tensor:
     """
     WA-GRPO advantages of a batch. Training and replay both call it.
 
-    The sign of a weight is kept: a primary reward of negative weight is a cost, and so is a secondary one. The size of
-    the primary weight does not matter, because the primary reward decides by order.
-
     Args:
         batch ([`RewardBatch`]):
             Rewards of all processes.
@@ -76,21 +78,58 @@ def compute_advantages(batch: RewardBatch, config: AdvantageConfig) -> Tensor:
     Raises:
         `ValueError`: A reward is infinite, a shape does not fit, or the scale is unknown.
     """
-    rewards, weights = batch.rewards, batch.weights
-    secondary = [index for index in range(rewards.shape[1]) if index != config.primary]
-    share = weights[secondary] / weights[secondary].abs().sum().clamp(min=torch.finfo(weights.dtype).tiny)
-    sign = -1.0 if weights[config.primary] < 0 else 1.0
+    primary, secondary, correct_from = split_rewards(batch, config)
     advantages = wa_grpo(
-        sign * rewards[:, config.primary],
-        (rewards[:, secondary] * share).nansum(dim=1),
+        primary,
+        secondary,
         config.num_generations,
         scale=config.scale,
         alpha=config.alpha,
         tol=config.tolerance,
         progress=batch.progress,
+        correct_from=correct_from,
         tasks=batch.tasks,
     )
     return clip_advantages(advantages, config.clip)
+
+
+def split_rewards(batch: RewardBatch, config: AdvantageConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The reward that decides each group, and the one that breaks ties in it.
+
+    The primary reward decides. Where it scores no member of a group, as a reward for another task does, the first
+    other one with a weight that scores some member decides instead. The rest, weighted, breaks ties.
+
+    The sign of a weight is kept: a reward of negative weight is a cost, whether it decides or breaks ties. The size of
+    the weight of a reward that decides does not matter, because it decides by order.
+
+    Args:
+        batch ([`RewardBatch`]):
+            Rewards of all processes.
+        config ([`AdvantageConfig`]):
+            Settings.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: Primary rewards (NaN where unscored), secondary rewards, and
+            the primary reward from which a completion counts as right, each of shape (B*G,).
+    """
+    rewards, weights = batch.rewards, batch.weights
+    functions = range(rewards.shape[1])
+    candidates = [config.primary]
+    if config.primary_may_abstain:
+        candidates += [index for index in functions if index != config.primary and weights[index] != 0]
+    groups = rewards[:, candidates].view(-1, config.num_generations, len(candidates))
+    unscored = torch.isnan(groups).all(dim=1)
+    # Number of candidates before the first that scored a member; a group that none scored stays with the primary.
+    first = unscored.long().cumprod(dim=1).sum(dim=1) % len(candidates)
+    deciding = torch.tensor(candidates, device=rewards.device)[first].repeat_interleave(config.num_generations)
+    is_secondary = torch.arange(rewards.shape[1], device=rewards.device) != deciding.unsqueeze(1)
+    shares = weights * is_secondary
+    shares = shares / shares.abs().sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    sign = torch.where(weights < 0, -1.0, 1.0).to(rewards.dtype)[deciding]
+    primary = sign * rewards.gather(1, deciding.unsqueeze(1)).squeeze(1)
+    secondary = torch.where(is_secondary, rewards * shares, 0.0).nansum(dim=1)
+    return primary, secondary, sign * config.correct_from
 
 
 def clip_advantages(advantages: Tensor, limit: float | None) -> Tensor:
@@ -113,7 +152,7 @@ def wa_grpo(
     alpha: float = 0.1,
     tol: float = DEFAULT_TOLERANCE,
     progress: Tensor | None = None,
-    correct_from: float = 1.0,
+    correct_from: float | Tensor = 1.0,
     tasks: Tensor | None = None,
 ) -> Tensor:
     r"""
@@ -147,8 +186,8 @@ def wa_grpo(
         progress (`torch.Tensor` of shape `(B*G,)`, *optional*):
             Breaks ties among members that are not right. Without it they stay tied: being cheap is no merit of a wrong
             answer.
-        correct_from (`float`, *optional*, defaults to `1.0`):
-            Primary reward from which an answer counts as right.
+        correct_from (`float` or `torch.Tensor` of shape `(B*G,)`, *optional*, defaults to `1.0`):
+            Primary reward from which a completion counts as right.
         tasks (`torch.Tensor` of shape `(B*G,)`, *optional*):
             Number of the task of each completion; required by `scale="task"`.
 
@@ -164,7 +203,8 @@ def wa_grpo(
     groups = c.view(-1, num_generations)
     divisor = _divisor(groups, scale, tasks)
     first = _centred(groups, tol) / divisor
-    t, gaps = _tie_breaks(groups, secondary, progress, tol, correct_from)
+    right = (c >= correct_from - tol).view(groups.shape)
+    t, gaps = _tie_breaks(groups, secondary, progress, right, tol)
     step = torch.minimum(torch.tensor(float(alpha), device=c.device), TIE_MARGIN * gaps / divisor)
     advantages = first + step * t
     return torch.where(scored, advantages.flatten(), 0.0)
@@ -226,13 +266,13 @@ def _divisor(groups: Tensor, scale: str, tasks: Tensor | None) -> Tensor:
 
 
 def _tie_breaks(
-    groups: Tensor, secondary: Tensor, progress: Tensor | None, tol: float, correct_from: float
+    groups: Tensor, secondary: Tensor, progress: Tensor | None, right: Tensor, tol: float
 ) -> tuple[Tensor, Tensor]:
     """Tie-breaks t in [-1, 1] of shape (B, G), and the smallest decisive gap of each group, shape (B, 1)."""
     size = groups.shape[1]
     s = secondary.double().view(-1, size)
     p = torch.zeros_like(s) if progress is None else progress.double().view(-1, size)
-    merit = torch.nan_to_num(torch.where(groups >= correct_from - tol, s, p))
+    merit = torch.nan_to_num(torch.where(right, s, p))
     # Sorting makes tie classes neighbours; a class ends where the next reward is more than `tol` away.
     order = groups.masked_fill(torch.isnan(groups), torch.inf).argsort(dim=1, stable=True)
     ranked = groups.gather(1, order).double()

@@ -53,7 +53,7 @@ def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplayS
         list(trainer.reward_func_names),
         trainer.reward_weights.tolist(),
         trainer.args.advantage_estimator,
-        trainer.args.advantage_config(trainer.num_generations, trainer.primary),
+        trainer.advantage_config,
         rollouts.gate_secondary,
         rollouts.quantize_correctness,
         list(operators),

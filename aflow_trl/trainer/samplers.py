@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import RepeatSampler
 
+from .workflow_grpo_config import WorkflowGRPOConfig
+
 
 class StratifiedSampler(RepeatSampler):
     """
@@ -70,6 +72,32 @@ class StratifiedSampler(RepeatSampler):
                 queues[chosen].extend(rows[index] for index in (shuffled if self.shuffled else range(len(rows))))
             order.append(queues[chosen].popleft())
         return order
+
+
+def stratified_sampler(sampler: RepeatSampler, args: WorkflowGRPOConfig) -> StratifiedSampler:
+    """
+    The sampler of a trainer: TRL's, with the shares that the configuration asks for.
+
+    Args:
+        sampler ([`~trl.trainer.utils.RepeatSampler`]):
+            TRL's sampler.
+        args ([`WorkflowGRPOConfig`]):
+            Configuration.
+
+    Raises:
+        `ValueError`: The data lacks a column that a share needs.
+    """
+    data = sampler.data_source
+    columns = {name: [0] * len(data) for name in ("domain", "difficulty")}
+    required = ["domain"] * args.balance_domains + ["difficulty"] * (args.hard_share is not None)
+    for name in required:
+        if name not in data.column_names:
+            raise ValueError(f"balanced batches need the column {name!r} in the training data.")
+        columns[name] = data[name]
+    strata, weights = strata_of(
+        columns, by_domain=args.balance_domains, hard_share=args.hard_share, hard_from=args.hard_from
+    )
+    return StratifiedSampler(sampler, strata, weights)
 
 
 def strata_of(

@@ -38,7 +38,8 @@ class WorkflowGRPOConfig(GRPOConfig):
             `"dr_grpo"` (divides by nothing, with the Dr. GRPO loss) or `"batch"` (standard deviation of the batch).
         primary_reward (`str`, *optional*):
             Name of the reward function that decides. If `None`, the first one. The others, weighted by
-            `reward_weights`, only break ties (`"wa_grpo"` only).
+            `reward_weights`, only break ties (`"wa_grpo"` only). Where it returns `None` for a whole group, as a
+            reward for another task does, the first other reward that scores the group decides it.
         advantage_scale (`str`, *optional*, defaults to `"batch"`):
             Divisor of differences in the primary reward under `"wa_grpo"`: `"none"`, or the standard deviation over
             the `"batch"`, the `"group"`, or all groups of one `"task"` (one domain) in the batch.
@@ -46,6 +47,13 @@ class WorkflowGRPOConfig(GRPOConfig):
             Maximum advantage that a tie-break may give. 0 turns tie-breaking off.
         tie_tolerance (`float`, *optional*, defaults to `1e-4`):
             Primary rewards that differ by no more than this are tied.
+        correct_from (`float`, *optional*, defaults to `1.0`):
+            Primary reward from which a completion counts as right, in the units of the primary reward (where its
+            weight is negative: up to which). The other rewards break ties among right completions only, because being
+            cheap is no merit of a wrong one (`"wa_grpo"` only).
+        reward_weights (`list[float]`, *optional*):
+            As in TRL. Under `"wa_grpo"` the primary reward decides by order, so that of its weight only the sign
+            matters; a weight of 0 is refused. The weights of the others are relative to each other.
         advantage_clip (`float`, *optional*):
             Maximum absolute advantage, for every estimator. If `None`, advantages are not clipped.
         scale_rewards (`str`, *optional*):
@@ -123,6 +131,7 @@ class WorkflowGRPOConfig(GRPOConfig):
         default=DEFAULT_TOLERANCE,
         metadata={"help": "Primary rewards that differ by no more than this are tied."},
     )
+    correct_from: float = field(default=1.0, metadata={"help": "Primary reward from which the others break ties."})
     advantage_clip: float | None = field(default=None, metadata={"help": "Maximum absolute advantage."})
     scale_rewards: str | None = field(
         default=None, metadata={"help": "Follows from advantage_estimator or advantage_scale; see there."}
@@ -259,7 +268,7 @@ class WorkflowGRPOConfig(GRPOConfig):
         """Whether TRL computes the advantage."""
         return self.advantage_estimator in TRL_ESTIMATORS
 
-    def advantage_config(self, num_generations: int, primary: int) -> AdvantageConfig:
+    def advantage_config(self, num_generations: int, primary: int, *, primary_may_abstain: bool) -> AdvantageConfig:
         """Settings of `wa_grpo` for groups of a size and a primary reward function."""
         return AdvantageConfig(
             num_generations,
@@ -268,6 +277,8 @@ class WorkflowGRPOConfig(GRPOConfig):
             self.tie_break_alpha,
             self.tie_tolerance,
             self.advantage_clip,
+            self.correct_from,
+            primary_may_abstain,
         )
 
     def temperature_at(self, step: int) -> float:
@@ -295,9 +306,6 @@ def complete_config(
 
     Returns:
         [`WorkflowGRPOConfig`]: A copy; the object of the user stays as it is.
-
-    Raises:
-        `ValueError`: `mask_truncated_completions` is combined with stop strings.
     """
     bindings = [reward_binding(function) for function in functions]
     if args is None:
@@ -310,11 +318,6 @@ def complete_config(
     if config.stop_strings is None:
         config.stop_strings = [CLOSING_TAG] if any(bindings) else []
     if config.stop_strings:
-        if config.mask_truncated_completions:
-            raise ValueError(
-                "mask_truncated_completions would mask every completion that a stop string ended, because TRL takes "
-                "them for truncated. Set mask_truncated_completions: false or stop_strings: []."
-            )
         stop = list(config.stop_strings)
         options = {"stop": stop, "include_stop_str_in_output": True} if config.use_vllm else {"stop_strings": stop}
         config.generation_kwargs = options | (config.generation_kwargs or {})

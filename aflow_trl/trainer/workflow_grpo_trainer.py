@@ -4,56 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
+from datasets import IterableDataset
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from ..errors import RunStoppedError
 from ..rewards import ProbeScorer, RewardBinding, reward_binding
 from ..rollouts import (
-    DOMAIN_COLUMN,
     EVAL,
-    PROGRESS_COLUMN,
     REWARDS_FILE,
     TRAIN,
     RowColumns,
-    completion_text,
     from_columns,
     run_files,
     trace_name,
     workflow_metrics,
 )
 from ..storage import set_aside, trace_parts
-from .advantages import RewardBatch, clip_advantages, compute_advantages, task_numbers
-from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditions, SyncGuard
+from .advantages import (
+    AdvantageConfig,
+    clip_advantages,
+    compute_advantages,
+    split_rewards,
+)
+from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditions, SyncGuard, unchecked_because
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
+from .generation import GenerationTrainer
 from .metrics import advantage_metrics
 from .recording import record_step, replay_settings
-from .samplers import StratifiedSampler, strata_of
+from .reward_roles import primary_index, reward_batch, reward_roles
+from .samplers import stratified_sampler
 from .workflow_grpo_config import complete_config
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SAMPLE_BATCH = 64
-"""Prompts that [`WorkflowGRPOTrainer.sample`] generates at once."""
 STATEFUL_CALLBACKS = (NumericalGuard, CollapseGuard, StopConditions)
 STOPPING_CALLBACKS = (*STATEFUL_CALLBACKS, SyncGuard)
 
 
-class WorkflowGRPOTrainer(GRPOTrainer):
+class WorkflowGRPOTrainer(GenerationTrainer):
     """
     Trainer for Workflow-Aware GRPO (WA-GRPO).
 
@@ -95,7 +97,6 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     _tag_names: ClassVar[list[str]] = ["trl", "aflow-trl", "wa-grpo"]
     _name = "WA-GRPO"
-    num_generations_eval: int
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **kwargs: Any
@@ -110,20 +111,31 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         """Share of valid workflows and of right answers among the latest completions, with their number."""
         self.gradient_norm = 0.0
         """Norm of the latest gradient, before clipping."""
-        self.primary = self._primary_index(args.primary_reward)
-        self._temperature_cell = _temperature_cell(self.model) if args.temperature_initial is not None else None
-        # A distribution that was cut down (to a language, or to its top) has other log-probabilities than the model's.
-        cut = args.vllm_structured_outputs_regex is not None or args.top_p < 1.0 or bool(args.top_k or args.min_p)
-        self._whole_distribution = not cut
-        if args.stop_strings and not self.use_vllm:
-            # `generate` needs the tokenizer to find stop strings, and TRL does not pass it.
-            self.model.generate = functools.partial(self.model.generate, tokenizer=self._tokenizer)
+        weights = self.reward_weights.tolist()
+        self.primary = primary_index(args, self.reward_func_names, weights)
+        self.reward_roles = reward_roles(args, self.reward_func_names, weights)
+        """Which reward decides, and where the others break ties."""
+        balanced = args.balance_domains or args.hard_share is not None
+        if balanced and isinstance(self.train_dataset, (IterableDataset, torch.utils.data.IterableDataset)):
+            raise ValueError(
+                "balance_domains and hard_share need to know all rows, but train_dataset is iterable. Load it as a "
+                "`Dataset`, or mix the stream itself."
+            )
+        self._sync_unchecked = unchecked_because(args)
+        if self.use_vllm and self._sync_unchecked is not None:
+            logger.warning("max_sampling_logp_difference is not checked: %s", self._sync_unchecked)
         self._add_callbacks()
 
     def _add_callbacks(self) -> None:
         args = self.args
         self.numerical_guard = NumericalGuard(args.nonfinite)
         self.numerical_guard.scaled = self.accelerator.scaler is not None
+        self.numerical_guard.steps_in_backward = self.is_deepspeed_enabled
+        if self.is_deepspeed_enabled and args.nonfinite == "skip":
+            raise ValueError(
+                "nonfinite: skip drops a step before the optimiser sees it, but DeepSpeed applies it inside the "
+                "backward pass. Use nonfinite: stop or off, or DDP."
+            )
         self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
         self.collapse_guard: CollapseGuard | None = None
         for callback in (self.numerical_guard, self.sync_guard):
@@ -230,18 +242,7 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         )
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(dataset)
-        data, args = sampler.data_source, self.args
-        columns = {name: [0] * len(data) for name in ("domain", "difficulty")}
-        if args.balance_domains or args.hard_share is not None:
-            required = ["domain"] * args.balance_domains + ["difficulty"] * (args.hard_share is not None)
-            if missing := set(required) - set(data.column_names):
-                raise ValueError(f"balanced batches need the column {sorted(missing)[0]!r} in the training data.")
-            columns |= {name: data[name] for name in required}
-        strata, weights = strata_of(
-            columns, by_domain=args.balance_domains, hard_share=args.hard_share, hard_from=args.hard_from
-        )
-        return StratifiedSampler(sampler, strata, weights)
+        return stratified_sampler(super()._get_train_sampler(dataset), self.args)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(*args, **kwargs)
@@ -261,13 +262,11 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         self.gradient_norm = float(norm)
         return norm
 
-    def _primary_index(self, name: str | None) -> int:
-        if name is None:
-            return 0
-        if name not in self.reward_func_names:
-            names = ", ".join(self.reward_func_names)
-            raise ValueError(f"primary_reward is {name!r}, but the reward functions are {names}.")
-        return int(self.reward_func_names.index(name))
+    @property
+    def advantage_config(self) -> AdvantageConfig:
+        """Settings of WA-GRPO's advantage in training."""
+        may_abstain = reward_binding(self.reward_funcs[self.primary]) is None
+        return self.args.advantage_config(self.num_generations, self.primary, primary_may_abstain=may_abstain)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         # Kept for the advantage step: (B*G, R), gathered from all processes.
@@ -281,7 +280,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             self._binding.rollouts.phase = mode
         if mode == TRAIN and self.args.temperature_initial is not None:
             self.set_temperature(self.args.temperature_at(self.state.global_step))
-        with self._captured_columns() as columns:
+            self._metrics[TRAIN]["temperature"].append(self.temperature)
+        temperature = contextlib.nullcontext() if mode == TRAIN else self.final_temperature()
+        with temperature, self._captured_columns() as columns:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         size = self.num_generations if mode == TRAIN else self.num_generations_eval
         if self.args.uses_trl_advantages or size < 2:
@@ -315,19 +316,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
 
     def group_advantages(self, columns: Mapping[str, Sequence[Any]], size: int) -> Tensor:
         """Advantages of all processes' completions, shape (B*G,), from the gathered rewards and logged columns."""
-        return compute_advantages(self._reward_batch(columns), self.args.advantage_config(size, self.primary))
-
-    def _reward_batch(self, columns: Mapping[str, Sequence[Any]]) -> RewardBatch:
-        rewards = self._gathered_rewards
-        progress, tasks = columns.get(PROGRESS_COLUMN), columns.get(DOMAIN_COLUMN)
-        if progress is not None:
-            values = [float("nan") if value is None else float(value) for value in progress]
-        return RewardBatch(
-            rewards,
-            self.reward_weights.to(rewards.device),
-            None if progress is None else torch.tensor(values, device=rewards.device),
-            None if tasks is None else task_numbers(tasks, rewards.device),
-        )
+        batch = reward_batch(self._gathered_rewards, self.reward_weights, columns)
+        return compute_advantages(batch, replace(self.advantage_config, num_generations=size))
 
     def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
         """Put the advantages where the loss reads them (local slice) and where they are logged (all)."""
@@ -345,6 +335,9 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         values = {} if rows is None else workflow_metrics(rows)
         values["nonfinite_steps"] = float(self.numerical_guard.skipped)
         primary = self._gathered_rewards[:, self.primary]
+        if not self.args.uses_trl_advantages and size > 1:
+            batch = reward_batch(self._gathered_rewards, self.reward_weights, columns)
+            primary = split_rewards(batch, replace(self.advantage_config, num_generations=size))[0]
         values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
         for name, value in values.items():
             metrics[name].append(value)
@@ -358,51 +351,8 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             if metrics.get(key)
         }
         difference = metrics.get("sampling/sampling_logp_difference/mean")
-        if difference and self._whole_distribution:
+        if difference and self._sync_unchecked is None:
             metrics["sampling/stale"].append(float(self.sync_guard.check(difference[-1])))
-
-    # -- generation --------------------------------------------------------------------------------------------------
-
-    def sample(self, prompts: Sequence[Any], *, seed: int) -> list[str]:
-        """
-        Completions of the current policy for this process's share of prompts, sampled in eval mode from a fixed seed.
-
-        Args:
-            prompts (`Sequence`):
-                Prompts of all processes, in a form that the dataset may have.
-            seed (`int`):
-                Seed of the sampling; the random numbers of the training are not touched.
-
-        Returns:
-            `list[str]`: Completions of the share (see [`local_share`]), with up to one more where other processes
-                have more prompts.
-        """
-        local = self.local_share(prompts)
-        # Every process generates equally often, or collective operations would wait for ever.
-        share = -(-len(prompts) // self.accelerator.num_processes)
-        local += list(prompts[: share - len(local)])
-        was_training: bool = self.model.training
-        generations: int = self.num_generations_eval
-        self.model.eval()
-        # The prompts are distinct. With more than one generation per prompt, TRL's server mode would send every n-th
-        # prompt only and return n completions of each.
-        self.num_generations_eval = 1
-        texts: list[str] = []
-        try:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                torch.manual_seed(seed)
-                for start in range(0, share, SAMPLE_BATCH):
-                    completions = self._generate(local[start : start + SAMPLE_BATCH])[3]
-                    texts += [completion_text(completion) for completion in completions]
-        finally:
-            self.num_generations_eval = generations
-            self.model.train(was_training)
-        self._metrics[EVAL].clear()
-        return texts
-
-    def local_share(self, items: Sequence[T]) -> list[T]:
-        """This process's share of items of which every process holds all."""
-        return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
 
     def run_async(self, awaitable: Awaitable[T]) -> T:
         """Run a coroutine on the event loop of the reward functions, which owns the executor's connections."""
@@ -411,43 +361,6 @@ class WorkflowGRPOTrainer(GRPOTrainer):
             return await awaitable
 
         return asyncio.run_coroutine_threadsafe(run(), self.async_loop).result()
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
-        if self.use_vllm:
-            generated: tuple[list[list[int]], Any] = super()._generate_single_turn(*args, **kwargs)
-            return generated
-        # TRL turns checkpointing off here but stays in train mode, where dropout (LoRA's too) would blur the samples.
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
-        finally:
-            self.model.train(was_training)
-        if self.args.stop_strings:
-            # `generate` pads a sequence that a stop string has ended; the policy never sampled that padding.
-            completion_ids = [self._strip_padding(ids) for ids in completion_ids]
-        return completion_ids, logprobs
-
-    def _strip_padding(self, ids: list[int]) -> list[int]:
-        pad = self._tokenizer.pad_token_id
-        end = len(ids)
-        while end > 1 and ids[end - 1] == pad:
-            end -= 1
-        text = self._tokenizer.decode(ids[:end])
-        # "in", not "ends with": the last token may reach beyond the stop string.
-        return ids[:end] if any(stop in text for stop in self.args.stop_strings) else ids
-
-    def set_temperature(self, value: float) -> None:
-        """Use a temperature in generation and in the loss."""
-        self.temperature = value
-        if self.use_vllm:
-            self.vllm_generation.temperature = value
-        else:
-            self.generation_config.temperature = value
-            self.generation_kwargs["temperature"] = value
-        if self._temperature_cell is not None:
-            self._temperature_cell.cell_contents = value
-        self._metrics[TRAIN]["temperature"].append(value)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -497,16 +410,3 @@ class WorkflowGRPOTrainer(GRPOTrainer):
         if self.model_card_sections and self.is_world_process_zero():
             with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as card:
                 card.write(f"\n{self.model_card_sections}\n")
-
-
-def _temperature_cell(model: Any) -> Any:
-    """
-    Closure cell in which TRL's fused LM head keeps the temperature, or `None` where it reads the trainer's attribute.
-
-    TRL fixes it when the trainer is built; a schedule has to reach it for the loss to use the temperature that
-    generation used.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    function = getattr(base.forward, "__func__", base.forward)
-    names = function.__code__.co_freevars
-    return function.__closure__[names.index("temperature")] if "temperature" in names else None

@@ -4,7 +4,7 @@ from .collapse_guard import CollapseGuard, Probe, Share
 from .numerical_guard import NumericalGuard
 from .progress import ConsoleProgress
 from .stop_conditions import StopConditions
-from .sync_guard import SyncGuard
+from .sync_guard import SyncGuard, unchecked_because
 
 __all__ = [
     "CollapseGuard",
@@ -14,4 +14,5 @@ __all__ = [
     "Share",
     "StopConditions",
     "SyncGuard",
+    "unchecked_because",
 ]

@@ -285,7 +285,7 @@ class CollapseGuard(TrainerCallback):
             return inputs["completion_mask"].double()
         was_training = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.trainer.final_temperature():
             logps: Tensor = self.trainer._get_per_token_logps_and_entropies(
                 model, inputs["input_ids"], inputs["attention_mask"], length
             )[0]

@@ -15,7 +15,8 @@ class NumericalGuard(TrainerCallback):
     Keeps a step with NaN or infinity in its loss, log-probabilities or gradients away from the parameters.
 
     Under fp16 the loss scaler skips steps with infinite gradients as a matter of course; there only the loss and the
-    log-probabilities are checked.
+    log-probabilities are checked. DeepSpeed applies the step inside the backward pass, before any callback: there the
+    run ends without a checkpoint of the damaged parameters, and a step cannot be skipped.
 
     Args:
         mode (`str`):
@@ -28,6 +29,8 @@ class NumericalGuard(TrainerCallback):
         """Why training was stopped; `None` if it was not."""
         self.scaled = False
         """Whether a loss scaler is active."""
+        self.steps_in_backward = False
+        """Whether the parameters are updated before the callback sees the gradients, as by DeepSpeed."""
         self.skipped = 0
         """Number of steps that were dropped."""
         self._nonfinite: dict[str, Tensor] = {}
@@ -67,10 +70,11 @@ class NumericalGuard(TrainerCallback):
                 parameter.grad = None
         self.skipped += 1
         if self.mode == "stop":
-            self.reason = (
-                f"NaN or infinity in the {' and the '.join(sources)} of step {state.global_step + 1}; the parameters "
-                "are those of the step before. Lower learning_rate or max_grad_norm, use bf16 instead of fp16, or set "
-                "nonfinite: skip"
-            )
-            control.should_save = control.should_training_stop = True
+            found = f"NaN or infinity in the {' and the '.join(sources)} of step {state.global_step + 1}"
+            remedy = "Lower learning_rate or max_grad_norm, or use bf16 instead of fp16"
+            if self.steps_in_backward:
+                self.reason = f"{found}, which DeepSpeed has applied: restart from the checkpoint before it. {remedy}"
+            else:
+                self.reason = f"{found}; the parameters are those of the step before. {remedy}, or set nonfinite: skip"
+            control.should_save, control.should_training_stop = not self.steps_in_backward, True
         return control

@@ -6,11 +6,37 @@ import logging
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig
 
 logger = logging.getLogger(__name__)
 
+NEUTRAL_GENERATION_KWARGS = frozenset(
+    {"stop", "stop_strings", "stop_token_ids", "include_stop_str_in_output", "max_tokens", "seed", "detokenize"}
+    | {"skip_special_tokens", "spaces_between_special_tokens"}
+)
+"""Arguments of vLLM's sampling that leave the distribution of the next token as it is."""
 STALE_GENERATIONS = 3
 """Consecutive generations with log-probabilities too far off after which a run stops: one may be an odd batch."""
+
+
+def unchecked_because(args: GRPOConfig) -> str | None:
+    """
+    Why the log-probabilities of vLLM and the trainer cannot be compared; `None` if they can.
+
+    A distribution that was cut down or reshaped has other log-probabilities than the model's.
+    """
+    if not args.vllm_importance_sampling_correction:
+        return "vllm_importance_sampling_correction is off, so TRL does not compare log-probabilities"
+    changes = {
+        "vllm_structured_outputs_regex": args.vllm_structured_outputs_regex is not None,
+        "top_p": args.top_p < 1.0,
+        "top_k": bool(args.top_k),
+        "min_p": bool(args.min_p),
+        "repetition_penalty": args.repetition_penalty != 1.0,
+    }
+    names = [name for name, is_changed in changes.items() if is_changed]
+    names += sorted((args.generation_kwargs or {}).keys() - NEUTRAL_GENERATION_KWARGS)
+    return f"{', '.join(names)} changes the distribution that vLLM samples from" if names else None
 
 
 class SyncGuard(TrainerCallback):
