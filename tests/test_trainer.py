@@ -348,22 +348,6 @@ def test_rollouts_recorded_before_the_training_belong_to_the_run(tiny_model: Pat
     assert {recorded.phase for recorded in read_traces(tmp_path / trace_name(0))} == {TRAIN, EVAL}
 
 
-CONTRADICTIONS = [
-    ({"scale_rewards": "group", "advantage_scale": "batch"}, "scale_rewards"),
-    ({"scale_rewards": False, "advantage_estimator": "grpo"}, "scale_rewards"),
-    ({"loss_type": "bnpo", "advantage_estimator": "dr_grpo"}, "loss_type"),
-    ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "option"), CONTRADICTIONS, ids=[row[1] for row in CONTRADICTIONS])
-def test_option_of_trl_that_contradicts_the_estimator_is_refused(
-    overrides: dict[str, Any], option: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=option):
-        WorkflowGRPOConfig(**options(tmp_path, **overrides))
-
-
 @pytest.mark.parametrize("scale", ["group", True])
 def test_option_of_trl_that_agrees_with_the_estimator_is_accepted(scale: str | bool, tmp_path: Path) -> None:
     config = WorkflowGRPOConfig(**options(tmp_path, scale_rewards=scale, advantage_estimator="grpo"))

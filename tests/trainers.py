@@ -65,6 +65,7 @@ def build(kind: type, config: type, model: Path, output_dir: Path, **overrides: 
         reward_funcs=trainer_options.pop("reward_funcs", [primary_reward, secondary_reward]),
         args=config(**options(output_dir, **overrides)),
         train_dataset=dataset(),
+        eval_dataset=dataset().select(range(2)),
         processing_class=AutoTokenizer.from_pretrained(model),
         **trainer_options,
     )
