@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ def primary(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -
     texts = [completion[0]["content"] for completion in completions]
     log_extra("rollout/progress", [len(text) % 5 / 5 for text in texts])
     log_extra("rollout/workflow", texts)
+    # A user's own columns, one of them on a single process.
+    for name in ("task", "executed", "progress"):
+        log_extra(name, texts)
+    if os.environ["RANK"] == "1":
+        log_extra("on_one_process", texts)
     # Different names on different processes: the flush has to survive it.
     log_metric(f"only_here/{len(texts[0])}", 1.0)
     return [None if len(text) % 7 == 0 else float(len(text) % 3) / 2 for text in texts]
@@ -54,6 +60,7 @@ def main(model: str, output: Path) -> None:
         seen["local"] = result["advantages"].clone()
         seen["rewards"] = trainer._gathered_rewards.clone()
         seen["progress"] = list(trainer._logs["extra"]["rollout/progress"])
+        seen["on_one_process"] = list(trainer._logs["extra"]["on_one_process"])
         seen["logged"] = list(trainer._logs["advantages"])
         return result
 

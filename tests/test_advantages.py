@@ -13,6 +13,10 @@ from trl.trainer.utils import nanstd
 from aflow_trl.trainer.advantages import (
     DEFAULT_TOLERANCE,
     SCALE_FLOOR,
+    AdvantageConfig,
+    RewardBatch,
+    compute_advantages,
+    split_rewards,
     tied_groups,
     wa_grpo,
 )
@@ -162,3 +166,76 @@ def test_metrics_tell_groups_apart() -> None:
     metrics = advantage_metrics(primary, advantages, 2, DEFAULT_TOLERANCE)
     assert [metrics[f"groups/{name}"] for name in ("total", "decisive", "tie_broken", "dead")] == [3, 1, 1, 1]
     assert 0 < metrics["advantage/tie_mass"] < 0.5
+
+
+# -- which reward decides --------------------------------------------------------------------------------------------
+
+weight = st.floats(-2, 2, width=32).filter(lambda value: abs(value) > 0.01)
+
+
+@st.composite
+def reward_batches(draw: st.DrawFn) -> RewardBatch:
+    """Rewards of 1 to 4 groups of 4 from three functions, some unscored, with weights of either sign."""
+    count = 4 * draw(st.integers(1, 4))
+    values = draw(st.lists(unit | st.just(math.nan), min_size=3 * count, max_size=3 * count))
+    return RewardBatch(torch.tensor(values).view(count, 3), torch.tensor([draw(weight) for _ in range(3)]))
+
+
+@given(reward_batches(), st.integers(0, 2))
+def test_the_first_reward_that_scores_a_group_decides_it(batch: RewardBatch, primary: int) -> None:
+    decided = split_rewards(batch, AdvantageConfig(4, primary))[0].view(-1, 4)
+    order = [primary, *(index for index in range(3) if index != primary)]
+    for group, chosen in zip(batch.rewards.view(-1, 4, 3), decided, strict=True):
+        scoring = [index for index in order if not group[:, index].isnan().all()]
+        index = scoring[0] if scoring else primary
+        expected = group[:, index] * torch.sign(batch.weights[index])
+        assert torch.equal(chosen.nan_to_num(), expected.nan_to_num())
+
+
+@given(reward_batches())
+def test_groups_of_several_tasks_learn_each_from_their_reward(batch: RewardBatch) -> None:
+    """TRL's pattern for several tasks: every reward function returns None for the samples of the other tasks."""
+    groups = batch.rewards.view(-1, 4, 3).nan_to_num()
+    for number, group in enumerate(groups):
+        group[:, [index for index in range(3) if index != number % 3]] = torch.nan
+    several = compute_advantages(RewardBatch(groups.view(-1, 3), batch.weights), AdvantageConfig(4, scale="group"))
+    for number, advantages in enumerate(several.view(-1, 4)):
+        task = number % 3
+        alone = wa_grpo(groups[number, :, task] * torch.sign(batch.weights[task]), torch.zeros(4), 4, scale="group")
+        torch.testing.assert_close(advantages, alone)
+
+
+def test_an_outage_of_the_executor_is_not_learnt_from() -> None:
+    rewards = torch.tensor([[math.nan, 0.1], [math.nan, 0.9]])
+    batch = RewardBatch(rewards, torch.ones(2))
+    assert compute_advantages(batch, AdvantageConfig(2, primary_may_abstain=False)).tolist() == [0.0, 0.0]
+    assert compute_advantages(batch, AdvantageConfig(2)).tolist() != [0.0, 0.0]
+
+
+@given(reward_batches())
+def test_a_reward_of_negative_weight_is_a_cost(batch: RewardBatch) -> None:
+    """Negating a reward and its weight, and the reward from which it counts as right, changes nothing."""
+    negated = RewardBatch(-batch.rewards, -batch.weights)
+    ours, theirs = (
+        compute_advantages(rewards, AdvantageConfig(4, correct_from=correct_from))
+        for rewards, correct_from in ((batch, 0.5), (negated, -0.5))
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@given(reward_batches(), st.floats(0.1, 10))
+def test_weights_of_tie_breaks_are_relative(batch: RewardBatch, factor: float) -> None:
+    scaled = RewardBatch(batch.rewards, batch.weights * factor)
+    config = AdvantageConfig(4, primary_may_abstain=False)
+    torch.testing.assert_close(
+        compute_advantages(batch, config), compute_advantages(scaled, config), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_tie_breaks_start_at_correct_from() -> None:
+    """Five of ten right: with the default of 1 all count as right, with 6 only the last two do."""
+    rewards = torch.tensor([[5.0, 0.0], [5.0, 1.0], [6.0, 0.0], [6.0, 1.0]])
+    batch = RewardBatch(rewards, torch.ones(2))
+    low, high = (compute_advantages(batch, AdvantageConfig(4, correct_from=value)) for value in (1.0, 6.0))
+    assert low[0] < low[1] < low[2] < low[3]
+    assert high[0] == high[1] < high[2] < high[3]

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from aflow_trl.cli.main import build_parser
 from aflow_trl.recipes import Phase, estimate, load_recipe
-from aflow_trl.rollouts import read_traces
+from aflow_trl.rollouts import EVAL, read_traces, trace_name
 from aflow_trl.simulator import SimulatedApp
 from aflow_trl.train import EXIT_STOPPED
 from aflow_trl.train import main as train
@@ -298,6 +298,8 @@ SHORT = {
     "logging_steps": 1,
     "warm_start": None,
     "probe_problems": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
 }
 
 
@@ -335,6 +337,14 @@ def test_a_run_writes_adapter_traces_and_plots(runs: ShortRuns) -> None:
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
     assert {"traces.jsonl.gz", "rewards.jsonl.gz", "replay_settings.json", "README.md"} <= names
     assert is_drawn(runs.output_dir / "learning_curve.png") and is_drawn(runs.output_dir / "frontier.png")
+
+
+@pytest.mark.slow
+def test_eval_strategy_evaluates_the_held_out_problems_in_training(runs: ShortRuns) -> None:
+    evaluated = [item.rollout for item in read_traces(runs.output_dir / trace_name(0)) if item.phase == EVAL]
+    statements = {rollout.trace.problem.statement for rollout in evaluated}
+    assert len(statements) == SHORT["num_eval_problems"]
+    assert len(evaluated) % SHORT["num_eval_problems"] == 0
 
 
 @pytest.mark.slow

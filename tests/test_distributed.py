@@ -41,6 +41,8 @@ def test_advantages_of_two_processes_are_those_of_one(tiny_model: Path, tmp_path
     assert torch.equal(torch.nan_to_num(first["rewards"]), torch.nan_to_num(second["rewards"]))
     whole = torch.cat([first["local"], second["local"]])
     assert first["logged"] == second["logged"] == pytest.approx(whole.tolist())
+    assert first["on_one_process"] == second["on_one_process"]
+    assert first["on_one_process"][:6] == [None] * 6 and None not in first["on_one_process"][6:]
     rewards = first["rewards"]
     expected = wa_grpo(rewards[:, 0], rewards[:, 1].nan_to_num(), 4, progress=torch.tensor(first["progress"]))
     torch.testing.assert_close(whole, expected, atol=0, rtol=0)

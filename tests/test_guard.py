@@ -96,6 +96,16 @@ def test_stop_ends_with_the_place_and_a_checkpoint_of_good_parameters(
     assert (tmp_path / f"checkpoint-{BAD_STEP + 1}" / "model.safetensors").is_file()
 
 
+def test_under_deepspeed_the_damaged_parameters_are_not_saved_as_good_ones(tiny_model: Path, tmp_path: Path) -> None:
+    """DeepSpeed steps inside the backward pass; all that the trainer knows of it is this flag."""
+    trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, max_steps=4)
+    trainer.numerical_guard.steps_in_backward = True
+    inject(trainer, "loss")
+    message = train_until_stopped(trainer)
+    assert "DeepSpeed has applied" in message and "are those of the step before" not in message
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def test_off_lets_it_through(tiny_model: Path, tmp_path: Path) -> None:
     trainer, _ = run("gradients", "off", tiny_model, tmp_path, steps=2)
     assert trainer.numerical_guard.skipped == 0 and not torch.isfinite(parameters(trainer)).all()

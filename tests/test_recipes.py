@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import yaml
 from aflow_trl.cli.options import ANY_MACHINE
 from aflow_trl.errors import RecipeError
 from aflow_trl.recipes import Recipe, load_recipe
+from aflow_trl.tasks.compose import run_compose
+from aflow_trl.tasks.preflight import check_trainer
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 PRESETS = {"t4-16gb": 16, "v100-16gb": 16, "a100-40gb": 40, "a100-80gb": 80, "h200": 141}
@@ -111,3 +114,68 @@ def test_a_warm_start_that_is_off_is_none(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("model_name_or_path: tiny\nwarm_start: off\n")
     assert load_recipe([str(path), *ANY_MACHINE]).compose.warm_start_settings is None
+
+
+LISTS = [
+    ("stop_strings", ["</a>", "</b>"]),
+    ("reward_weights", [1, 0.5, 0.1, 0.1, 0.1]),
+    ("reward_funcs", ["correctness_reward", "efficiency_reward"]),
+    ("domains", ["math", "qa"]),
+    ("baseline_workflows", ["Custom", "[Custom, Programmer] -> ScEnsemble"]),
+    ("judge_domains", ["qa"]),
+    ("lora_target_modules", ["q_proj", "v_proj"]),
+]
+MAPPINGS = [
+    ("generation_kwargs", {"top_k": 5}),
+    ("chat_template_kwargs", {"enable_thinking": False}),
+    ("models", {"Review": {"executor_model": "small"}}),
+    ("lr_scheduler_kwargs", {"num_cycles": 2}),
+    ("gradient_checkpointing_kwargs", {"use_reentrant": False}),
+]
+
+
+def value_of(recipe: Recipe, name: str) -> object:
+    parts = (recipe.run, recipe.arguments, recipe.executor, recipe.training, recipe.model)
+    return next(getattr(part, name) for part in parts if hasattr(part, name))
+
+
+@pytest.mark.parametrize(("name", "value"), LISTS + MAPPINGS, ids=[row[0] for row in LISTS + MAPPINGS])
+def test_lists_and_mappings_are_read_from_yaml_and_from_flags(name: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    base = {"model_name_or_path": "tiny", "executor_base_url": "simulated"}
+    path.write_text(yaml.safe_dump(base | {name: value}))
+    assert value_of(load_recipe([str(path), *ANY_MACHINE]), name) == value
+    path.write_text(yaml.safe_dump(base))
+    assert value_of(load_recipe([str(path), *ANY_MACHINE, f"--{name}", json.dumps(value)]), name) == value
+    assert value_of(load_recipe([str(path), *ANY_MACHINE, f"--{name}={json.dumps(value)}"]), name) == value
+
+
+def test_a_list_is_empty_in_json_only() -> None:
+    assert load_recipe(["quickstart.yaml", "--stop_strings", "[]"]).training.stop_strings == []
+
+
+def test_a_workflow_in_a_flag_is_no_list() -> None:
+    workflow = "[Custom, Programmer] -> ScEnsemble"
+    assert load_recipe(["quickstart.yaml", "--baseline_workflows", workflow]).compose.baseline_workflows == [workflow]
+
+
+REFUSED_BY_TRL = [
+    (["--sync_ref_model", "true"], "sync_ref_model"),
+    (["--use_vllm", "true"], "vLLM is not installed"),
+    (["--model_init_kwargs", '{"attn_implementation": "nonsense"}'], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED_BY_TRL, ids=[row[0][0][2:] for row in REFUSED_BY_TRL])
+def test_what_trl_refuses_is_refused_before_anything_is_paid_for(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe(["quickstart.yaml", "--output_dir", str(tmp_path), *flags])
+    with pytest.raises(RecipeError, match=message):
+        run_compose(recipe)
+    assert not list(tmp_path.iterdir()), "nothing has been started"
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "improve-quickstart.yaml"])
+def test_the_trainer_of_a_recipe_that_ships_is_accepted(name: str, tmp_path: Path) -> None:
+    check_trainer(load_recipe([name, "--output_dir", str(tmp_path)]))

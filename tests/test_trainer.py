@@ -23,6 +23,7 @@ from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
+from aflow_trl.trainer.callbacks import unchecked_because
 from trainers import (
     build,
     dataset,
@@ -357,3 +358,58 @@ def test_option_of_trl_that_agrees_with_the_estimator_is_accepted(scale: str | b
 @pytest.mark.parametrize("name", ["nonfinite", "collapse_guard"])
 def test_off_of_yaml_is_off(name: str, tmp_path: Path) -> None:
     assert getattr(WorkflowGRPOConfig(**options(tmp_path, **{name: False})), name) == "off"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({}, "primary_reward decides; where it is at least 1, ties are broken by 1 × secondary_reward"),
+        ({"correct_from": 0.5, "reward_weights": [-1.0, -2.0]}, "at most 0.5, ties are broken by -2 × secondary"),
+        ({"tie_break_alpha": 0.0}, "primary_reward decides; ties stay ties"),
+        ({"primary_reward": "secondary_reward"}, "secondary_reward decides"),
+        ({"advantage_estimator": "grpo"}, "TRL's (grpo) of 1 × primary_reward + 1 × secondary_reward"),
+    ],
+)
+def test_the_trainer_says_which_reward_decides(
+    overrides: dict[str, Any], words: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert words in build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, **overrides).reward_roles
+
+
+def test_a_primary_reward_of_weight_zero_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reward_weights gives 0 to 'primary_reward'"):
+        build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, reward_weights=[0.0, 1.0])
+
+
+def test_balanced_batches_of_a_stream_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train_dataset is iterable"):
+        WorkflowGRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            reward_funcs=primary_reward,
+            args=WorkflowGRPOConfig(**options(tmp_path, balance_domains=True)),
+            train_dataset=dataset().to_iterable_dataset(),
+            processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        )
+
+
+# -- comparison of the log-probabilities of vLLM and trainer ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({}, None),
+        ({"generation_kwargs": {"stop": ["x"], "include_stop_str_in_output": True}}, None),
+        ({"generation_kwargs": {"top_k": 5}}, "top_k"),
+        ({"generation_kwargs": {"logit_bias": {"5": -100}}}, "logit_bias"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"vllm_structured_outputs_regex": "a+"}, "vllm_structured_outputs_regex"),
+        ({"vllm_importance_sampling_correction": False}, "vllm_importance_sampling_correction"),
+    ],
+)
+def test_log_probabilities_are_compared_unless_the_distribution_was_changed(
+    overrides: dict[str, Any], reason: str | None, tmp_path: Path
+) -> None:
+    because = unchecked_because(WorkflowGRPOConfig(**options(tmp_path, **overrides)))
+    assert because is None if reason is None else reason in str(because)

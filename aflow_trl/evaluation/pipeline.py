@@ -147,7 +147,7 @@ def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callabl
     # of the temperatures.
     temperature = choice.temperature
     if temperature is None:
-        temperature = read_spec(Path(choice.model)).sampling.temperature
+        temperature = read_spec(choice.model).sampling.temperature
 
     def sampler(trained: bool) -> Callable[[int], list[str]]:
         loaded: list[Policy] = []

@@ -3,11 +3,10 @@
 from .composer import Policy
 from .loading import find_model, is_adapter, load_model, load_policy, load_tokenizer, model_init_kwargs, weights_digest
 from .sampling import sample_completions
-from .spec import SPEC_KEY, ModelOptions, PolicySpec, SamplingOptions, read_spec
+from .spec import ModelOptions, PolicySpec, SamplingOptions, read_spec, write_spec
 from .tiny import build_tiny_policy
 
 __all__ = [
-    "SPEC_KEY",
     "ModelOptions",
     "Policy",
     "PolicySpec",
@@ -22,4 +21,5 @@ __all__ = [
     "read_spec",
     "sample_completions",
     "weights_digest",
+    "write_spec",
 ]

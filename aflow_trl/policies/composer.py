@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..data import PolicyPrompt, Row
 from ..operators import OperatorRegistry, Problem
@@ -45,7 +44,7 @@ class Policy:
         trained: bool = True,
     ) -> None:
         self.path = find_model(model, checkpoint)
-        self.spec = read_spec(Path(model))
+        self.spec = read_spec(model)
         names = [name for name in self.spec.operators or operators if name in operators]
         self.prompt = PolicyPrompt(prompt or self.spec.policy_prompt, operators.select(names))
         self.model, self.tokenizer = load_policy(self.path, self.spec.model, trained=trained)

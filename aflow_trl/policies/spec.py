@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..dsl import CLOSING_TAG
+from transformers.utils import cached_file
 
-SPEC_KEY = "policy"
-"""Key of the specification in `summary.json`."""
+from ..dsl import CLOSING_TAG
+from ..storage import write_json
+
+SPEC_FILE = "policy.json"
+"""File of the specification in the output folder of a run, and in the repository that it is pushed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +79,35 @@ class PolicySpec:
         )
 
 
-def read_spec(folder: Path) -> PolicySpec:
+def write_spec(spec: PolicySpec, folder: Path) -> None:
+    """Write the specification into the output folder of a run, for every checkpoint in it."""
+    write_json(folder / SPEC_FILE, spec.to_json())
+
+
+def read_spec(model: str) -> PolicySpec:
     """
     Specification of the policy that a run, or a checkpoint inside a run, holds.
 
     Args:
-        folder (`Path`):
-            Output folder of a run, a checkpoint in it, or any other folder or name.
+        model (`str`):
+            Output folder of a run, a checkpoint in it, any other folder, or an id of the Hub.
 
     Returns:
-        [`PolicySpec`]: As `summary.json` says; the defaults where there is none.
+        [`PolicySpec`]: As the run wrote it when it started; the defaults where there is none.
     """
-    for candidate in (folder, folder.parent):
-        summary = candidate / "summary.json"
-        if summary.is_file():
-            return PolicySpec.from_json(json.loads(summary.read_text(encoding="utf-8")).get(SPEC_KEY) or {})
+    folder = Path(model)
+    candidates = [folder / SPEC_FILE, folder.parent / SPEC_FILE]
+    if not folder.is_dir():
+        candidates = [Path(cached)] if (cached := cached_file(model, SPEC_FILE, **_MAY_BE_MISSING)) else []
+    for candidate in candidates:
+        if candidate.is_file():
+            return PolicySpec.from_json(json.loads(candidate.read_text(encoding="utf-8")))
     return PolicySpec()
+
+
+_MAY_BE_MISSING: dict[str, Any] = {
+    f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")
+}
 
 
 def _known(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:

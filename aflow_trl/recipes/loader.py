@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -61,13 +63,15 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     task = _task(source, flags)
     parts = (RunArguments, TASK_ARGUMENTS.get(task, TASK_ARGUMENTS[COMPOSE]), *_SHARED_PARTS)
     _check_keys(path, source, flags, parts, task)
-    config = ["--config", str(path)] if path is not None else []
+    flags, lists = _split_lists(flags, parts)
     parser = TrlParser(parts, prog="aflow-trl train")
     parser.set_defaults(**TASK_DEFAULTS.get(task, {}))
     # transformers warns while a config is built, before the user can have set a verbosity.
     set_verbosity_error()
+    os.environ |= {str(name): str(value) for name, value in source.get("env", {}).items()}
+    parser.set_defaults_with_config(**{name: value for name, value in source.items() if name != "env"} | lists)
     try:
-        run, task_arguments, executor, training, model = parser.parse_args_and_config([*config, *flags])
+        run, task_arguments, executor, training, model = parser.parse_args_into_dataclasses(flags)
     except (ValueError, TypeError, ImportError) as error:  # ImportError: DeepSpeed is configured but not installed
         raise RecipeError(f"{path or 'flags'}: {error}") from None
     recipe = Recipe(run, task_arguments, executor, training, model, source)
@@ -98,6 +102,41 @@ def _complete_training(recipe: Recipe) -> None:
             f"{training.resume_from_checkpoint} is no complete checkpoint: it does not exist, or the run was killed "
             "while it was written. --resume takes the latest complete one in output_dir."
         )
+
+
+def _split_lists(flags: Sequence[str], parts: Sequence[type]) -> tuple[list[str], dict[str, list[Any]]]:
+    """
+    Flags, without those whose value is a list in JSON; and these lists by key.
+
+    `--stop_strings a b` is the usual form; `--stop_strings '["a", "b"]'` is that of other tools, and the only one for
+    an empty list.
+    """
+    list_names = {item.name for part in parts for item in fields(part) if "list" in str(item.type)}
+    rest: list[str] = []
+    lists: dict[str, list[Any]] = {}
+    remaining = iter(flags)
+    for flag in remaining:
+        name, equals, value = flag.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not flag.startswith("--") or name not in list_names:
+            rest.append(flag)
+            continue
+        value = value if equals else next(remaining, "")
+        content = _json_list(value)
+        if content is not None:
+            lists[name] = content
+        else:
+            rest += [f"--{name}", value]
+    return rest, lists
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """Content of a list in JSON; `None` for any other text, as a workflow may begin with a bracket as well."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    return content if isinstance(content, list) else None
 
 
 def _check_keys(
@@ -147,4 +186,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: not YAML: {error}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values.")
+    if not isinstance(content.get("env", {}), dict):
+        raise RecipeError(f"{path}: env maps names of environment variables to values, got {content['env']!r}.")
     return content

@@ -18,7 +18,7 @@ from ..data import Row, load_rows
 from ..engine import Engine
 from ..errors import DataError, RecipeError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Price, Spending, Usage
-from ..policies import SPEC_KEY, build_tiny_policy
+from ..policies import build_tiny_policy, write_spec
 from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
 from ..rewards import RewardFunction
 from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, run_files, trace_name
@@ -204,6 +204,8 @@ def build_trainer(
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    if trainer.is_world_process_zero():
+        write_spec(recipe.policy_spec, recipe.output_dir)
     print_rank0(f"rewards: {trainer.reward_roles}")
     return trainer
 
@@ -278,7 +280,6 @@ def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]
     """The part of a summary that every task has."""
     guard = trainer.collapse_guard
     return {
-        SPEC_KEY: recipe.policy_spec.to_json(),
         "seed": recipe.training.seed,
         "versions": versions(),
         "recipe": dict(recipe.source),

@@ -90,10 +90,14 @@ def fine_tune(
     """
     # Next to the folder and so on the same file system, for the rename to be atomic.
     scratch = folder.with_name(f"{folder.name}.tmp")
+    rows: list[dict[str, Any]] = [dict(example) for example in examples]
+    if training.chat_template_kwargs:
+        # SFTTrainer reads the arguments of the chat template from a column.
+        rows = [row | {"chat_template_kwargs": training.chat_template_kwargs} for row in rows]
     trainer = SFTTrainer(
         model=model,
         args=_sft_config(settings, training, scratch),
-        train_dataset=Dataset.from_list([dict(example) for example in examples]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=peft_config,
     )
