@@ -1,9 +1,6 @@
 """Recipes: schema, loading, checks, cost estimate."""
 
-from .checks import check_recipe
-from .estimate import Phase, estimate
-from .loader import load_recipe
-from .schema import (
+from .arguments import (
     COMPOSE,
     IMPROVE,
     OFF,
@@ -14,11 +11,13 @@ from .schema import (
     ComposeArguments,
     ImproveArguments,
     ReasonArguments,
-    Recipe,
     RunArguments,
     WorkflowArguments,
-    operator_executors,
 )
+from .checks import check_recipe
+from .estimate import Phase, estimate
+from .loader import load_recipe
+from .recipe import Recipe, operator_executors
 
 __all__ = [
     "COMPOSE",

@@ -6,7 +6,8 @@ from ..data import check_policy_prompt
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
-from .schema import REWARDS, ComposeArguments, Recipe, WorkflowArguments
+from .arguments import REWARDS, ComposeArguments, WorkflowArguments
+from .recipe import Recipe
 
 
 def check_recipe(recipe: Recipe) -> None:

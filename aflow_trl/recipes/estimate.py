@@ -18,7 +18,8 @@ from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
 from ..simulator import simulated_client
 from ..trainer import WorkflowGRPOConfig
-from .schema import COMPOSE, Recipe
+from .arguments import COMPOSE
+from .recipe import Recipe
 
 DRY_RUN_PROBLEMS = 16
 REPLY_TOKENS = 200

@@ -21,8 +21,9 @@ from ..errors import RecipeError
 from ..llm import ExecutorConfig
 from ..policies import model_init_kwargs
 from ..trainer import WorkflowGRPOConfig, is_complete, last_checkpoint
+from .arguments import COMPOSE, IMPROVE, REASON, REWARDS, TASK_ARGUMENTS, RunArguments, WorkflowArguments
 from .checks import check_recipe
-from .schema import COMPOSE, IMPROVE, REASON, REWARDS, TASK_ARGUMENTS, Recipe, RunArguments, WorkflowArguments
+from .recipe import Recipe
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     COMPOSE: {},

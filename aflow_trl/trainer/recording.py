@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..rollouts import REWARDS_FILE, Rollouts
-from ..storage import TraceFile, write_json
+from ..rollouts import REWARDS_FILE, Rollouts, run_files
+from ..storage import TraceFile, set_aside, trace_parts, write_json
 from .advantages import AdvantageConfig
 
 if TYPE_CHECKING:
@@ -59,6 +59,31 @@ def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplayS
         list(operators),
         sorted(module for module in modules if not module.startswith("aflow_trl.")),
     )
+
+
+def begin_recording(trainer: WorkflowGRPOTrainer, rollouts: Rollouts, *, resumed: bool, names_traces: bool) -> None:
+    """
+    Keep an earlier run's files apart from this one's, and write the settings that a replay needs.
+
+    Args:
+        trainer ([`WorkflowGRPOTrainer`]):
+            Trainer that is about to train.
+        rollouts ([`~aflow_trl.rollouts.Rollouts`]):
+            Its rollouts.
+        resumed (`bool`):
+            Whether the run continues from a checkpoint.
+        names_traces (`bool`):
+            Whether the trainer has named the file of the traces, and not the user.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    if trainer.accelerator.is_main_process:
+        if not resumed:
+            # What was recorded before the training, such as an evaluation of the untrained policy, belongs to the
+            # run; and the traces are the user's business if the user has named their file.
+            move_traces = names_traces and not rollouts.has_recorded
+            set_aside(output_dir, run_files(output_dir) if move_traces else trace_parts(output_dir / REWARDS_FILE))
+        replay_settings(trainer, rollouts).write(output_dir)
+    trainer.accelerator.wait_for_everyone()
 
 
 def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor) -> None:

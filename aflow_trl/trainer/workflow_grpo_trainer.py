@@ -24,15 +24,12 @@ from ..errors import RunStoppedError
 from ..rewards import ProbeScorer, RewardBinding, reward_binding
 from ..rollouts import (
     EVAL,
-    REWARDS_FILE,
     TRAIN,
     RowColumns,
     from_columns,
-    run_files,
     trace_name,
     workflow_metrics,
 )
-from ..storage import set_aside, trace_parts
 from .advantages import (
     AdvantageConfig,
     clip_advantages,
@@ -43,7 +40,7 @@ from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditio
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .generation import GenerationTrainer
 from .metrics import advantage_metrics
-from .recording import record_step, replay_settings
+from .recording import begin_recording, record_step
 from .reward_roles import primary_index, reward_batch, reward_roles
 from .samplers import stratified_sampler
 from .workflow_grpo_config import complete_config
@@ -211,25 +208,14 @@ class WorkflowGRPOTrainer(GenerationTrainer):
                 it can be resumed from.
         """
         if self._binding is not None and self.args.save_traces:
-            self._begin_recording(resumed=bool(resume_from_checkpoint))
+            begin_recording(
+                self, self._binding.rollouts, resumed=bool(resume_from_checkpoint), names_traces=self._names_traces
+            )
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, STOPPING_CALLBACKS) and callback.reason is not None:
                 raise RunStoppedError(f"{callback.reason}.{self._resume_hint()}")
         return output
-
-    def _begin_recording(self, *, resumed: bool) -> None:
-        """Keep an earlier run's files apart from this one's, and write the settings that a replay needs."""
-        assert self._binding is not None
-        rollouts, output_dir = self._binding.rollouts, Path(self.args.output_dir)
-        if self.accelerator.is_main_process:
-            if not resumed:
-                # What was recorded before the training, such as an evaluation of the untrained policy, belongs to the
-                # run; and the traces are the user's business if the user has named their file.
-                move_traces = self._names_traces and not rollouts.has_recorded
-                set_aside(output_dir, run_files(output_dir) if move_traces else trace_parts(output_dir / REWARDS_FILE))
-            replay_settings(self, rollouts).write(output_dir)
-        self.accelerator.wait_for_everyone()
 
     def _resume_hint(self) -> str:
         step = self.state.global_step

@@ -1,0 +1,216 @@
+"""A recipe: arguments of the run and of its task, executor, training, model; read once, changed by nobody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trl import ModelConfig
+
+from ..data import PolicyPrompt
+from ..errors import RecipeError
+from ..llm import SIMULATED, ExecutorConfig
+from ..operators import DEFAULT_OPERATORS, OperatorRegistry
+from ..policies import ModelOptions, PolicySpec, SamplingOptions
+from ..trainer import ReplaySettings, WorkflowGRPOConfig
+from .arguments import (
+    REASON,
+    REWARDS,
+    ComposeArguments,
+    ImproveArguments,
+    ReasonArguments,
+    RunArguments,
+    WorkflowArguments,
+)
+
+
+def operator_executors(
+    models: Mapping[str, Any], executor: ExecutorConfig, operators: Collection[str]
+) -> dict[str, ExecutorConfig]:
+    """
+    Executors of the operators that have a separate one.
+
+    Args:
+        models (`dict[str, Any]`):
+            By operator, the fields that differ from the main executor.
+        executor ([`~aflow_trl.llm.ExecutorConfig`]):
+            Main executor.
+        operators (`Collection[str]`):
+            Names of all operators.
+
+    Raises:
+        [`RecipeError`]: An operator or a field is unknown, or a value is wrong.
+    """
+    names = {item.name for item in fields(ExecutorConfig)}
+    configs = {}
+    for name, changes in models.items():
+        if name not in operators:
+            raise RecipeError(f"models names the operator {name!r}. Use some of {', '.join(operators)}.")
+        if not isinstance(changes, dict) or (unknown := sorted(set(changes) - names)):
+            wrong = repr(unknown[0]) if isinstance(changes, dict) else f"a {type(changes).__name__}"
+            raise RecipeError(
+                f"models, {name}: {wrong} is no field of an executor. Use some of {', '.join(sorted(names))}."
+            )
+        if "executor_model" in changes:
+            # The price of one model says nothing about another.
+            prices = ("executor_input_usd_per_mtok", "executor_output_usd_per_mtok", "executor_cached_usd_per_mtok")
+            changes = dict.fromkeys(prices) | changes
+        try:
+            configs[name] = replace(executor, **changes)
+        except ValueError as error:
+            raise RecipeError(f"models, {name}: {error}") from None
+    return configs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run needs."""
+
+    run: RunArguments
+    arguments: ComposeArguments | ImproveArguments | ReasonArguments
+    """Arguments of the task."""
+    executor: ExecutorConfig
+    training: WorkflowGRPOConfig
+    """Complete: reward weights, model loading, constrained decoding and the checkpoint to resume are filled in."""
+    model: ModelConfig
+    source: Mapping[str, Any]
+    """Content of the recipe file, for the record."""
+
+    @property
+    def workflow(self) -> WorkflowArguments:
+        """Arguments of a task that executes workflows."""
+        assert isinstance(self.arguments, WorkflowArguments)
+        return self.arguments
+
+    @property
+    def compose(self) -> ComposeArguments:
+        """Arguments of `task: compose`."""
+        assert isinstance(self.arguments, ComposeArguments)
+        return self.arguments
+
+    @property
+    def improve(self) -> ImproveArguments:
+        """Arguments of `task: improve`."""
+        assert isinstance(self.arguments, ImproveArguments)
+        return self.arguments
+
+    @property
+    def reason(self) -> ReasonArguments:
+        """Arguments of `task: reason`."""
+        assert isinstance(self.arguments, ReasonArguments)
+        return self.arguments
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Reward functions of the run, in order."""
+        return list(self.run.reward_funcs or REWARDS[self.run.task])
+
+    @cached_property
+    def operators(self) -> OperatorRegistry:
+        """Operators that a workflow may use."""
+        names = self.arguments.operators if isinstance(self.arguments, WorkflowArguments) else None
+        return DEFAULT_OPERATORS.select(names)
+
+    @property
+    def prompt(self) -> PolicyPrompt:
+        """What the policy is asked with."""
+        return PolicyPrompt(self.run.policy_prompt, self.operators)
+
+    @property
+    def operator_executors(self) -> dict[str, ExecutorConfig]:
+        """Executors of the operators that have a separate one."""
+        models = self.workflow.models
+        return operator_executors(models, self.executor, self.operators) if isinstance(models, Mapping) else {}
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the executor is the simulated one."""
+        return self.executor.executor_base_url == SIMULATED
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed trains, as the recipe or `accelerate launch` says."""
+        return bool(self.training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are sharded over processes."""
+        fsdp = bool(self.training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        return fsdp or self.uses_deepspeed
+
+    @property
+    def replay_settings(self) -> ReplaySettings:
+        """Settings under which a replay computes rewards and advantages as this recipe would."""
+        names, training = self.reward_names, self.training
+        primary = names.index(training.primary_reward) if training.primary_reward else 0
+        assert training.reward_weights is not None
+        return ReplaySettings(
+            names,
+            list(training.reward_weights),
+            training.advantage_estimator,
+            training.advantage_config(training.num_generations, primary, primary_may_abstain=False),
+            self.workflow.gate_secondary,
+            self.workflow.quantize_correctness,
+            self.workflow.operators,
+            self.workflow.operator_modules or [],
+        )
+
+    @property
+    def executor_name(self) -> str:
+        """Name of the executor, for reports."""
+        return "simulated executor" if self.is_simulated else self.executor.executor_model
+
+    @property
+    def output_dir(self) -> Path:
+        """Output folder of the run."""
+        return Path(self.training.output_dir)
+
+    @property
+    def model_options(self) -> ModelOptions:
+        """How the base model is loaded."""
+        model = self.model
+        return ModelOptions(
+            model.model_revision if model.model_revision != "main" else None,
+            model.dtype,
+            model.attn_implementation,
+            self.training.trust_remote_code,
+            model.load_in_8bit,
+            model.load_in_4bit,
+            model.bnb_4bit_quant_type,
+            model.use_bnb_nested_quant,
+        )
+
+    @property
+    def policy_spec(self) -> PolicySpec:
+        """Everything needed to ask the policy later as it is asked in training."""
+        training = self.training
+        modules = self.workflow.operator_modules if self.run.task != REASON else None
+        final_step = training.temperature_warmup_steps
+        return PolicySpec(
+            self.run.policy_prompt,
+            tuple(self.operators),
+            tuple(modules or ()),
+            self.sampling_at(final_step),
+            self.model_options,
+        )
+
+    def sampling_at(self, step: int) -> SamplingOptions:
+        """Sampling of the policy at a step of the temperature schedule."""
+        training = self.training
+        defaults = SamplingOptions()
+        stop_strings = training.stop_strings
+        return SamplingOptions(
+            training.temperature_at(step),
+            training.top_p,
+            training.top_k,
+            training.min_p,
+            training.repetition_penalty,
+            training.max_completion_length or defaults.max_completion_length,
+            defaults.stop_strings if stop_strings is None else tuple(stop_strings),
+            training.chat_template_kwargs or {},
+            training.generation_kwargs or {},
+        )
