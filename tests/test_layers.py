@@ -11,12 +11,25 @@ import aflow_trl
 
 PACKAGE = Path(aflow_trl.__file__).parent
 ROOMS = (
-    *("errors", "assets", "storage", "dsl", "sandbox", "llm", "operators", "engine", "scoring", "data", "simulator"),
+    *(
+        "errors",
+        "assets",
+        "storage",
+        "dsl",
+        "sandbox",
+        "llm",
+        "answers",
+        "operators",
+        "engine",
+        "scoring",
+        "data",
+        "simulator",
+    ),
     *("rollouts", "rewards", "improvement", "policies", "trainer", "runs", "evaluation", "warm_start", "recipes"),
     *("tasks", "inference", "export", "cli", "train"),
 )
 """From the bottom to the top: a room imports only rooms before it."""
-NO_IMPORTS = ("errors", "assets", "sandbox", "dsl", "llm")
+NO_IMPORTS = ("errors", "assets", "sandbox", "dsl", "llm", "answers")
 """The bottom: they know `errors` and the files that ship, nothing else."""
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pairs
+from aflow_trl.answers import extract_answer, normalize_text
 from aflow_trl.data import read_problem, synthetic_rows
-from aflow_trl.operators import extract_answer, normalize_text, vote_key
 from aflow_trl.scoring import LEVELS, WRONG_TYPE, Score, quantize, score_answer, score_code, score_math, score_qa
 
 names = st.text(alphabet="abcdefgh ", min_size=1, max_size=12).filter(lambda text: normalize_text(text) != "")
@@ -70,7 +70,6 @@ def test_text_matches_itself(text: str) -> None:
 @given(st.text(max_size=60))
 def test_normalisation_is_idempotent(text: str) -> None:
     assert normalize_text(normalize_text(text)) == normalize_text(text)
-    assert vote_key(vote_key(text, "qa"), "qa") == vote_key(text, "qa")
 
 
 @given(st.text(alphabet="abc123 .,=\n", max_size=40).filter(lambda text: "answer" not in text))

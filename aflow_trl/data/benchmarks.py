@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from datasets import get_dataset_config_names, load_dataset
 
+from ..answers import last_boxed, normalize_text
 from ..errors import RecipeError
-from ..operators import last_boxed, normalize_text
 from .schema import Row
 
 UpstreamRow: TypeAlias = Mapping[str, Any]

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from ..answers import vote_key
 from ..dsl import Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow, walk
 from ..errors import BudgetExceededError, RejectedRequestError
 from ..llm import LLMClient, Priority
@@ -20,7 +21,6 @@ from ..operators import (
     Problem,
     State,
     final_answer,
-    vote_key,
 )
 from .priority import remaining_calls
 from .single_flight import Numbering, SingleFlight, digest

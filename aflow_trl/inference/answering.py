@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..answers import vote_key
 from ..data import load_questions
 from ..engine import Engine, Outcome, RolloutRequest, Trace
-from ..operators import Problem, vote_key
+from ..operators import Problem
 
 CHUNK_QUESTIONS = 32
 """Number of questions of a file that are answered at once."""

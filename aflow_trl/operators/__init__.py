@@ -1,6 +1,5 @@
 """The operators of a workflow, a small class each, and the registry and decorator that add others."""
 
-from .answers import extract_answer, final_answer, last_boxed, normalize_text, vote_key
 from .base import RETRY_HINT, Operator, OperatorCall, OperatorFailureError
 from .builtin import (
     AnswerGenerate,
@@ -14,6 +13,7 @@ from .builtin import (
     ScEnsemble,
     Test,
 )
+from .final_answer import final_answer
 from .registry import DEFAULT_OPERATORS, OperatorRegistry, load_operators, operator
 from .replies import ReplyError
 from .types import Candidate, Problem, State
@@ -39,11 +39,7 @@ __all__ = [
     "ScEnsemble",
     "State",
     "Test",
-    "extract_answer",
     "final_answer",
-    "last_boxed",
     "load_operators",
-    "normalize_text",
     "operator",
-    "vote_key",
 ]

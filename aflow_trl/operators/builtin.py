@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..answers import code_block, vote_key
 from ..sandbox import Status, run, run_tests
-from .answers import code_block, final_answer, vote_key
 from .base import Operator, OperatorCall, OperatorFailureError
+from .final_answer import final_answer
 from .prompts import render
 from .registry import builtin
 from .replies import ReplyError, fenced, tagged

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..answers import last_boxed, normalize_text
 from ..errors import ScorerError
-from ..operators import last_boxed, normalize_text
 from .code import score_code
 from .qa import token_f1
 from .symbolic import symbolically_equal

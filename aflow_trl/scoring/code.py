@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..answers import extract_answer
 from ..errors import SandboxUnavailableError, ScorerError
-from ..operators import extract_answer
 from ..sandbox import run_tests
 from .types import NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 
+from ..answers import tail
 from ..assets import read_config
 from ..errors import EndpointError, FatalEndpointError, ScorerError
 from ..llm import LLMClient
-from .types import NO_ANSWER, Score
+from .types import NO_ANSWER, NO_VERDICT, Score
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PROMPT = "default"
 MAX_PREDICTION_CHARS = 4_000
@@ -50,15 +54,34 @@ class LLMJudge:
                 Data set, which selects the prompt in `configs/judge_prompts.yaml`.
 
         Returns:
-            [`Score`]: 1.0 or 0.0. An empty prediction is labelled `no_answer` without calling the model.
+            [`Score`]: 1.0 or 0.0. An empty prediction is labelled `no_answer` without calling the model, and one on
+                which the judge gives no verdict, or which its endpoint refuses, `no_verdict`.
 
         Raises:
-            [`ScorerError`]: The judge is unavailable or gave no verdict. Such an answer is unscored, never 0.
+            [`ScorerError`]: The judge gives no verdict on the gold either. Such an answer is unscored, never 0.
             [`FatalEndpointError`]: The endpoint cannot serve any further call; the run has to stop.
         """
         if not prediction.strip():
             return Score(0.0, "llm_judge", "", NO_ANSWER)
-        prediction = prediction[:MAX_PREDICTION_CHARS]
+        prediction = tail(prediction)[-MAX_PREDICTION_CHARS:]
+        try:
+            return await self._verdict(prediction, question, golds, source)
+        except ScorerError as error:
+            # If the gold can be judged, the judge works, and it is the prediction that has talked it out of a verdict.
+            await self._verdict(golds[0][:MAX_PREDICTION_CHARS], question, golds, source)
+            try:
+                return await self._verdict(prediction, question, golds, source)
+            except ScorerError:
+                logger.info("no verdict on an answer, but on the gold: %s", error)
+                return Score(0.0, "llm_judge", prediction, NO_VERDICT)
+
+    async def _verdict(self, prediction: str, question: str, golds: Sequence[str], source: str) -> Score:
+        """
+        Ask for a verdict.
+
+        Raises:
+            [`ScorerError`]: There is none.
+        """
         gold = " | ".join(golds)
         code = hashlib.blake2b(
             "\0".join([question, gold, prediction]).encode(errors="replace"), digest_size=8

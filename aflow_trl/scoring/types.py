@@ -18,7 +18,8 @@ class Score:
     label: str = ""
     """
     `"no_answer"` if there was nothing to compare, `"wrong_type"` if the answer is not of the expected kind,
-    `"weak_verdict"` if the verdict could have been forged; otherwise empty.
+    `"weak_verdict"` if the verdict could have been forged, `"too_complex"` or `"no_verdict"` if the scorer or the
+    judge fails for this answer and not for the gold; otherwise empty.
     """
     partial: float = 0.0
     """Partial credit in [0, 1]: share of tests passed or token F1; equal to `value` if the scorer has neither."""
@@ -27,6 +28,8 @@ class Score:
 NO_ANSWER = "no_answer"
 WRONG_TYPE = "wrong_type"
 WEAK_VERDICT = "weak_verdict"
+TOO_COMPLEX = "too_complex"
+NO_VERDICT = "no_verdict"
 LEVELS = (0.0, 0.2, 0.4, 0.7, 1.0)
 """Levels of a quantised score."""
 NEARLY_CORRECT = 0.8

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TypedDict
 
+from ..answers import extract_answer, vote_key
 from ..assets import read_config
 from ..data import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem
-from ..operators import extract_answer, vote_key
 from .optimizer import current_workflow, propose
 from .recognize import recognize
 
