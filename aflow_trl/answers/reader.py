@@ -42,7 +42,7 @@ _SIDE_CLAUSE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _MATH_SEGMENT = re.compile(
-    r"\$\$(?P<a>[^$]{1,400})\$\$|\$(?P<b>[^$\n]{1,400})\$|\\\((?P<c>.{1,400}?)\\\)|\\\[(?P<d>.{1,400}?)\\\]", re.DOTALL
+    r"\$\$(?:[^$\\]|\\.){1,400}\$\$|(?<!\\)\$(?:[^$\n\\]|\\.){1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL
 )
 _CONCLUDES = re.compile(r"(?:\b(?:is|are|equals?|be|gives?|get|obtain|have|yields?)|[=:])\s{0,3}$", re.IGNORECASE)
 _ABBREVIATIONS = frozenset(
@@ -196,7 +196,10 @@ def _first_statement(text: str, domain: str) -> str:
     if (segment := _MATH_SEGMENT.match(text)) and not _continues(text[segment.end() :]):
         return segment[0]
     line = text.split("\n")[0]
-    return _SIDE_CLAUSE.sub("", first_sentence(line, domain)).strip("*_ \t")
+    sentence = first_sentence(line, domain)
+    if domain != "math" and not re.search(r",\s(?:as|which|since|because|so|who|whose)\b", sentence):
+        return sentence.strip("*_ \t")  # "because …" may be the answer to a question
+    return _SIDE_CLAUSE.sub("", sentence).strip("*_ \t")
 
 
 def _continues(rest: str) -> bool:
@@ -247,13 +250,14 @@ def _concluded(text: str, domain: str) -> str | None:
 def _is_bare(line: str, domain: str) -> bool:
     """Whether a line is an answer rather than a sentence."""
     bare = bare_answer(line, domain)
-    if not bare or line.endswith((":", "?")) or len(bare.split()) > MAX_BARE_WORDS:
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", bare) if domain == "math" else bare.split()
+    if not bare or line.endswith((":", "?")) or len(words) > MAX_BARE_WORDS:
         return False
     if domain == "math":
-        return bool(re.search(r"\d|\\|^[A-Z]$|^\([A-Z]\)$|=", bare))
+        return bool(re.search(r"\d|\\[a-z]|^[A-Z]$|^\([A-Z]\)$|[a-z]\s?[=+-]", bare))
     return not line.endswith(".") or len(bare.split()) <= 3
 
 
 def _is_prose(line: str) -> bool:
-    words = len(re.findall(r"[A-Za-z]{2,}", line))
+    words = len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", line))
     return words >= MIN_PROSE_WORDS or (words >= MIN_SENTENCE_WORDS and line.endswith((".", "!", ":")))

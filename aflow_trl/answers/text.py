@@ -81,7 +81,12 @@ def unwrap(text: str) -> str:
             text = text.rstrip(".;,:").rstrip()
         for opening, closing in _WRAPPERS:
             inner = text[len(opening) : -len(closing)]
-            if text.startswith(opening) and text.endswith(closing) and inner.strip() and opening not in inner:
+            if (
+                text.startswith(opening)
+                and text.endswith(closing)
+                and inner.strip()
+                and opening not in inner.replace(r"\$", "")
+            ):
                 text = inner
                 break
         text = re.sub(r"^#{1,6}\s+", "", text)
