@@ -15,7 +15,7 @@ from aflow_trl.engine import Outcome, Trace
 from aflow_trl.errors import RecipeError
 from aflow_trl.inference import majority
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
-from aflow_trl.policies import ModelOptions, Policy, PolicySpec, SamplingOptions, find_model, load_model
+from aflow_trl.policies import ModelOptions, Policy, PolicySpec, SamplingOptions, find_model, load_model, write_spec
 from command_line import aflow
 
 MATH = "Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?"
@@ -100,7 +100,7 @@ def test_at_least_one_workflow_has_to_be_sampled(tiny_model: Path) -> None:
 def with_spec(tiny_model: Path, folder: Path, spec: PolicySpec) -> str:
     """A model with the summary of a run beside it."""
     shutil.copytree(tiny_model, folder / "run")
-    (folder / "run" / "summary.json").write_text(json.dumps({"policy": spec.to_json()}))
+    write_spec(spec, folder / "run")
     return str(folder / "run")
 
 

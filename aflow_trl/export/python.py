@@ -34,6 +34,8 @@ from ..operators import RETRY_HINT
 PACKAGE = files("aflow_trl")
 PlainNode: TypeAlias = tuple[object, ...]
 """A node as a literal of the script: its kind, then its children; see `WORKFLOW` in the template."""
+# What reads dates, of the forms of answers.
+DATE_PARTS = ("_MONTH_NAMES", "_MONTHS", "_MONTH", "_DAY_FIRST", "_MONTH_FIRST", "_ISO", "read_date")
 # Functions of the sandbox's tester that run tests in one process with the solution.
 TESTER_PARTS = ("_count", "_compiled", "_run", "_failure", "_actual")
 FAILURE_CHARS = 2_000
@@ -147,7 +149,9 @@ def _literal(value: object) -> str:
 def _operators(used: Iterable[str]) -> str:
     """Source of the operators that are used, and of the data types and parsers they need."""
     unused = set(operator_table()) - set(used)
-    modules = [_source("operators", name) for name in ("types", "replies", "answers")]
+    modules = [_source("answers", name) for name in ("text", "reader", "units", "numbers")]
+    modules += [_source("answers", "forms", only=DATE_PARTS), _source("answers", "keys")]
+    modules += [_source("operators", name) for name in ("types", "replies", "final_answer")]
     prompts = _source("operators", "prompts", only=("_FIELD", "fill"))
     return "\n\n\n".join([*modules, prompts, _source("operators", "builtin", without=unused)])
 

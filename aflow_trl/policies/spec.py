@@ -98,16 +98,21 @@ def read_spec(model: str) -> PolicySpec:
     folder = Path(model)
     candidates = [folder / SPEC_FILE, folder.parent / SPEC_FILE]
     if not folder.is_dir():
-        candidates = [Path(cached)] if (cached := cached_file(model, SPEC_FILE, **_MAY_BE_MISSING)) else []
+        candidates = [cached] if (cached := _from_hub(model)) is not None else []
     for candidate in candidates:
         if candidate.is_file():
             return PolicySpec.from_json(json.loads(candidate.read_text(encoding="utf-8")))
     return PolicySpec()
 
 
-_MAY_BE_MISSING: dict[str, Any] = {
-    f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")
-}
+def _from_hub(model: str) -> Path | None:
+    """The specification in a repository of the Hub; whether there is such a repository is for the loader to say."""
+    kinds = ("missing_entries", "gated_repo", "connection_errors")
+    try:
+        cached = cached_file(model, SPEC_FILE, **{f"_raise_exceptions_for_{kind}": False for kind in kinds})
+    except OSError:
+        return None
+    return None if cached is None else Path(cached)
 
 
 def _known(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
