@@ -155,7 +155,7 @@ plain = st.builds(Operator, names)
 with_text = st.builds(
     lambda name, text: Operator(name, (("instruction", text),)),
     st.sampled_from(["Custom", "CustomCodeGenerate"]),
-    st.text(st.characters(codec="utf-8"), max_size=12),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", "Cs")), max_size=12),
 )
 conditions = st.builds(Operator, st.sampled_from(["Review", "Test", "Programmer"]))
 

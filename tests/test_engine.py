@@ -169,9 +169,14 @@ async def test_malformed_replies_do_not_count_towards_the_call_budget(endpoint: 
     assert trace.outcome is Outcome.OK and trace.model_calls == 5
 
 
-async def test_lone_surrogate_in_an_argument_is_replaced_in_the_request(endpoint: ScriptedEndpoint) -> None:
-    (trace,) = await run(endpoint, 'Custom("\\ud800")')
-    assert trace.outcome is Outcome.OK and "Instruction: ?" in endpoint.prompts[0]
+HIDDEN = [r"\ud800", r"\u001b]0;", r"\u0007", r"\u202e", r"\u009b", "\x9b", "\u200b", "\u202e"]
+
+
+@pytest.mark.parametrize("text", HIDDEN, ids=ascii)
+async def test_an_argument_that_cannot_be_seen_is_an_invalid_workflow(text: str, endpoint: ScriptedEndpoint) -> None:
+    (trace,) = await run(endpoint, f'Custom("a{text}b")')
+    assert trace.outcome is Outcome.INVALID and "[hidden_character]" in trace.detail
+    assert endpoint.prompts == []
 
 
 async def test_unavailable_endpoint_never_becomes_an_answer(endpoint: ScriptedEndpoint) -> None:

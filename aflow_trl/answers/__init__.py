@@ -13,11 +13,10 @@ from .forms import (
 from .keys import vote_key
 from .numbers import RELATIVE_TOLERANCE, Number, read_number, same_number, units_agree
 from .reader import bare_answer, code_block, extract_answer, gold_answer, last_boxed
-from .text import MAX_TEXT_CHARS, normalize_text, tail
+from .text import normalize_text
 from .units import is_unit
 
 __all__ = [
-    "MAX_TEXT_CHARS",
     "RELATIVE_TOLERANCE",
     "Interval",
     "Number",
@@ -37,7 +36,6 @@ __all__ = [
     "read_time",
     "same_number",
     "split_list",
-    "tail",
     "units_agree",
     "vote_key",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .text import latex_symbols, plain_characters, tail, unwrap, without_commands
+from ..text import model_text
+from .text import latex_symbols, plain_characters, unwrap, without_commands
 
 MAX_BARE_WORDS = 6
 """Maximum number of words of a last line that counts as an answer without saying so."""
@@ -77,7 +78,7 @@ def extract_answer(text: str, domain: str) -> str:
     """
     if domain == "code":
         return code_block(text)
-    text = tail(text).strip()
+    text = model_text(text).strip()
     marked = _last_marked(text)
     if marked is not None:
         return bare_answer(marked, domain)
@@ -89,7 +90,7 @@ def extract_answer(text: str, domain: str) -> str:
 
 def gold_answer(text: str, domain: str) -> str:
     """The bare answer in a gold, which may be a whole solution that ends with `#### …` or a box."""
-    text = tail(text).strip()
+    text = model_text(text).strip()
     marked = _last_marked(text)
     return bare_answer(text if marked is None else marked, domain)
 

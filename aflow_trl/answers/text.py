@@ -6,9 +6,6 @@ import re
 import string
 import unicodedata
 
-MAX_TEXT_CHARS = 20_000
-"""Part of a text, from its end, in which an answer is looked for: it bounds the time of every search."""
-
 _CHARACTERS = str.maketrans(
     dict.fromkeys("‘’‚‛′`´", "'")
     | dict.fromkeys("“”„‟″«»", '"')
@@ -48,12 +45,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # ASCII only, as in the SQuAD evaluation script, so that scores are comparable.
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _INITIALS = re.compile(r"\b([A-Za-z])\.\s?(?=[A-Za-z]\.)")
-
-
-def tail(text: str) -> str:
-    """The end of a text, where an answer stands, without characters that are invisible or control a terminal."""
-    text = unicodedata.normalize("NFC", text[-MAX_TEXT_CHARS:])
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
 
 
 def plain_characters(text: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.markup import escape
-
 from ..dsl import analyze, format_workflow, mermaid, parse
 from ..operators import load_operators
+from ..runs import report_console
 from .options import Commands
 
 
@@ -36,11 +34,11 @@ def run(options: argparse.Namespace) -> None:
         print(mermaid(workflow))
         return
     analysis = analyze(workflow, vocabulary=vocabulary)
-    console = Console(highlight=False)
-    console.print(f"[bold]{escape(format_workflow(workflow))}[/bold]")
+    console = report_console()
+    console.print(format_workflow(workflow), style="bold")
     console.print(
         f"{analysis.operator_count} operators, depth {analysis.depth}, "
         f"at most {analysis.worst_case_calls} model calls, {analysis.critical_path_calls} of them in sequence"
     )
     console.print()
-    console.print(escape(mermaid(workflow)))
+    console.print(mermaid(workflow))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from ..operators import DEFAULT_OPERATORS
+from ..runs import report_console
 from .options import Commands
 
 
@@ -67,7 +66,7 @@ def _prepare(options: argparse.Namespace) -> None:
         limit=options.limit,
         seed=options.seed,
     )
-    print_card(card, Console(highlight=False))
+    print_card(card, report_console())
 
 
 def _import_aflow(options: argparse.Namespace) -> None:

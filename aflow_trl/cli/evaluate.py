@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from ..errors import RecipeError
 from ..operators import load_operators
+from ..runs import report_console
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client, reply_cache
 
-MIN_TABLE_WIDTH = 130
 """Minimum width of the table, in characters; in a narrower terminal its columns would break into single letters."""
 
 
@@ -62,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     client = executor_client(
         options.base_url, options.executor, options.api_key_env, cache=reply_cache(options.base_url, out)
     )
-    console = Console(stderr=True)
+    console = report_console(stderr=True)
 
     def on_progress(name: str, finished: int, total: int) -> None:
         if finished == total:
@@ -79,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         out=out,
         on_progress=on_progress,
     )
-    print_evaluation(report, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
+    print_evaluation(report, report_console())
     print(f"results.json, results.md and accuracy_cost.png are in {out}")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import RecipeError
+from ..runs import report_console
 from .options import ANY_MACHINE, Commands
 
-MIN_TABLE_WIDTH = 110
 """Minimum width of a table, in characters; in a narrower terminal its columns would be cut."""
 
 
@@ -67,7 +66,7 @@ def run_estimate(options: argparse.Namespace) -> None:
         costs = (phase.low_usd, phase.expected_usd, phase.worst_usd)
         usd = ("unknown" if cost is None else f"{cost:,.2f}" for cost in costs)
         table.add_row(phase.name, *(f"{number:,.0f}" for number in calls), *usd)
-    console = Console(highlight=False, width=max(Console().width, MIN_TABLE_WIDTH))
+    console = report_console()
     console.print(table)
     console.print(
         f"Expected: random workflows and the baselines, with replies of {options.reply_tokens} tokens; low: equal "
@@ -86,7 +85,7 @@ def run_warm_start(options: argparse.Namespace) -> None:
     recipe = load_recipe([options.recipe, *options.overrides])
     if recipe.compose.warm_start_settings is None:
         recipe = load_recipe([options.recipe, *options.overrides, "--warm_start", "true"])
-    print_winners(run_warm_start(recipe), Console(width=max(Console().width, MIN_TABLE_WIDTH)))
+    print_winners(run_warm_start(recipe), report_console())
 
 
 def run_replay(options: argparse.Namespace) -> None:
@@ -109,5 +108,5 @@ def run_replay(options: argparse.Namespace) -> None:
         raise RecipeError(
             f"{options.output_dir} holds no recorded training step. Name a run that has finished at least one."
         )
-    Console(highlight=False).print(table)
+    report_console().print(table)
     print(f"largest change of an advantage: {largest:g}")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,6 +17,8 @@ from ..engine import Engine, Outcome, Trace
 from ..errors import RecipeError
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..operators import OperatorRegistry, Problem, load_operators
+from ..runs import report_console
+from ..text import model_text
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client
 
 DEFAULT_WORKFLOW = "Custom"
@@ -144,30 +145,30 @@ def _show(answered: Answered, options: argparse.Namespace) -> None:
         content = traces[0] if len(traces) == 1 else answered.to_json() | {"traces": traces}
         print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
         return
-    console = Console(highlight=False)
+    console = report_console()
     best = answered.best
     if options.trace:
         for trace in answered.traces:
             _print_trace(trace, console)
-    console.print(f"[bold]workflow[/bold]  {escape(best.workflow or '(no valid workflow)')}")
+    console.print(f"workflow  {best.workflow or '(no valid workflow)'}")
     if best.outcome is not Outcome.OK:
-        console.print(f"[bold red]{best.outcome.value}[/bold red]  {escape(best.detail)}")
+        console.print(f"{best.outcome.value}  {model_text(best.detail)}", style="bold red")
         return
     if len(answered.traces) > 1:
-        console.print(f"[bold]votes[/bold]  {answered.agreeing} of {len(answered.traces)}")
-    console.print(f"[bold]answer[/bold]  {escape(best.answer)}")
+        console.print(f"votes  {answered.agreeing} of {len(answered.traces)}")
+    console.print(f"answer  {model_text(best.answer)}", style="bold")
     usd = "unknown" if answered.usd is None else f"{answered.usd:.4f}"
     wall_s = max(trace.wall_s for trace in answered.traces)
     console.print(f"{answered.model_calls} model calls, {answered.tokens} tokens, {usd} USD, {wall_s:.2f} s")
 
 
 def _print_trace(trace: Trace, console: Console) -> None:
-    table = Table(title=escape(trace.workflow or "(no valid workflow)"), title_justify="left")
+    table = Table(title=trace.workflow or "(no valid workflow)", title_justify="left")
     for heading in ("operator", "calls", "seconds", "result"):
         table.add_column(heading, justify="right" if heading in ("calls", "seconds") else "left", overflow="fold")
     for node in trace.nodes:
-        verdict = {True: "[green]positive[/green] ", False: "[red]negative[/red] ", None: ""}[node.verdict]
+        verdict = {True: "positive: ", False: "negative: ", None: ""}[node.verdict]
         result = node.failure or (node.feedback if node.operator == "Review" else node.answer or node.text)
         text = result if len(result) <= MAX_RESULT_CHARS else result[:MAX_RESULT_CHARS] + " …"
-        table.add_row(node.operator, str(node.model_calls), f"{node.wall_s:.2f}", verdict + escape(text))
+        table.add_row(node.operator, str(node.model_calls), f"{node.wall_s:.2f}", verdict + model_text(text))
     console.print(table)

@@ -162,7 +162,7 @@ def print_card(card: DataCard, console: Console) -> None:
         domains = ", ".join(f"{count:,} {domain}" for domain, count in content["domains"].items())
         console.print(f"{split}: {content['rows']:,} rows ({domains or 'none'}), sha256 {content['sha256'][:16]}")
     for warning in card["warnings"]:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _read_splits(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from ..errors import DSLError
+from ..text import MAX_TEXT_CHARS
 from .analysis import DEFAULT_LIMITS
 from .ast import Extraction, Limits
 from .parser import parse
@@ -63,6 +64,8 @@ def extract(completion: str, *, vocabulary: Vocabulary | None = None, limits: Li
 
 
 def _locate(completion: str) -> str:
+    # A workflow is short: what is far from the end of a completion is none.
+    completion = completion[-MAX_TEXT_CHARS:]
     for pattern in (_TAGGED, _FENCED):
         if matches := pattern.findall(completion):
             return str(matches[-1]).strip()

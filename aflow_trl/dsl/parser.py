@@ -11,6 +11,7 @@ from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from ..errors import DSLError
+from ..text import hidden_character
 from .analysis import DEFAULT_LIMITS, check, check_depth
 from .ast import ArgumentValue, Conditional, Done, Limits, Node, Operator, Parallel, Position, Repeat, Workflow, chain
 from .traversal import rewrite
@@ -123,31 +124,40 @@ class _Build(Transformer[Token, Node]):
         return Operator(str(name), (), _position(name))
 
     def positional(self, name: Token, value: Token) -> Node:
-        return Operator(str(name), ((_POSITIONAL, json.loads(value)),), _position(name))
+        return Operator(str(name), ((_POSITIONAL, _text(value)),), _position(name))
 
     def keywords(self, name: Token, *pairs: tuple[str, ArgumentValue]) -> Node:
         arguments = dict(pairs)
         if len(arguments) < len(pairs):
-            raise _DuplicateArgumentError(name)
+            raise _RefusedError(f"an argument of {name} is repeated", "duplicate_argument", name)
         return Operator(str(name), tuple(sorted(arguments.items())), _position(name))
 
     def keyword(self, name: Token, value: ArgumentValue) -> tuple[str, ArgumentValue]:
         return str(name), value
 
     def literal(self, token: Token) -> ArgumentValue:
-        value: ArgumentValue = json.loads(_strip_zeros(token))
+        value: ArgumentValue = _text(token) if token.type == "STRING" else json.loads(_strip_zeros(token))
         return value
 
 
-class _DuplicateArgumentError(UnexpectedInput):
-    """An argument is repeated, which a context-free grammar cannot rule out."""
+class _RefusedError(UnexpectedInput):
+    """Something that a context-free grammar cannot rule out."""
 
     # Derived from lark's error because lark wraps any other exception of a callback in a `VisitError`.
 
-    def __init__(self, operator: Token) -> None:
-        super().__init__(f"an argument of {operator} is repeated")
-        position = _position(operator)
-        self.line, self.column = position.line, position.column
+    def __init__(self, message: str, label: str, token: Token) -> None:
+        super().__init__(message)
+        position = _position(token)
+        self.label, self.line, self.column = label, position.line, position.column
+
+
+def _text(token: Token) -> str:
+    """Value of a string."""
+    value: str = json.loads(token)
+    if hidden := hidden_character(value):
+        message = f"a string holds the character U+{ord(hidden):04X}, which cannot be seen"
+        raise _RefusedError(message, "hidden_character", token)
+    return value
 
 
 def _position(token: Token) -> Position:
@@ -190,8 +200,8 @@ def _name_positional(root: Node, vocabulary: Vocabulary) -> Node:
 def _translate(error: UnexpectedInput, source: str) -> DSLError:
     line, column = error.line, error.column
     expected: tuple[str, ...] = ()
-    if isinstance(error, _DuplicateArgumentError):
-        message, label = str(error), "duplicate_argument"
+    if isinstance(error, _RefusedError):
+        message, label = str(error), error.label
     elif isinstance(error, UnexpectedCharacters):
         message, label = f"unexpected character {error.char!r}", "unexpected_character"
         expected = _describe(error.allowed or ())

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..text import HIDDEN_CHARACTERS
 from .ast import MAX_REPEAT
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 MAX_REGEX_DEPTH = 3
 """Maximum depth; one level more and the expression has hundreds of thousands of characters."""
-_STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
+# Without characters that cannot be seen, which the parser refuses, and so without escapes by number.
+_STRING = rf'"(?:[^"\\{HIDDEN_CHARACTERS}]|\\["\\/nt])*"'
 
 
 def workflow_regex(depth: int = 2, *, vocabulary: Vocabulary | None = None, tags: bool = True) -> str:

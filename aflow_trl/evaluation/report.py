@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..runs import COLOURS, new_figure, save_figure
@@ -24,7 +23,7 @@ def print_evaluation(report: Mapping[str, Any], console: Console) -> None:
         table.add_column(heading, justify="left" if heading == "system" else "right", overflow="fold")
     for name, system in report["systems"].items():
         style = "bold green" if name in report["differences"] else "bold" if name == report["best_baseline"] else ""
-        table.add_row(escape(name), *_cells(system, domains), style=style)
+        table.add_row(name, *_cells(system, domains), style=style)
     console.print(table)
     for line in _conclusions(report):
         console.print(line, highlight=False, markup=False)

@@ -149,7 +149,8 @@ def _literal(value: object) -> str:
 def _operators(used: Iterable[str]) -> str:
     """Source of the operators that are used, and of the data types and parsers they need."""
     unused = set(operator_table()) - set(used)
-    modules = [_source("answers", name) for name in ("text", "reader", "units", "numbers")]
+    modules = [_source("", "text")]
+    modules += [_source("answers", name) for name in ("text", "reader", "units", "numbers")]
     modules += [_source("answers", "forms", only=DATE_PARTS), _source("answers", "keys")]
     modules += [_source("operators", name) for name in ("types", "replies", "final_answer")]
     prompts = _source("operators", "prompts", only=("_FIELD", "fill"))

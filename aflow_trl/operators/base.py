@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 from ..dsl import OperatorSpec
 from ..errors import AflowError
 from ..llm import Completion, LLMClient, Priority
+from ..text import model_text
 from .replies import ReplyError
 from .types import State
 
@@ -56,7 +57,7 @@ class OperatorCall:
         messages = [{"role": "user", "content": prompt}]
         completion = await self.client.complete(messages, seed=seed, priority=self.priority)
         self.completions.append(completion)
-        return completion.text
+        return model_text(completion.text)
 
     async def ask_for(self, prompt: str, parse: Callable[[str], Parsed]) -> Parsed:
         """

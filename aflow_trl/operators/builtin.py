@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..answers import code_block, vote_key
 from ..sandbox import Status, run, run_tests
+from ..text import model_text
 from .base import Operator, OperatorCall, OperatorFailureError
 from .final_answer import final_answer
 from .prompts import render
@@ -70,9 +71,11 @@ class Programmer(Operator):
             code = await call.ask_for(prompt, fenced)
             result = await run(f"{code}\n{last_line}\n")
             if result.status is Status.OK:
-                return replace(state.with_candidate(_program(code, result.stdout, problem.domain)), verdict=True)
+                return replace(
+                    state.with_candidate(_program(code, model_text(result.stdout), problem.domain)), verdict=True
+                )
             # The end of a traceback names the error. A program that was killed leaves no message, only a status.
-            error = result.stderr.strip()[-FAILURE_CHARS:] or result.status.value
+            error = model_text(result.stderr, max_chars=FAILURE_CHARS).strip() or result.status.value
             failure = f"An earlier program failed:\n<failure>\n{code}\n{error}\n</failure>"
         # An existing solution is worth more than a program that does not run.
         if state.candidates:
@@ -135,7 +138,7 @@ class Test(Operator):
                 "Test",
                 problem=problem.statement,
                 solution=code,
-                failure=verdict.failure[:FAILURE_CHARS],
+                failure=model_text(verdict.failure[:FAILURE_CHARS]),
                 entry_point=problem.entry_point or DEFAULT_ENTRY_POINT,
             )
             code = await call.ask_for(prompt, fenced)

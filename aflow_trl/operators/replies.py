@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
+from ..answers import code_block
 from ..errors import AflowError
 
 
@@ -23,11 +23,14 @@ def tagged(*names: str) -> Callable[[str], dict[str, str]]:
 
     def parse(text: str) -> dict[str, str]:
         contents = {}
+        lowered = text.lower()
         for name in names:
-            match = re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE)
-            if match is None:
+            start = lowered.find(f"<{name}>")
+            # Searched for from the first tag on, once: a regular expression would try again from every tag.
+            end = lowered.find(f"</{name}>", start)
+            if start < 0 or end < 0:
                 raise ReplyError(f"the reply has no <{name}> element")
-            contents[name] = match.group(1).strip()
+            contents[name] = text[start + len(name) + 2 : end].strip()
         return contents
 
     return parse
@@ -44,7 +47,7 @@ def fenced(text: str) -> str:
         [`ReplyError`]: There is no fenced block, or the last one is empty.
     """
     # The last one, because models tend to quote the faulty code before they write the new one.
-    blocks = re.findall(r"```[^\n`]*\n(.*?)```", text, re.DOTALL)
-    if not blocks or not blocks[-1].strip():
+    code = code_block(text) if text.count("```") > 1 else ""
+    if not code.strip():
         raise ReplyError("the reply has no fenced block of code")
-    return str(blocks[-1]).strip("\n")
+    return code

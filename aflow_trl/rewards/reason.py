@@ -10,6 +10,7 @@ from typing import Any
 
 from ..rollouts import completion_text
 from ..scoring import score_answer
+from ..text import MAX_TEXT_CHARS, model_text
 from .binding import RewardFunction
 
 logger = logging.getLogger(__name__)
@@ -19,14 +20,15 @@ REASON_WEIGHTS = {"correctness_reward": 2.0, "digit_reward": 0.5, "hard_format_r
 MARKS = ("<think>", "</think>", "<answer>", "</answer>")
 _INSIDE = r"(?:(?!</?(?:think|answer)>).)+"
 _HARD = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 
 
 def stated_answer(text: str) -> str:
     """Content of the last `<answer>` tag of a completion; empty if there is none."""
-    answers = _ANSWER.findall(text)
-    return str(answers[-1]).strip() if answers else ""
+    text = model_text(text)
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    return text[start + len("<answer>") : end].strip() if 0 <= start < end else ""
 
 
 async def correctness_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -64,7 +66,7 @@ async def digit_reward(prompts: Sequence[Any], completions: Sequence[Any], **col
 
 async def hard_format_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
     """1 if the completion is `<think>…</think><answer>…</answer>` and nothing else."""
-    return [float(bool(_HARD.fullmatch(completion_text(completion)))) for completion in completions]
+    return [float(bool(_HARD.fullmatch(completion_text(completion)[-MAX_TEXT_CHARS:]))) for completion in completions]
 
 
 async def mark_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:

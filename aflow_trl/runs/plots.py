@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 SMOOTHING_STEPS = 9
 """Width of the moving average in learning curves, in logged steps."""
@@ -33,6 +34,9 @@ def new_figure(
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Labels are names of models and workflows, in which `$` begins no formula.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     figure.savefig(path, dpi=130)
 
 

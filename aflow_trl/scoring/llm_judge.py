@@ -8,10 +8,10 @@ import logging
 import re
 from collections.abc import Sequence
 
-from ..answers import tail
 from ..assets import read_config
 from ..errors import EndpointError, FatalEndpointError, ScorerError
 from ..llm import LLMClient
+from ..text import model_text
 from .types import NO_ANSWER, NO_VERDICT, Score
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class LLMJudge:
         """
         if not prediction.strip():
             return Score(0.0, "llm_judge", "", NO_ANSWER)
-        prediction = tail(prediction)[-MAX_PREDICTION_CHARS:]
+        prediction = model_text(prediction, max_chars=MAX_PREDICTION_CHARS)
         try:
             return await self._verdict(prediction, question, golds, source)
         except ScorerError as error:

@@ -16,10 +16,10 @@ from ..answers import (
     read_number,
     read_time,
     same_number,
-    tail,
     units_agree,
 )
 from ..errors import ScorerError
+from ..text import model_text
 from .types import NO_ANSWER, WRONG_TYPE, Score
 
 # Normalised replies that count as "the question cannot be answered" (SQuAD v2).
@@ -88,7 +88,7 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
         return Score(0.0, "none", answer, NO_ANSWER)
     if not any(normalize_text(alias) for alias in aliases):
         return Score(float(bare in _UNANSWERABLE), "unanswerable", answer, "", 0.0)
-    scores = [_score(answer, bare_answer(tail(alias), "qa")) for alias in aliases if normalize_text(alias)]
+    scores = [_score(answer, bare_answer(model_text(alias), "qa")) for alias in aliases if normalize_text(alias)]
     return max(scores, key=lambda score: score.value)
 
 

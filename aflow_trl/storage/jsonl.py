@@ -53,14 +53,14 @@ class JsonLines:
         rows = self.read()
         if self.path.is_file():
             scratch = self.path.with_suffix(".tmp")
-            scratch.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+            scratch.write_text("".join(_line(row) for row in rows), encoding="utf-8", errors="replace")
             scratch.replace(self.path)
         return rows
 
     def append(self, rows: Sequence[object]) -> None:
         """Write one line for each row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", errors="replace") as file:
             file.write("".join(_line(row) for row in rows))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from ..data import build_dataset
 from ..errors import FatalEndpointError, RunStoppedError
@@ -17,7 +16,14 @@ from ..evaluation import HeldOutEvaluator
 from ..recipes import Recipe
 from ..rewards import workflow_rewards
 from ..rollouts import Rollouts, ScoredRollout, accuracy, valid_share, workflow_counts
-from ..runs import compose_card_sections, learning_report, plot_frontier, plot_learning_curve, print_summary
+from ..runs import (
+    compose_card_sections,
+    learning_report,
+    plot_frontier,
+    plot_learning_curve,
+    print_summary,
+    report_console,
+)
 from .preflight import check_trainer
 from .session import (
     begin_run,
@@ -36,7 +42,6 @@ from .warm_start import warm_start, winner_name, winners_for
 
 SINGLE_CALL = "Custom"
 """The workflow that asks the executor once."""
-MIN_TABLE_WIDTH = 110
 
 
 def run_compose(recipe: Recipe) -> dict[str, Any]:
@@ -55,10 +60,10 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
-    if recipe.compose.warm_start_settings is not None:
-        check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, layers = build_engine(recipe, earlier)
+    if recipe.compose.warm_start_settings is not None:
+        check_trainer(recipe)
     rollouts = build_rollouts(recipe, engine, earlier)
     found = warm_start(recipe, rollouts, train_rows) if recipe.compose.warm_start_settings is not None else None
     rewards = workflow_rewards(rollouts, recipe.reward_names)
@@ -100,13 +105,15 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
         summary, recipe.operators.descriptions, yaml.safe_dump(dict(recipe.source), sort_keys=False)
     )
 
-    def report(output_dir: Path) -> None:
+    def plot(output_dir: Path) -> None:
         plot_learning_curve(trainer.state.log_history, summary, output_dir / "learning_curve.png")
         plot_frontier(summary["learning"], output_dir / "frontier.png", summary["executor"])
-        print_summary(summary, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
-        print_rank0(f"adapter, model card, summary.json, learning_curve.png and the traces are in {output_dir}")
 
-    publish(recipe, trainer, summary, card, report)
+    def show() -> None:
+        print_summary(summary, report_console())
+        print_rank0(f"adapter, model card, summary.json, learning_curve.png and the traces are in {recipe.output_dir}")
+
+    publish(recipe, trainer, summary, card, plot, show)
     return summary
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
-from rich.console import Console
 
 from ..data import DOMAINS, PolicyPrompt, Row
 from ..dsl import format_workflow, sample_workflow
@@ -24,10 +23,9 @@ from ..improvement import Attempt, Failure, Improvement, improvement_messages, l
 from ..recipes import Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
 from ..rollouts import Rollouts, RowColumns, ScoredRollout, valid_share, workflow_counts
-from ..runs import plot_gains, print_gains, task_card_sections
+from ..runs import plot_gains, print_gains, report_console, task_card_sections
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
-from .compose import MIN_TABLE_WIDTH
 from .preflight import check_trainer
 from .session import (
     begin_run,
@@ -77,10 +75,10 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     args, seed = recipe.improve, recipe.training.seed
     eval_rows, train_rows = load_problems(recipe)
     records_of_file = _records_of_file(recipe)
-    if not recipe.is_sharded:
-        check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, _ = build_engine(recipe, earlier)
+    if not recipe.is_sharded:
+        check_trainer(recipe)
     rollouts = build_rollouts(recipe, engine, earlier)
     train_records, eval_records = records_of_file or _sampled_records(recipe, rollouts, train_rows, eval_rows)
     # A prompt may show the gold of a failure: no gain is measured on such a problem.
@@ -137,12 +135,14 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     recipe_text = yaml.safe_dump(dict(recipe.source), sort_keys=False)
     card = task_card_sections(ABOUT, figures, recipe.operators.descriptions, recipe_text)
 
-    def report(output_dir: Path) -> None:
+    def plot(output_dir: Path) -> None:
         plot_gains(trainer.state.log_history, summary, output_dir / "learning_curve.png")
-        print_gains(summary, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
-        print_rank0(f"adapter, model card, summary.json, learning_curve.png and the traces are in {output_dir}")
 
-    publish(recipe, trainer, summary, card, report)
+    def show() -> None:
+        print_gains(summary, report_console())
+        print_rank0(f"adapter, model card, summary.json, learning_curve.png and the traces are in {recipe.output_dir}")
+
+    publish(recipe, trainer, summary, card, plot, show)
     return summary
 
 

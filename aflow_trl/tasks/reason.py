@@ -12,18 +12,16 @@ from typing import Any
 import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
-from rich.console import Console
 
 from ..data import PolicyPrompt, Row
 from ..errors import DataError
 from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
 from ..rollouts import RowColumns
-from ..runs import plot_reasoning, print_reasoning, task_card_sections
+from ..runs import plot_reasoning, print_reasoning, report_console, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
-from .compose import MIN_TABLE_WIDTH
 from .session import build_trainer, load_problems, print_rank0, publish, run_metadata, train
 
 ABOUT = (
@@ -85,12 +83,14 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
     figures = {name: summary[name]["accuracy"] for name in ("untrained", "trained")}
     card = task_card_sections(ABOUT, figures, "", yaml.safe_dump(dict(recipe.source), sort_keys=False))
 
-    def report(output_dir: Path) -> None:
+    def plot(output_dir: Path) -> None:
         plot_reasoning(trainer.state.log_history, summary, output_dir / "learning_curve.png")
-        print_reasoning(summary, Console(width=max(Console().width, MIN_TABLE_WIDTH)))
-        print_rank0(f"model, model card, summary.json and learning_curve.png are in {output_dir}")
 
-    publish(recipe, trainer, summary, card, report)
+    def show() -> None:
+        print_reasoning(summary, report_console())
+        print_rank0(f"model, model card, summary.json and learning_curve.png are in {recipe.output_dir}")
+
+    publish(recipe, trainer, summary, card, plot, show)
     return summary
 
 

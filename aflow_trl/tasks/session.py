@@ -249,10 +249,11 @@ def publish(
     trainer: WorkflowGRPOTrainer,
     summary: Mapping[str, Any],
     card_sections: str,
-    report: Callable[[Path], None],
+    plot: Callable[[Path], None],
+    show: Callable[[], None],
 ) -> None:
     """
-    Write model card and summary into `output_dir`, and push to the Hub if the recipe says so.
+    Write model card, summary and plots into `output_dir`, push to the Hub if the recipe says so, and then print.
 
     Args:
         recipe ([`~aflow_trl.recipes.Recipe`]):
@@ -263,17 +264,21 @@ def publish(
             Content of `summary.json`.
         card_sections (`str`):
             Sections of the model card.
-        report (`Callable[[Path], None]`):
-            Called in the main process with `output_dir`; prints and plots.
+        plot (`Callable[[Path], None]`):
+            Called in the main process with `output_dir`; draws.
+        show (`Callable[[], None]`):
+            Called in the main process, after everything is safe; prints.
     """
     trainer.model_card_sections = card_sections
     trainer.create_model_card(model_name=recipe.output_dir.name)
     if trainer.is_world_process_zero():
         write_json(recipe.output_dir / SUMMARY_FILE, summary)
-        report(recipe.output_dir)
+        plot(recipe.output_dir)
     wait_for_everyone()
     if recipe.training.push_to_hub:
         trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        show()
 
 
 def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]:

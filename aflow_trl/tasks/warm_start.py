@@ -85,9 +85,9 @@ def run_warm_start(recipe: Recipe) -> dict[str, Any]:
         `dict[str, Any]`: Calls made, number of candidates and winners of each group of problems.
     """
     _, rows = load_problems(recipe)
-    check_trainer(recipe)
     earlier = begin_run(recipe)
     engine, _ = build_engine(recipe, earlier)
+    check_trainer(recipe)
     return warm_start(recipe, build_rollouts(recipe, engine, earlier), rows).metadata
 
 

@@ -1,0 +1,16 @@
+"""The console that reports are printed to."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+MIN_TABLE_WIDTH = 110
+
+
+def report_console(*, stderr: bool = False) -> Console:
+    """
+    A console wide enough for tables that takes text as it is.
+
+    Workflows and answers hold brackets; read as markup, `Custom("[/b]")` would be an error.
+    """
+    return Console(width=max(Console().width, MIN_TABLE_WIDTH), stderr=stderr, markup=False, highlight=False)
