@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from aflow_trl.simulator import SimulatedApp
 from aflow_trl.train import EXIT_STOPPED
 from aflow_trl.train import main as train
 from command_line import aflow, is_drawn, read_strictly
+from thread_server import chat_endpoint
 from upstream import write_upstream
 from workspace import write_workspace
 
@@ -433,7 +433,7 @@ def test_evaluation_at_temperature_0_is_greedy(runs: ShortRuns, tmp_path: Path) 
 @pytest.fixture
 def revocable_endpoint() -> Iterator[tuple[str, threading.Event]]:
     """An endpoint that answers at first and later refuses the key, as long as the event is set."""
-    app, loop, revoked = SimulatedApp(), asyncio.new_event_loop(), threading.Event()
+    app, revoked = SimulatedApp(), threading.Event()
     revoked.set()
 
     async def chat(request: web.Request) -> web.Response:
@@ -442,20 +442,8 @@ def revocable_endpoint() -> Iterator[tuple[str, threading.Event]]:
         status, body = await app.respond(await request.json())
         return web.json_response(body, status=status)
 
-    async def serve() -> int:
-        server = web.Application()
-        server.router.add_post("/v1/chat/completions", chat)
-        runner = web.AppRunner(server)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return int(site._server.sockets[0].getsockname()[1])
-
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(serve(), loop).result()}/v1", revoked
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+    with chat_endpoint(chat) as port:
+        yield f"http://127.0.0.1:{port}/v1", revoked
 
 
 @pytest.mark.slow

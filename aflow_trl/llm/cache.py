@@ -175,6 +175,9 @@ class CallCache:
         """Connection of the calling thread."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
+            if not self.path.exists():
+                # Readable by its owner only: it holds prompts and replies. SQLite's side files take over the mode.
+                self.path.touch(mode=0o600)
             connection = self._local.connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
             connection.execute("PRAGMA journal_mode = WAL")
             # Survives the death of the process; only the death of the machine can lose the last replies.

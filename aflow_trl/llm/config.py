@@ -112,6 +112,12 @@ class ExecutorConfig:
                 f"executor_max_usd is {self.executor_max_usd:g}, but the price of the executor is unknown, so the "
                 "budget cannot be enforced. Set executor_input_usd_per_mtok and executor_output_usd_per_mtok as well."
             )
+        if "@" in (address := urlsplit(self.executor_base_url or OPENAI_URL)).netloc or address.query:
+            # Without the address, which holds the secret.
+            raise ValueError(
+                f"executor_base_url, host {address.hostname}, holds a user, a password or a query. An address is "
+                "shown and recorded: export the key, and name its variable with executor_api_key_env."
+            )
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

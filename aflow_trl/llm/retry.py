@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import time
 from collections.abc import Mapping
 
 import openai
 
 from ..errors import EndpointError, FatalEndpointError, RejectedRequestError, UnavailableError
+from ..text import model_text
 from .types import Completion, Messages, Usage
 
 MAX_BODY_BYTES = 8 << 20
@@ -31,6 +33,11 @@ _FATAL_CODES = {
     "invalid_api_key",
     "model_not_found",
 }
+_KEYS = re.compile(
+    r"(?<=bearer )\S+|(?<=basic )\S+|\b(?:sk|hf|gsk|xai|pk|rk|api|key|token)[-_][\w-]{8,}|\bAIza[\w-]{20,}",
+    re.IGNORECASE,
+)
+"""API keys in the forms that providers give them."""
 _FATAL_STATUSES = {401, 402, 403, 404}
 _REJECTED_STATUSES = {400, 413, 422}
 
@@ -82,7 +89,7 @@ def classify_status(status: int, body: object, headers: Mapping[str, str]) -> En
     """Translate an HTTP error status, or an `error` object inside a 200."""
     details = _error_object(body)
     codes = {str(details.get(key)) for key in ("code", "type") if details.get(key)}
-    text = f"HTTP {status}: {str(details.get('message', ''))[:MAX_ERROR_CHARS]}"
+    text = f"HTTP {status}: {_without_keys(str(details.get('message', '')))[:MAX_ERROR_CHARS]}"
     # First, because a fatal code can come with a status that otherwise means "retry".
     if codes & _FATAL_CODES or status in _FATAL_STATUSES:
         return FatalEndpointError(text)
@@ -96,6 +103,11 @@ def classify_status(status: int, body: object, headers: Mapping[str, str]) -> En
     if 300 <= status < 400:
         return UnavailableError(f"HTTP {status}: redirects are not followed")
     return RetryLaterError(text, retry_after_s=_retry_after(headers))
+
+
+def _without_keys(message: str) -> str:
+    """The message of an endpoint without keys: proxies echo the request, and the message goes into traces."""
+    return _KEYS.sub("***", model_text(message))
 
 
 def read_completion(content: bytes, messages: Messages) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -79,6 +80,11 @@ class Recipe:
     model: ModelConfig
     source: Mapping[str, Any]
     """Content of the recipe file, for the record."""
+
+    @property
+    def public_source(self) -> dict[str, Any]:
+        """Content of the recipe file without secrets, for the summary and the model card."""
+        return {name: _public(value) for name, value in self.source.items() if not _is_secret(name)}
 
     @property
     def workflow(self) -> WorkflowArguments:
@@ -214,3 +220,24 @@ class Recipe:
             training.chat_template_kwargs or {},
             training.generation_kwargs or {},
         )
+
+
+_SECRET_NAMES = re.compile(r"token|secret|password|api_key|credential|authorization", re.IGNORECASE)
+_COUNTED_TOKENS = re.compile(r"tokens|_per_mtok|token_type|api_key_env$", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(?<=://)([^\s?#]+)[?#]\S*")
+
+
+def _is_secret(name: object) -> bool:
+    """Whether the value of a key is left out of everything that is published."""
+    text = str(name)
+    return text == "env" or (bool(_SECRET_NAMES.search(text)) and not _COUNTED_TOKENS.search(text))
+
+
+def _public(value: Any) -> Any:
+    """A value without keys that name secrets, and URLs without credentials and queries."""
+    if isinstance(value, Mapping):
+        return {name: _public(item) for name, item in value.items() if not _is_secret(name)}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", value)) if isinstance(value, str) else value

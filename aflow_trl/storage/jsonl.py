@@ -10,10 +10,11 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .json_files import finite
 
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 MAX_PART_BYTES = 64 << 20
 _OPENED: set[Path] = set()
 """Trace files that this process writes."""
+
+
+def open_private(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file for writing that only its owner may read: it holds prompts and replies."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600), **options)
 
 
 class JsonLines:
@@ -60,7 +66,7 @@ class JsonLines:
     def append(self, rows: Sequence[object]) -> None:
         """Write one line for each row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", errors="replace") as file:
+        with open_private(self.path, "a", encoding="utf-8", errors="replace") as file:
             file.write("".join(_line(row) for row in rows))
 
 
@@ -90,7 +96,7 @@ class TraceFile:
             if self.path.exists() and self.path.stat().st_size > MAX_PART_BYTES:
                 self.path.rename(self._part(len(trace_parts(self.path))))
             data = gzip.compress(data, compresslevel=5, mtime=0)
-        with self.path.open("ab") as file:
+        with open_private(self.path, "ab") as file:
             file.write(data)
 
     def _part(self, number: int) -> Path:

@@ -102,7 +102,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["wall_s"] = time.monotonic() - started
     card = compose_card_sections(
-        summary, recipe.operators.descriptions, yaml.safe_dump(dict(recipe.source), sort_keys=False)
+        summary, recipe.operators.descriptions, yaml.safe_dump(recipe.public_source, sort_keys=False)
     )
 
     def plot(output_dir: Path) -> None:

@@ -132,7 +132,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         "wall_s": time.monotonic() - started,
     }
     figures = {name: summary["gain"][name] for name in ("untrained", "trained")}
-    recipe_text = yaml.safe_dump(dict(recipe.source), sort_keys=False)
+    recipe_text = yaml.safe_dump(recipe.public_source, sort_keys=False)
     card = task_card_sections(ABOUT, figures, recipe.operators.descriptions, recipe_text)
 
     def plot(output_dir: Path) -> None:

@@ -81,7 +81,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         "wall_s": time.monotonic() - started,
     }
     figures = {name: summary[name]["accuracy"] for name in ("untrained", "trained")}
-    card = task_card_sections(ABOUT, figures, "", yaml.safe_dump(dict(recipe.source), sort_keys=False))
+    card = task_card_sections(ABOUT, figures, "", yaml.safe_dump(recipe.public_source, sort_keys=False))
 
     def plot(output_dir: Path) -> None:
         plot_reasoning(trainer.state.log_history, summary, output_dir / "learning_curve.png")

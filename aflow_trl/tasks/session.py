@@ -287,7 +287,7 @@ def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]
     return {
         "seed": recipe.training.seed,
         "versions": versions(),
-        "recipe": dict(recipe.source),
+        "recipe": recipe.public_source,
         "collapse": {"rollbacks": guard.rollbacks, "events": guard.events} if guard is not None else {},
     }
 

@@ -17,7 +17,8 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils import PushInProgress
 from trl import GRPOConfig
 
 from ..errors import RunStoppedError
@@ -40,6 +41,7 @@ from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditio
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .generation import GenerationTrainer
 from .metrics import advantage_metrics
+from .publishing import check_hub_strategy, upload
 from .recording import begin_recording, record_step
 from .reward_roles import primary_index, reward_batch, reward_roles
 from .samplers import stratified_sampler
@@ -101,6 +103,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self._binding: RewardBinding | None = next(filter(None, map(reward_binding, functions)), None)
         args = complete_config(model, functions, args)
+        check_hub_strategy(args)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.model_card_sections = ""
         """Markdown appended to the model card."""
@@ -390,6 +393,30 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self._load_from_checkpoint(str(folder))
         # A vLLM engine that has generated before holds the old weights.
         self._last_loaded_step = -1
+
+    def push_to_hub(
+        self, commit_message: str = "End of training", blocking: bool = True, token: str | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Upload model, tokenizer, model card and reports, as [`~transformers.Trainer.push_to_hub`], and nothing else: no
+        traces, caches, journals or arguments.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        # In all processes, as sharded parameters are gathered for it.
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(model_name=kwargs.pop("model_name", self.hub_model_id.split("/")[-1]))
+        self._finish_current_push()
+        options = kwargs if token is None else kwargs | {"token": token}
+        return upload(self, self.args.output_dir, commit_message, run_as_future=not blocking, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
+            message = f"Training in progress, step {self.state.global_step}"
+            job = upload(self, checkpoint_folder, message, run_as_future=True)
+            self.push_in_progress = PushInProgress([job])
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
