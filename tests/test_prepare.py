@@ -19,13 +19,14 @@ from aflow_trl.data import (
     load_rows,
     mix,
     near_copies,
+    normal_form,
     prepare,
     print_card,
     read_ratio,
     shares,
     split_digest,
 )
-from aflow_trl.data.benchmarks import MATH_CONFIGS, NUMPY_STAND_IN
+from aflow_trl.data.benchmarks import MATH_CONFIGS, NUMPY_STAND_IN, UnusableRowError, load_benchmark
 from aflow_trl.data.dedup import shingles, similarity
 from aflow_trl.errors import RecipeError
 from upstream import ROWS, competition, write_upstream
@@ -219,7 +220,7 @@ TEXTS = st.lists(st.sampled_from(["red", "blue", "green", "dog", "cat", "runs"])
 @given(texts=st.lists(TEXTS.map(" ".join), max_size=12), min_similarity=st.sampled_from([0.5, 0.8, 1.0]))
 def test_every_near_copy_is_reported(texts: list[str], min_similarity: float) -> None:
     pool = [Row(text, ("1",), "math") for text in texts]
-    sets = [shingles(text) for text in texts]
+    sets = [shingles(text, "math") for text in texts]
     expected = {(i, j) for j in range(len(sets)) for i in range(j) if similarity(sets[i], sets[j]) >= min_similarity}
     assert set(near_copies(pool, min_similarity)) == expected
 
@@ -280,3 +281,38 @@ def test_printed_card_shows_counts_digests_and_warnings(upstream: Path, tmp_path
     printed = console.file.getvalue()
     assert "1 no final answer" in printed and "warning: train has no code row" in printed
     assert all(card["splits"][split]["sha256"][:16] in printed for split in ("train", "valid", "test"))
+
+
+def math_row(question: str, gold: str) -> Row:
+    return Row(question, (gold,), "math")
+
+
+def test_problems_that_differ_in_a_sign_are_no_copies() -> None:
+    assert normal_form(math_row("What is 7 - 3?", "4")) != normal_form(math_row("What is 7 + 3?", "10"))
+
+
+def test_near_copies_have_an_answer_in_common() -> None:
+    question = (
+        "A shop sells twelve apples in the morning and {} pears in the afternoon; how many pieces of fruit is that?"
+    )
+    other = math_row(question.format("nine"), "21")
+    assert not list(near_copies([math_row(question.format("seven"), "19"), other]))
+    same = [math_row(question.format("nine "), "21.0"), other]
+    assert list(near_copies(same)) == [(0, 1)]
+
+
+def test_numbers_of_several_annotators_are_alternatives_in_drop() -> None:
+    raw = {"question": "How many?", "passage": "p", "query_id": "1"}
+    numbers = BENCHMARKS["drop"].convert(raw | {"answers_spans": {"spans": ["17", "13"], "types": ["number"] * 2}})
+    assert numbers.row.answer == ("17", "13")
+    with pytest.raises(UnusableRowError, match="several spans"):
+        BENCHMARKS["drop"].convert(raw | {"answers_spans": {"spans": ["Ann", "Bob"], "types": ["span"] * 2}})
+
+
+def test_a_column_that_is_empty_in_one_split_does_not_spoil_the_other(tmp_path: Path) -> None:
+    folder = tmp_path / "mbpp"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"task_id": 1, "challenge_test_list": []}\n')
+    (folder / "test.jsonl").write_text('{"task_id": 2, "challenge_test_list": ["assert f(1) == 2"]}\n')
+    rows = {split: list(load_benchmark(BENCHMARKS["mbpp"], split, tmp_path)) for split in ("train", "test")}
+    assert [len(rows["train"][0]["challenge_test_list"]), len(rows["test"][0]["challenge_test_list"])] == [0, 1]

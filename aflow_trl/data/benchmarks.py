@@ -90,6 +90,11 @@ def load_benchmark(benchmark: Benchmark, split: str, folder: Path | None = None)
     """
     path = benchmark.hub_id if folder is None else str(folder / benchmark.name)
     try:
+        if folder is not None and (files := _split_files(folder / benchmark.name, split)):
+            # One split at a time: a column that is empty in one and filled in another has two types.
+            kind = "parquet" if files[0].endswith(".parquet") else "json"
+            yield from load_dataset(kind, data_files=files, split="train")
+            return
         # A local copy in plain files has no configurations; a clone of the Hub's repository has.
         available = set(get_dataset_config_names(path))
         configs = benchmark.configs if benchmark.configs and available.issuperset(benchmark.configs) else (None,)
@@ -101,6 +106,16 @@ def load_benchmark(benchmark: Benchmark, split: str, folder: Path | None = None)
             f"{benchmark.name} (split {split!r}) cannot be loaded from {path}: {type(error).__name__}: {error}. "
             "Check the connection to the Hub, or use --from with a folder that contains copies of the benchmarks."
         ) from None
+
+
+def _split_files(folder: Path, split: str) -> list[str]:
+    """Plain files of a split: `test.jsonl`, `test.jsonl.gz`, `test-00000-of-00001.parquet`."""
+    endings = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+    return sorted(
+        str(path)
+        for path in (folder.glob(f"{split}*") if folder.is_dir() else ())
+        if path.name.endswith(endings) and not path.name[len(split)].isalnum()
+    )
 
 
 def _gsm8k(raw: UpstreamRow) -> BenchmarkRow:
@@ -196,9 +211,10 @@ def _hotpotqa(raw: UpstreamRow) -> BenchmarkRow:
 
 
 def _drop(raw: UpstreamRow) -> BenchmarkRow:
-    spans = raw["answers_spans"]["spans"]
-    if len({normalize_text(span) for span in spans}) > 1:
-        # They may be parts of one answer or answers of several annotators; the columns do not say which.
+    spans, types = raw["answers_spans"]["spans"], raw["answers_spans"].get("types") or ()
+    # A number or a date is one answer, so several are those of several annotators, any of which is right. Several
+    # spans may be parts of one answer; the columns do not say.
+    if len({normalize_text(span) for span in spans}) > 1 and not {"number", "date"} & set(types):
         raise UnusableRowError("several spans")
     return _question(raw["question"], spans, raw["passage"], "drop", raw["query_id"])
 
