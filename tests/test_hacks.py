@@ -223,3 +223,23 @@ async def test_last_of_several_workflows_counts(endpoint: ScriptedEndpoint) -> N
     both = "<workflow>Programmer -> Review</workflow> or better <workflow>Custom</workflow>"
     assert (await earn(endpoint, both, MATH, Custom="42")).primary == 1.0
     assert len(endpoint.payloads) == 1
+
+
+PADDED = {
+    "operators that do nothing": "Custom -> Test -> Test -> Test",
+    "a draft that is meant to be revised": "Custom -> Revise",
+    "a review that changes nothing": "Custom -> Review",
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+async def test_merit_on_the_way_to_a_wrong_answer_counts_for_nothing(name: str, endpoint: ScriptedEndpoint) -> None:
+    wrong = WRONG_ANSWERS["math"]
+    replies = {
+        "Custom": "no idea" if "draft" in name else wrong,
+        "Revise": f"<solution>{wrong}</solution>",
+        "Review": "<feedback>fine</feedback><verdict>correct</verdict>",
+    }
+    padded = await earn(endpoint, f"<workflow>{PADDED[name]}</workflow>", MATH, **replies)
+    plain = await earn(endpoint, CUSTOM, MATH, Custom=wrong)
+    assert padded.progress == plain.progress and padded.primary == plain.primary == 0.0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..engine import Outcome, Trace, read_trace
-from ..scoring import Score
+from ..scoring import NO_ANSWER, WRONG_TYPE, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,17 @@ class ScoredRollout:
     @property
     def progress(self) -> float:
         """
-        How close a wrong rollout came, in [0, 1]: valid, executed, partly right. Cost plays no part, or the cheapest
-        wrong workflow would be the best of an all-wrong group.
+        How close a wrong rollout came, in [0, 1]: valid, ended with an answer of the right kind, partly right.
+
+        Only the final answer counts. Merit on the way could be had for nothing, by operators that do nothing or by a
+        first draft that is meant to be revised. Cost plays no part, or the cheapest wrong workflow would be the best
+        of an all-wrong group.
         """
         if self.trace.outcome is Outcome.INVALID:
             return 0.0
-        partial = self.score.partial if self.score else 0.0
-        return 0.25 + 0.25 * self.executed + 0.4 * partial + 0.1 * max(0.0, self.revise_gain)
+        if self.score is None or self.score.label in (NO_ANSWER, WRONG_TYPE):
+            return 0.25
+        return 0.5 + 0.5 * self.score.partial
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that [`read_rollout`] turns back into the rollout."""
