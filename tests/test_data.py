@@ -216,3 +216,18 @@ def test_columns_of_a_row_load_as_the_same_row() -> None:
 def test_dataset_of_no_rows_is_refused() -> None:
     with pytest.raises(DataError, match="no rows to build a dataset from"):
         build_dataset([])
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("", "empty test"),
+        ("  ", "empty test"),
+        ("it returns 3", "neither Python nor"),
+        ('{"stdin": ', "neither Python nor"),
+    ],
+)
+def test_a_test_that_nothing_could_pass_is_refused_when_the_row_is_read(test: str, words: str) -> None:
+    row = {"question": "q", "domain": "code", "entry_point": "f", "hidden_tests": ["assert f(1) == 2", test]}
+    with pytest.raises(DataError, match=words):
+        read_row(row, "rows.jsonl, line 1")

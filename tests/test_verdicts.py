@@ -8,6 +8,7 @@ import time
 import pytest
 
 from aflow_trl.sandbox import Status, fork_server, run_stdin_tests, run_tests
+from aflow_trl.scoring import score_code
 
 TESTS = ["assert double(2) == 4", "assert double(5) == 10", "assert double([1]) == [1, 1]"]
 RIGHT = "def double(x):\n    return x * 2"
@@ -379,3 +380,13 @@ async def test_failure_text_is_valid_unicode() -> None:
 )
 async def test_verdict_reports_whether_the_solution_compiles(solution: str, compiles: bool) -> None:
     assert (await run_tests(solution, TESTS)).compiles is compiles
+
+
+async def test_a_single_text_is_no_list_of_tests() -> None:
+    with pytest.raises(ValueError, match="Give a list"):
+        await run_tests("def f(x): return x", "assert f(1) == 1")
+
+
+async def test_a_byte_order_mark_before_the_code_does_no_harm() -> None:
+    score = await score_code("\ufeffdef f(x): return x", ["assert f(1) == 1"], "f")
+    assert score.value == 1.0

@@ -110,10 +110,10 @@ def last_boxed(text: str) -> str | None:
 
 def code_block(text: str) -> str:
     """Content of the last fenced block, else the text itself."""
-    parts = text.split("```")
+    parts = text.lstrip("\ufeff").split("```")
     # Fences come in pairs; one that is left open belongs to no block.
     if len(parts) < 3:
-        return text.strip("\n")
+        return text.lstrip("\ufeff").strip("\n")
     block = parts[-2] if len(parts) % 2 else parts[-3]
     language, newline, code = block.partition("\n")
     return (code if newline else language).strip("\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
@@ -99,6 +101,9 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
     if domain == "code" and not row.hidden_tests and row.answer and all("assert" in text for text in row.answer):
         # A common plain format has four columns only and keeps the tests of a code task in `answer`.
         row = replace(row, answer=(), hidden_tests=row.answer)
+    for name in ("public_tests", "hidden_tests"):
+        for test in getattr(row, name):
+            _check_test(test, name, where)
     if not needs_gold:
         return row
     if domain == "code" and not row.hidden_tests:
@@ -108,6 +113,22 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
     if domain != "code" and not row.answer:
         raise DataError(f"{where}: 'answer' is missing. Every {domain} row needs a gold answer or a list of aliases.")
     return row
+
+
+def _check_test(test: str, name: str, where: str) -> None:
+    """Refuse a test that no sandbox could run: every solution would fail it."""
+    if not test.strip():
+        raise DataError(f"{where}: {name!r} holds an empty test. Remove it.")
+    try:
+        if test.lstrip().startswith("{"):
+            json.loads(test)
+        else:
+            ast.parse(test)
+    except (ValueError, SyntaxError) as error:  # ValueError: not JSON, or a null byte in Python
+        raise DataError(
+            f"{where}: {name!r} holds {test[:60]!r}, which is neither Python nor the JSON of a program's input and "
+            f"output ({error})."
+        ) from None
 
 
 def _text(raw: Mapping[str, object], name: str, where: str) -> str:

@@ -79,7 +79,10 @@ async def run_tests(
 
     Raises:
         [`SandboxUnavailableError`]: The sandbox or the tester itself failed.
+        `ValueError`: `tests` is a single text.
     """
+    if isinstance(tests, str):
+        raise ValueError("tests is a text, which would be taken letter by letter. Give a list, such as [tests].")
     if cases := _stdin_cases(tests):
         return await run_stdin_tests(solution, cases, timeout_s=timeout_s)
     expected_total = sum(_plan(test)[0] for test in tests)
