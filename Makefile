@@ -74,6 +74,7 @@ bench: install
 	$(BIN)/python benchmarks/parse.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/scorers.py
 	$(BIN)/python benchmarks/trainer.py
 
 clean:

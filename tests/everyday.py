@@ -76,6 +76,12 @@ DENIED = [
 RIGHT, WRONG, PARTLY = "right", "wrong", "partly"
 
 MATH_KINDS = [
+    ("The answer is not x = 4.", "x = 4", WRONG),
+    ("I doubt that the answer is x = 4.", "x = 4", WRONG),
+    ("(B) or 17", "B", WRONG),
+    ("B) 17", "B", RIGHT),
+    ("The answer is not \\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}.", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", WRONG),
+    ("90 square units", "90 square\nunits", RIGHT),
     ("$7 per day", "7", RIGHT),
     ("7 cm²", "7", RIGHT),
     ("7 cm^2", "7", RIGHT),

@@ -89,7 +89,7 @@ def without_commands(text: str) -> str:
     """LaTeX without the commands that change its looks only: `\\text{…}`, `\\left`, spacing."""
     while (shorter := _TEXT_COMMAND.sub(r"\1", text)) != text:
         text = shorter
-    return re.sub(r"[ \t]+", " ", _FILLERS.sub(" ", text.replace(r"\!", ""))).strip()
+    return re.sub(r"\s+", " ", _FILLERS.sub(" ", text.replace(r"\!", ""))).strip()
 
 
 def normalize_text(text: str) -> str:

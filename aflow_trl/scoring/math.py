@@ -28,7 +28,8 @@ MAX_LIST_ITEMS = 32
 PROSE_WORDS = 4
 """Number of words from which an answer counts as prose."""
 _LETTER = re.compile(r"\(?([A-Z])\)?")
-_CHOICE = re.compile(r"(?:option |choice )?\(?([A-Z])\)?(?:[.):]\s.*|[.):])?", re.DOTALL)
+_CHOICE = re.compile(r"(?:option |choice )?\(?([A-Z])\)?(?:[.):]\s(?!or\b|and\b).*|[.):])?", re.DOTALL)
+_NEGATION = re.compile(r"\b(?:not|never|no|nor|neither|cannot|doubt|isn't|aren't)\b", re.IGNORECASE)
 _LEADING_NUMBER = re.compile(r"([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?),\s+(?!or\b|and\b)[A-Za-z][A-Za-z' ]*")
 """A number followed by prose without any further number, operator or alternative."""
 _EMPTY = {"", "{}", "[]", "()", "none", "null", "nan", "n/a"}
@@ -69,6 +70,8 @@ def score_math(prediction: str, gold: str) -> Score:
         return Score(0.0, "too_long", answer[:MAX_ANSWER_CHARS], NO_ANSWER)
     if answer == target:
         return _score(True, "exact", answer)
+    if _NEGATION.match(answer) and not _NEGATION.search(target):
+        return Score(0.0, "negation", answer, NO_ANSWER)
     if letter := _LETTER.fullmatch(target):
         choice = _CHOICE.fullmatch(answer)
         if choice is None:
@@ -144,7 +147,7 @@ def _value_of_equation(text: str) -> str | None:
     for side in sides:
         if _ARITHMETIC.fullmatch(side) and side and not symbolically_equal(_latex(value), _latex(side)):
             return None
-        if not side or re.search(r"[<>]", side):
+        if not side or re.search(r"[<>]", side) or _NEGATION.search(side) or _is_prose(side):
             return None
     return value
 
