@@ -316,3 +316,23 @@ def test_a_column_that_is_empty_in_one_split_does_not_spoil_the_other(tmp_path: 
     (folder / "test.jsonl").write_text('{"task_id": 2, "challenge_test_list": ["assert f(1) == 2"]}\n')
     rows = {split: list(load_benchmark(BENCHMARKS["mbpp"], split, tmp_path)) for split in ("train", "test")}
     assert [len(rows["train"][0]["challenge_test_list"]), len(rows["test"][0]["challenge_test_list"])] == [0, 1]
+
+
+NOTATIONS = [
+    ("f(1) == 2", ["assert f(1) == 2"]),
+    ("f([1, 2], 'a)') => [3]", ["assert f([1, 2], 'a)') == [3]"]),
+    ("f(3) ➞ False  # because it is odd", ["assert f(3) == False"]),
+    ('f(15)   # returns "db1111db"', ["assert f(15) == 'db1111db'"]),
+    ("f('Hi') returns 'Hi'", ["assert f('Hi') == 'Hi'"]),
+    ('f({"a": 1}) should return True.', ["assert f({'a': 1}) == True"]),
+    ("For f(2) the output should be small", []),
+    ("f(x) == x", []),
+    ("f(2) is even", []),
+]
+
+
+@pytest.mark.parametrize(("line", "tests"), NOTATIONS, ids=[row[0] for row in NOTATIONS])
+def test_examples_are_read_in_the_notations_of_humaneval(line: str, tests: list[str]) -> None:
+    raw = {"task_id": "HumanEval/1", "entry_point": "f", "canonical_solution": "", "test": "def check(f): assert f"}
+    raw["prompt"] = f'def f(x):\n    """Does something.\n\n    Example:\n    {line}\n    """\n'
+    assert list(BENCHMARKS["humaneval"].convert(raw).row.public_tests) == tests

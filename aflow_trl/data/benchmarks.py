@@ -49,6 +49,14 @@ class UnusableRowError(Exception):
     """An upstream row cannot be converted. The message is the reason that the data card counts it under."""
 
 
+_RELATION = re.compile(
+    r"[\s`]*(?:#\s*)?"
+    r"(?:==?>?|=+>|-+>|➞|→|:|(?:should |must |will )?(?:returns?|be|equals?|give|output)s?\b|is\b)\s*:?\s*(.+)"
+)
+"""What stands between a call and its value in the docstrings of HumanEval."""
+_CONSTANTS = re.compile(r"\b(?:true|false|none)\b")
+
+
 @dataclass(frozen=True, slots=True)
 class BenchmarkRow:
     """A converted row, and a reference solution that the scorer has to accept."""
@@ -269,23 +277,61 @@ def _helpers(prompt: str, name: str) -> list[str]:
 
 
 def _examples(prompt: str, name: str) -> Iterator[str]:
-    """Doctest examples of a function as assertions."""
+    """
+    Examples in a function's docstring as assertions: doctests, or lines such as `f(1) == 2`, `f(1) ➞ 2` and "f(1)
+    should return 2". Whatever the reference solution fails is left out later.
+    """
     for node in ast.walk(_parse_prompt(prompt)):
         if not isinstance(node, ast.FunctionDef) or node.name != name:
             continue
+        docstring = ast.get_docstring(node) or ""
         try:
-            examples = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
+            examples = [(example.source, example.want) for example in doctest.DocTestParser().get_examples(docstring)]
         except ValueError:  # the docstring merely resembles a doctest
-            continue
-        for example in examples:
+            examples = []
+        pairs = examples or [pair for line in docstring.splitlines() if (pair := _example_in(line, name)) is not None]
+        for source, want in pairs:
             try:
-                expected = ast.literal_eval(example.want.strip())
-                call = ast.unparse(ast.parse(example.source.strip(), mode="eval"))
+                expected = ast.literal_eval(want.strip())
+                call = ast.unparse(ast.parse(source.strip(), mode="eval"))
             # Prose in a docstring may parse as an example that is not an expression, or whose value is not a literal.
             except (SyntaxError, ValueError):
                 continue
             if f"{name}(" in call:
                 yield f"assert {call} == {expected!r}"
+
+
+def _example_in(line: str, name: str) -> tuple[str, str] | None:
+    """A call of the function in a line, and the literal that the line says it returns."""
+    start = line.find(f"{name}(")
+    if start < 0:
+        return None
+    # The call ends with the first bracket up to which it is an expression.
+    ends = [index + 1 for index, char in enumerate(line) if char == ")" and index > start]
+    call = next((line[start:end] for end in ends if _is_expression(line[start:end])), None)
+    if call is None:
+        return None
+    relation = _RELATION.match(line[start + len(call) :])
+    if relation is None:
+        return None
+    value = _CONSTANTS.sub(lambda match: match[0].capitalize(), relation[1].strip())
+    # Without a comment or a sentence after it.
+    cuts = [len(value), *(match.start() for match in re.finditer(r"[#.,;]|\s", value))]
+    for cut in sorted(cuts, reverse=True):
+        try:
+            ast.literal_eval(value[:cut].strip())
+        except (SyntaxError, ValueError):
+            continue
+        return call, value[:cut]
+    return None
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _parse_prompt(prompt: str) -> ast.Module:
