@@ -38,7 +38,8 @@ async def record(endpoint: ScriptedEndpoint, folder: Path, steps: int = 2) -> No
     for step in range(steps):
         columns: dict[str, Any] = {
             "question": [f"q {step}"] * 4,
-            "answer": [["Barack Obama"]] * 4,
+            # Two right answers at different cost, a partly right one, and no workflow.
+            "answer": [["Obama"], ["Obama"], ["Barack Obama"], ["Barack Obama"]],
             "domain": ["qa"] * 4,
         }
         logged: dict[str, Any] = {}
