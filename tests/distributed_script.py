@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer, close_process_group
 
 
 def primary(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -> list[float | None]:
@@ -71,5 +71,6 @@ def main(model: str, output: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    close_process_group()
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(sys.argv[2], f"threads{os.environ['RANK']}.txt").write_text("\n".join(threads))

@@ -21,7 +21,7 @@ from aflow_trl.rewards import workflow_rewards
 from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
 from aflow_trl.tasks.session import close_clients
-from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer, close_process_group
 
 WORKFLOWS = (
     "Custom",
@@ -99,5 +99,4 @@ def main(model: str, output: Path, estimator: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    close_process_group()

@@ -30,6 +30,19 @@ def build_stopping(model: Path, output_dir: Path, **overrides: Any) -> Any:
     return build(WorkflowGRPOTrainer, WorkflowGRPOConfig, model, output_dir, **overrides)
 
 
+def temperatures_of(trainer: Any) -> list[float]:
+    """Temperatures of the generations that follow; filled as they are made."""
+    temperatures: list[float] = []
+    generate = trainer.model.generate
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        temperatures.append(kwargs["generation_config"].temperature)
+        return generate(*args, **kwargs)
+
+    trainer.model.generate = spy
+    return temperatures
+
+
 def test_generation_is_the_same_before_and_after_a_step_without_learning(tiny_model: Path, tmp_path: Path) -> None:
     """Generating in train mode with checkpointing drops the KV cache and writes garbage; here it must not."""
     trainer = build(
@@ -81,19 +94,10 @@ def test_temperature_schedule_reaches_generation_and_loss(tiny_model: Path, tmp_
         WorkflowGRPOConfig,
         tiny_model,
         tmp_path,
-        temperature_initial=2.0,
-        temperature_final=0.5,
-        temperature_warmup_steps=2,
         beta=0.1,
+        **SCHEDULE,
     )
-    generated = []
-    original = trainer.model.generate
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        generated.append(kwargs["generation_config"].temperature)
-        return original(*args, **kwargs)
-
-    trainer.model.generate = spy
+    generated = temperatures_of(trainer)
     trainer.train()
     assert generated == [2.0, 1.25, 0.5]
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -195,14 +199,7 @@ def test_schedule_is_no_divergence_for_the_collapse_guard(tiny_model: Path, tmp_
 def test_policy_is_sampled_at_the_final_temperature_whenever_it_is_compared(tiny_model: Path, tmp_path: Path) -> None:
     trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path, **SCHEDULE)
     trainer.set_temperature(2.0)
-    temperatures = []
-    generate = trainer.model.generate
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        temperatures.append(kwargs["generation_config"].temperature)
-        return generate(*args, **kwargs)
-
-    trainer.model.generate = spy
+    temperatures = temperatures_of(trainer)
     trainer.sample(CONVERSATIONS, seed=0)
     trainer.evaluate(trainer.train_dataset.select(range(4)))
     assert set(temperatures) == {0.5} and trainer.temperature == 2.0

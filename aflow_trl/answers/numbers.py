@@ -75,6 +75,8 @@ def read_number(text: str) -> Number | None:
     text = text.strip()
     if not text or len(text) > MAX_NUMBER_CHARS:
         return None
+    if text.isascii() and text.isdecimal():
+        return Number(Fraction(int(text)))
     currency = ""
     if match := _CURRENCY.match(text):
         text, currency = match[1] + text[match.end() :], match[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -88,6 +89,7 @@ def extract_answer(text: str, domain: str) -> str:
     return bare_answer(_concluded(text, domain) or text, domain)
 
 
+@functools.lru_cache(maxsize=4_096)
 def gold_answer(text: str, domain: str) -> str:
     """The bare answer in a gold, which may be a whole solution that ends with `#### …` or a box."""
     text = model_text(text).strip()

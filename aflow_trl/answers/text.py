@@ -68,6 +68,8 @@ def unwrap(text: str) -> str:
     while True:
         before = text
         text = text.strip()
+        if text[:1].isalnum() and text[-1:].isalnum():
+            return text  # the usual case: nothing surrounds it
         if not text.endswith("..."):
             text = text.rstrip(".;,:").rstrip()
         for opening, closing in _WRAPPERS:

@@ -14,6 +14,7 @@ from ..errors import AflowError, RunStoppedError
 from ..recipes import load_recipe
 from ..tasks import RUN
 from ..tasks.session import print_rank0
+from ..trainer import close_process_group
 
 EXIT_STOPPED = 3
 """Exit code of a run that was stopped early with a checkpoint."""
@@ -33,20 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     _use_all_cores()
+    stopped = False
     try:
         recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
         RUN[recipe.run.task](recipe)
-        if torch.distributed.is_initialized():
-            # At interpreter exit, its threads may abort a process that has finished its work.
-            torch.distributed.destroy_process_group()
     except RunStoppedError as error:
         print_rank0(f"stopped: {error}")
-        raise SystemExit(EXIT_STOPPED) from None
+        stopped = True
     except AflowError as error:
         # Every process meets the error; one message is enough.
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    # After the handlers, which keep the trainer alive through the traceback of the error.
+    close_process_group()
+    if stopped:
+        raise SystemExit(EXIT_STOPPED)
 
 
 def _use_all_cores() -> None:

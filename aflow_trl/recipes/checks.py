@@ -6,6 +6,7 @@ from ..data import check_policy_prompt
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
+from ..trainer import SKIP_UNDER_DEEPSPEED
 from .arguments import REWARDS, ComposeArguments, WorkflowArguments
 from .recipe import Recipe
 
@@ -23,10 +24,7 @@ def check_recipe(recipe: Recipe) -> None:
             "stop, or DDP."
         )
     if recipe.training.nonfinite == "skip" and recipe.uses_deepspeed:
-        raise RecipeError(
-            "nonfinite: skip drops a step before the optimiser sees it, but DeepSpeed applies it inside the backward "
-            "pass. Use nonfinite: stop or off, or DDP."
-        )
+        raise RecipeError(SKIP_UNDER_DEEPSPEED)
     if isinstance(recipe.arguments, WorkflowArguments):
         load_operators(recipe.arguments.operator_modules or [])
         _check_execution(recipe)

@@ -7,6 +7,7 @@ import re
 from ..answers import (
     RELATIVE_TOLERANCE,
     Interval,
+    Number,
     extract_answer,
     gold_answer,
     is_bracketed,
@@ -92,7 +93,7 @@ def _compare(answer: str, target: str) -> Score:
         answer, target = (_ASSIGNMENT.sub("", text, count=1) for text in (answer, target))
     gold_number = read_number(target)
     if gold_number is not None:
-        return _compare_number(answer, target)
+        return _compare_number(answer, target, gold_number)
     times = read_time(answer), read_time(target)
     if times[1] is not None:
         return _score(times[0] == times[1], "time", answer)
@@ -118,10 +119,8 @@ def _compare(answer: str, target: str) -> Score:
     return _score(equal, "symbolic", answer)
 
 
-def _compare_number(answer: str, target: str) -> Score:
+def _compare_number(answer: str, target: str, gold: Number) -> Score:
     """Compare an answer with a gold that is a number."""
-    gold = read_number(target)
-    assert gold is not None
     value = _value_of_equation(answer) if "=" in answer else answer
     if value is None:
         return Score(0.0, "equation", answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -86,10 +87,16 @@ def score_qa(prediction: str, golds: str | Sequence[str]) -> Score:
         raise ScorerError("there is no gold answer; give at least one")
     if not bare:
         return Score(0.0, "none", answer, NO_ANSWER)
-    if not any(normalize_text(alias) for alias in aliases):
+    targets = [target for target in map(_target, aliases) if normalize_text(target)]
+    if not targets:
         return Score(float(bare in _UNANSWERABLE), "unanswerable", answer, "", 0.0)
-    scores = [_score(answer, bare_answer(model_text(alias), "qa")) for alias in aliases if normalize_text(alias)]
+    scores = [_score(answer, target) for target in targets]
     return max(scores, key=lambda score: score.value)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _target(alias: str) -> str:
+    return bare_answer(model_text(alias), "qa")
 
 
 def _score(answer: str, gold: str) -> Score:

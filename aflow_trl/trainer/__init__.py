@@ -1,8 +1,18 @@
 """WA-GRPO: configuration, trainer, advantages, callbacks."""
 
 from .advantages import AdvantageConfig, RewardBatch, compute_advantages, wa_grpo
-from .callbacks import CollapseGuard, ConsoleProgress, NumericalGuard, Probe, Share, StopConditions, SyncGuard
+from .callbacks import (
+    SKIP_UNDER_DEEPSPEED,
+    CollapseGuard,
+    ConsoleProgress,
+    NumericalGuard,
+    Probe,
+    Share,
+    StopConditions,
+    SyncGuard,
+)
 from .checkpoint import is_complete, last_checkpoint
+from .process_group import close_process_group
 from .recording import REPLAY_SETTINGS_FILE, ReplaySettings, to_tensor
 from .workflow_grpo_config import COLLAPSE_GUARDS, ESTIMATORS, TRL_ESTIMATORS, WA_GRPO, WorkflowGRPOConfig
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
@@ -11,6 +21,7 @@ __all__ = [
     "COLLAPSE_GUARDS",
     "ESTIMATORS",
     "REPLAY_SETTINGS_FILE",
+    "SKIP_UNDER_DEEPSPEED",
     "TRL_ESTIMATORS",
     "WA_GRPO",
     "AdvantageConfig",
@@ -25,6 +36,7 @@ __all__ = [
     "SyncGuard",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
+    "close_process_group",
     "compute_advantages",
     "is_complete",
     "last_checkpoint",

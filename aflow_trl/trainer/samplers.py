@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from trl.trainer.utils import RepeatSampler
 
 from .workflow_grpo_config import WorkflowGRPOConfig
@@ -72,6 +73,16 @@ class StratifiedSampler(RepeatSampler):
                 queues[chosen].extend(rows[index] for index in (shuffled if self.shuffled else range(len(rows))))
             order.append(queues[chosen].popleft())
         return order
+
+
+def check_balance(dataset: Any, args: WorkflowGRPOConfig) -> None:
+    """Refuse shares of a batch for data that is read as a stream."""
+    balanced = args.balance_domains or args.hard_share is not None
+    if balanced and isinstance(dataset, (IterableDataset, torch.utils.data.IterableDataset)):
+        raise ValueError(
+            "balance_domains and hard_share need to know all rows, but train_dataset is iterable. Load it as a "
+            "`Dataset`, or mix the stream itself."
+        )
 
 
 def stratified_sampler(sampler: RepeatSampler, args: WorkflowGRPOConfig) -> StratifiedSampler:

@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from accelerate.utils import gather_object
-from datasets import IterableDataset
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
@@ -33,18 +31,28 @@ from ..rollouts import (
 )
 from .advantages import (
     AdvantageConfig,
+    RewardBatch,
     clip_advantages,
     compute_advantages,
     split_rewards,
 )
-from .callbacks import CollapseGuard, NumericalGuard, Probe, Share, StopConditions, SyncGuard, unchecked_because
+from .callbacks import (
+    SKIP_UNDER_DEEPSPEED,
+    CollapseGuard,
+    NumericalGuard,
+    Probe,
+    Share,
+    StopConditions,
+    SyncGuard,
+    unchecked_because,
+)
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .generation import GenerationTrainer
 from .metrics import advantage_metrics
 from .publishing import check_hub_strategy, upload
 from .recording import begin_recording, record_step
 from .reward_roles import primary_index, reward_batch, reward_roles
-from .samplers import stratified_sampler
+from .samplers import check_balance, stratified_sampler
 from .workflow_grpo_config import complete_config
 
 logger = logging.getLogger(__name__)
@@ -115,12 +123,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self.primary = primary_index(args, self.reward_func_names, weights)
         self.reward_roles = reward_roles(args, self.reward_func_names, weights)
         """Which reward decides, and where the others break ties."""
-        balanced = args.balance_domains or args.hard_share is not None
-        if balanced and isinstance(self.train_dataset, (IterableDataset, torch.utils.data.IterableDataset)):
-            raise ValueError(
-                "balance_domains and hard_share need to know all rows, but train_dataset is iterable. Load it as a "
-                "`Dataset`, or mix the stream itself."
-            )
+        check_balance(self.train_dataset, args)
         self._sync_unchecked = unchecked_because(args)
         if self.use_vllm and self._sync_unchecked is not None:
             logger.warning("max_sampling_logp_difference is not checked: %s", self._sync_unchecked)
@@ -132,10 +135,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self.numerical_guard.scaled = self.accelerator.scaler is not None
         self.numerical_guard.steps_in_backward = self.is_deepspeed_enabled
         if self.is_deepspeed_enabled and args.nonfinite == "skip":
-            raise ValueError(
-                "nonfinite: skip drops a step before the optimiser sees it, but DeepSpeed applies it inside the "
-                "backward pass. Use nonfinite: stop or off, or DDP."
-            )
+            raise ValueError(SKIP_UNDER_DEEPSPEED)
         self.sync_guard = SyncGuard(args.max_sampling_logp_difference)
         self.collapse_guard: CollapseGuard | None = None
         for callback in (self.numerical_guard, self.sync_guard):
@@ -305,8 +305,13 @@ class WorkflowGRPOTrainer(GenerationTrainer):
 
     def group_advantages(self, columns: Mapping[str, Sequence[Any]], size: int) -> Tensor:
         """Advantages of all processes' completions, shape (B*G,), from the gathered rewards and logged columns."""
+        return compute_advantages(*self._advantage_inputs(columns, size))
+
+    def _advantage_inputs(
+        self, columns: Mapping[str, Sequence[Any]], size: int
+    ) -> tuple[RewardBatch, AdvantageConfig]:
         batch = reward_batch(self._gathered_rewards, self.reward_weights, columns)
-        return compute_advantages(batch, replace(self.advantage_config, num_generations=size))
+        return batch, replace(self.advantage_config, num_generations=size)
 
     def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
         """Put the advantages where the loss reads them (local slice) and where they are logged (all)."""
@@ -325,8 +330,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         values["nonfinite_steps"] = float(self.numerical_guard.skipped)
         primary = self._gathered_rewards[:, self.primary]
         if not self.args.uses_trl_advantages and size > 1:
-            batch = reward_batch(self._gathered_rewards, self.reward_weights, columns)
-            primary = split_rewards(batch, replace(self.advantage_config, num_generations=size))[0]
+            primary = split_rewards(*self._advantage_inputs(columns, size))[0]
         values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
         for name, value in values.items():
             metrics[name].append(value)

@@ -1,12 +1,13 @@
 """Callbacks of the trainer: guards, conditions that stop a run, progress on the console."""
 
 from .collapse_guard import CollapseGuard, Probe, Share
-from .numerical_guard import NumericalGuard
+from .numerical_guard import SKIP_UNDER_DEEPSPEED, NumericalGuard
 from .progress import ConsoleProgress
 from .stop_conditions import StopConditions
 from .sync_guard import SyncGuard, unchecked_because
 
 __all__ = [
+    "SKIP_UNDER_DEEPSPEED",
     "CollapseGuard",
     "ConsoleProgress",
     "NumericalGuard",

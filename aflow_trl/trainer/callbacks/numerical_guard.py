@@ -9,6 +9,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+SKIP_UNDER_DEEPSPEED = (
+    "nonfinite: skip drops a step before the optimiser sees it, but DeepSpeed applies it inside the backward pass. "
+    "Use nonfinite: stop or off, or DDP."
+)
+
 
 class NumericalGuard(TrainerCallback):
     """
