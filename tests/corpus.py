@@ -46,6 +46,16 @@ page.write(bytes.fromhex({code!r}))
 ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
 print('succeeded')
 """
+HOARD = """
+import ctypes, os, threading, time
+def hoard():
+    try:
+        for _ in range(40):
+            fd = os.open('x', os.O_RDWR | os.O_CREAT); os.unlink('x'); os.write(fd, bytes(7 << 20))
+    except OSError:
+        os._exit(1)
+    time.sleep(9)
+"""
 REFUSED = {DENIED, ERROR}
 PROGRAMS = [
     # never terminates
@@ -79,17 +89,22 @@ PROGRAMS = [
     Program("path longer than the kernel takes", "import os, time\nfor _ in range(30): os.mkdir('d' * 250); os.chdir('d' * 250)\ntime.sleep(0.3)", {OK, KILLED}, read_only=REFUSED),
     Program("swaps files and folders", "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nfor n in range(200): os.mkdir(f'd{{n}}'); open(f'f{{n}}', 'w').close()\nend = time.time() + 0.5\nwhile time.time() < end:\n for n in range(200): libc.renameat2(-100, b'd%d' % n, -100, b'f%d' % n, 2)", {OK, KILLED}, read_only=REFUSED),
     Program("swaps a folder and a link out", "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nos.symlink({victim!r}, 's'); os.mkdir('d', 0o300)\nend = time.time() + 0.5\nwhile time.time() < end:\n for _ in range(500): libc.renameat2(-100, b'd', -100, b's', 2)\n for n in 'ds':\n  try: os.rmdir(n); os.mkdir(n, 0o300)\n  except OSError: pass", {OK, KILLED}, read_only=REFUSED),
-    Program("keeps deleted files", "import os, time\nfiles = []\nfor n in range(40):\n f = open('x', 'wb'); os.unlink('x'); f.write(bytes(7 << 20)); f.flush(); files.append(f)\ntime.sleep(9)", {KILLED, TIMEOUT}, read_only=REFUSED),
+    Program("keeps deleted files", "import os, time\nfiles = []\nfor n in range(40):\n f = open('x', 'wb'); os.unlink('x'); f.write(bytes(7 << 20)); f.flush(); files.append(f)\ntime.sleep(9)", {KILLED, TIMEOUT, ERROR}, read_only=REFUSED),
+    Program("keeps deleted files by a mapped page", "import ctypes, os, time\nmmap = ctypes.CDLL(None).mmap\nfor n in range(40):\n fd = os.open('x', os.O_RDWR | os.O_CREAT); os.unlink('x'); os.write(fd, bytes(7 << 20))\n mmap(None, ctypes.c_size_t(4096), 1, 1, fd, ctypes.c_long(0)); os.close(fd)\ntime.sleep(9)", {KILLED, ERROR}, read_only=REFUSED),
+    Program("keeps deleted files after its first thread ended", HOARD + "threading.Thread(target=hoard).start()\nctypes.CDLL(None).pthread_exit(None)", {KILLED, ERROR}, read_only=REFUSED),
+    Program("reserves space beyond the end of a file", "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nfd = os.open('x', os.O_RDWR | os.O_CREAT)\nassert libc.fallocate(fd, 1, ctypes.c_long(0), ctypes.c_long(1 << 30)) == -1\nprint(ctypes.get_errno())", {OK}, stdout="95\n", read_only=REFUSED),
+    Program("thread with descriptors of its own", raw_syscall("436", "3", "3", "2") if platform.machine() == "x86_64" else "print(1)", {OK}, stdout="1\n"),
+    Program("hides its descriptors", "import ctypes\nassert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == -1\nraise PermissionError", {DENIED}),
     Program("sends files away", "import os, socket\na, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [os.open('/dev/null', os.O_RDONLY)])", {DENIED}),
     Program("exits with a hostile object", "import sys\nclass I(int):\n def __and__(s, o): raise ValueError\n def __int__(s): raise ValueError\nsys.exit(I(0))", {OK}),
     Program("endless stdout", "while True: print('x' * 1000)", {OUTPUT}),
     Program("endless stderr", "import sys\nwhile True: print('x' * 1000, file=sys.stderr)", {OUTPUT}),
     Program("one huge file", "f = open('x', 'wb')\nwhile True: f.write(bytes(10**6))", {ERROR}, read_only=REFUSED),
     Program("sparse huge file", "f = open('x', 'wb'); f.truncate(1 << 40)", {ERROR}, read_only=REFUSED),
-    Program("millions of small files", "n = 0\nwhile True:\n n += 1\n open(str(n), 'w').write('x')", {KILLED, TIMEOUT}, read_only=REFUSED),
-    Program("many big files", "for n in range(1000): open(str(n), 'wb').write(bytes(4 << 20))\nwhile True: pass", {KILLED, TIMEOUT}, read_only=REFUSED),
-    Program("files in closed folders", "import os\nos.mkdir('d', 0o300)\nos.chdir('d')\nn = 0\nwhile True:\n n += 1\n open(str(n), 'w').close()", {KILLED, TIMEOUT}, read_only=REFUSED),
-    Program("endless nesting of folders", "import os\nwhile True:\n os.mkdir('d'); os.chdir('d')", {KILLED, TIMEOUT}, read_only=REFUSED),
+    Program("millions of small files", "n = 0\nwhile True:\n n += 1\n open(str(n), 'w').write('x')", {KILLED, TIMEOUT, ERROR}, read_only=REFUSED),
+    Program("many big files", "for n in range(1000): open(str(n), 'wb').write(bytes(4 << 20))\nwhile True: pass", {KILLED, TIMEOUT, ERROR}, read_only=REFUSED),
+    Program("files in closed folders", "import os\nos.mkdir('d', 0o300)\nos.chdir('d')\nn = 0\nwhile True:\n n += 1\n open(str(n), 'w').close()", {KILLED, TIMEOUT, ERROR}, read_only=REFUSED),
+    Program("endless nesting of folders", "import os\nwhile True:\n os.mkdir('d'); os.chdir('d')", {KILLED, TIMEOUT, ERROR}, read_only=REFUSED),
     Program("opens files without end", "x = []\nwhile True: x.append(open('/dev/null'))", {ERROR}),
     Program("closes its own stdout", "import os; os.close(1); os.close(2)", {OK, ERROR}),
     Program("closes every fd", "import os; os.closerange(0, 1000)\nprint('x')", {OK, ERROR}),
@@ -132,7 +147,16 @@ PROGRAMS = [
     Program("symlink out, then read", "import os; os.symlink({home!r} + '/secret', 'x'); print(open('x').read())", {DENIED}),
     Program("hard link of a secret", "import os; os.link({home!r} + '/secret', 'x'); print(open('x').read())", {DENIED, ERROR}),
     Program("other runs' folders", "import os; print(os.listdir('..'))", {DENIED}),
+    Program("prefix of the interpreter", "import os, sys; print(os.listdir(sys.prefix))", {DENIED}, read_only={OK}),
+    Program("private file in the interpreter's prefix", "import sys; print(open(sys.prefix + '/private').read())", REFUSED, read_only={OK, ERROR}),
     # files it must not write
+    Program("empties a file by opening it", "import os; os.open({victim!r} + '/file', os.O_RDONLY | os.O_TRUNC)", {DENIED}),
+    Program("empties a file in access mode 3", "import os; os.open({victim!r} + '/file', 3 | os.O_TRUNC)", {DENIED}),
+    Program("opens a file in access mode 3", "import os; os.open({victim!r} + '/file', 3)", {DENIED}),
+    Program("empties a library by opening it", "import os; os.open(os.__file__, os.O_RDONLY | os.O_TRUNC)", {DENIED}),
+    Program("empties a library in access mode 3", "import os; os.open(os.__file__, 3 | os.O_TRUNC)", {DENIED}),
+    Program("empties a library for writing", "import os; os.open(os.__file__, os.O_WRONLY | os.O_TRUNC)", {DENIED}),
+    Program("temporary file elsewhere", "import os; os.open({victim!r}, os.O_RDWR | os.O_TMPFILE)", {DENIED}),
     Program("writes to /tmp", "open('/tmp/aflow-was-here', 'w').write('x')", {DENIED}),
     Program("writes to the victim", "open({victim!r} + '/new', 'w').write('x')", {DENIED}),
     Program("overwrites the victim", "open({victim!r} + '/file', 'w').write('x')", {DENIED}),
@@ -208,6 +232,8 @@ PROGRAMS = [
 ]  # fmt: skip
 if platform.machine() == "x86_64":
     PROGRAMS += [
+        # CLONE_VM and CLONE_THREAD, without CLONE_FILES
+        Program("clone of a thread with descriptors of its own", raw_syscall("56", "0x10900", "0", "0", "0", "0"), {OK}, stdout="1\n"),
         Program("bpf", raw_syscall("321"), {OK}, stdout="1\n"),
         Program("userfaultfd", raw_syscall("323"), {OK}, stdout="1\n"),
         Program("process_vm_readv", raw_syscall("310", "{trainer}", "0", "0", "0", "0", "0"), {OK}, stdout="1\n"),

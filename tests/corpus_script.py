@@ -1,7 +1,10 @@
 """
 Runs the corpus as the current user with the current interpreter, and prints the result of each program as JSON.
 
-    python corpus_script.py VICTIM HOME LANDLOCK      # LANDLOCK: 1 to use it if available, 0 to act as if it were not
+    python corpus_script.py VICTIM HOME LANDLOCK TMPFS
+
+LANDLOCK is the version of its ABI to use at most, 0 to act as if there were none; TMPFS is 1 to mount scratch folders
+where the machine allows it, 0 to act as if it did not.
 
 Uses the standard library and `aflow_trl.sandbox` only.
 """
@@ -55,6 +58,8 @@ async def check(program: corpus.Program, server: ForkServer, placeholders: dict)
     result = await run(text, timeout_s=timeout_s, memory_mb=program.memory_mb)
     wall_s = time.monotonic() - started
     watcher.cancel()
+    # As the server sees it: nobody else sees what it mounts.
+    scratch = Path(f"/proc/{server_pid}/root{server._scratch}")
     after = await run("import json, os, re; print(os.listdir('.'))")
     return {
         "id": program.id,
@@ -65,7 +70,7 @@ async def check(program: corpus.Program, server: ForkServer, placeholders: dict)
         "bytes": max(len(result.stdout), len(result.stderr)),
         "leaked": SECRET in result.stdout + result.stderr,
         "processes_left": len(children_of(server._process.pid)),
-        "scratch_left": [str(f) for d in Path(server._scratch).iterdir() for f in d.iterdir()],
+        "scratch_left": [str(f) for d in scratch.iterdir() for f in d.iterdir()],
         "fds_changed": sorted(open_fds() ^ fds),
         "threads_changed": threading.active_count() - threads,
         "longest_gap_s": max(gaps, default=0.0),
@@ -74,9 +79,11 @@ async def check(program: corpus.Program, server: ForkServer, placeholders: dict)
     }
 
 
-async def main(victim: str, home: str, landlock: bool) -> None:
+async def main(victim: str, home: str, landlock: int, tmpfs: bool) -> None:
     def choose(offer):
-        return choose_layers(offer if landlock else replace(offer, landlock=0))
+        return choose_layers(
+            replace(offer, landlock=min(landlock, offer.landlock), tmpfs=tmpfs and offer.tmpfs and landlock > 0)
+        )
 
     placeholders = {"victim": victim, "home": home, "trainer": os.getpid()}
     server = _state().server = await ForkServer.start(choose)
@@ -93,4 +100,4 @@ async def main(victim: str, home: str, landlock: bool) -> None:
 
 if __name__ == "__main__":
     os.environ["HF_TOKEN"] = SECRET
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "1"))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1"))

@@ -60,5 +60,5 @@ def test_no_two_rooms_and_no_two_modules_of_the_package_root_share_a_name() -> N
 
 
 def test_sandboxed_scripts_need_only_the_standard_library() -> None:
-    for name in ("child", "confine", "server", "codec", "checks", "filters", "scratch", "tester"):
+    for name in ("child", "confine", "server", "codec", "checks", "filters", "libraries", "scratch", "tester"):
         assert imported_rooms(PACKAGE / "sandbox" / f"{name}.py") == set()

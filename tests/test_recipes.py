@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,10 @@ def test_what_trl_refuses_is_refused_before_anything_is_paid_for(
 @pytest.mark.parametrize("name", ["quickstart.yaml", "improve-quickstart.yaml"])
 def test_the_trainer_of_a_recipe_that_ships_is_accepted(name: str, tmp_path: Path) -> None:
     check_trainer(load_recipe([name, "--output_dir", str(tmp_path)]))
+
+
+@pytest.mark.parametrize("name", ["train_data", "eval_data", "output_dir"])
+def test_hidden_tests_where_programs_can_read_are_refused(name: str) -> None:
+    path = f"{sysconfig.get_paths()['purelib']}/rows.jsonl"
+    with pytest.raises(RecipeError, match=f"{name} is .*could read the answers"):
+        load_recipe(["quickstart.yaml", f"--{name}", path])

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -42,7 +43,9 @@ class Backend:
 
     name: str
     tier: str
-    landlock: bool = True
+    landlock: int = 99
+    """Version of Landlock's ABI to use at most."""
+    tmpfs: bool = True
     other_interpreter: bool = False
     """Whether to use a copy of the interpreter below a home folder, which every user can read."""
     uid: int | None = None
@@ -50,9 +53,11 @@ class Backend:
 
 BACKENDS = [
     Backend("A", "A"),
+    Backend("A, measured scratch, Landlock 2", "A", landlock=2, tmpfs=False),
     Backend("A, not root, interpreter under a home folder", "A", other_interpreter=True, uid=OTHER_UID),
-    Backend("A, separate user id", "A", other_interpreter=True),
-    Backend("B", "B", landlock=False, other_interpreter=True),
+    Backend("A, not root, measured scratch, Landlock 1", "A", 1, tmpfs=False, other_interpreter=True, uid=OTHER_UID),
+    Backend("A, separate user id, Landlock 3", "A", landlock=3, other_interpreter=True),
+    Backend("B", "B", landlock=0, other_interpreter=True),
 ]
 
 
@@ -105,6 +110,7 @@ def other_interpreter(public_folder: Path) -> Path:
         shutil.copy(Path(aflow_trl.__file__).parent / name, package / name)
     for name in ("corpus.py", "corpus_script.py"):
         shutil.copy(TESTS / name, home / "code" / name)
+    (home / "private").write_text("tests of the benchmark")
     home.chmod(0o755)
     return home
 
@@ -137,7 +143,8 @@ def outcome(request: pytest.FixtureRequest, public_folder: Path) -> dict[str, An
             str((home / "code" if backend.other_interpreter else TESTS) / "corpus_script.py"),
             str(victim),
             str(user_home),
-            str(int(backend.landlock)),
+            str(backend.landlock),
+            str(int(backend.tmpfs)),
         ],
         env={"PYTHONPATH": os.pathsep.join(path), "PATH": "/usr/bin:/bin", **environment},
         user=backend.uid,
@@ -277,6 +284,17 @@ async def test_dead_server_is_replaced(scratch_root: Path) -> None:
     assert len(list(scratch_root.iterdir())) == 1
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_server_that_is_killed_or_hangs_costs_the_next_call_no_result(signal_number: int) -> None:
+    await run_tests("def f(): return 1", ["assert f() == 1"])
+    server = await fork_server()
+    os.kill(server._process.pid, signal_number)
+    started = time.monotonic()
+    assert (await run("print(1)", timeout_s=0.5)).stdout == "1\n"
+    assert (await run_tests("def f(): return 1", ["assert f() == 1"], timeout_s=0.5)).passed == 1
+    assert time.monotonic() - started < 8
+
+
 async def test_cancelled_runs_close_their_files() -> None:
     await run_tests("def f(): return 1", ["assert f() == 1"])
     fds = len(os.listdir("/proc/self/fd"))
@@ -323,17 +341,17 @@ def test_killed_trainer_leaves_no_scratch_folder_and_no_server(name: str, delay_
 
 # -- tiers -----------------------------------------------------------------------------------------------------------
 
-FULL = Layers(landlock=1, seccomp=True, spare_uid=False)
+FULL = Layers(landlock=1, seccomp=True, spare_uid=False, tmpfs=False)
 
 
 @pytest.mark.parametrize(
     ("layers", "tier"),
     [
         (FULL, Tier.A),
-        (Layers(landlock=7, seccomp=True, spare_uid=True), Tier.A),
-        (Layers(landlock=0, seccomp=True, spare_uid=True), Tier.B),
-        (Layers(landlock=0, seccomp=True, spare_uid=False), Tier.C),
-        (Layers(landlock=7, seccomp=False, spare_uid=True), Tier.C),
+        (Layers(landlock=7, seccomp=True, spare_uid=True, tmpfs=False), Tier.A),
+        (Layers(landlock=0, seccomp=True, spare_uid=True, tmpfs=False), Tier.B),
+        (Layers(landlock=0, seccomp=True, spare_uid=False, tmpfs=False), Tier.C),
+        (Layers(landlock=7, seccomp=False, spare_uid=True, tmpfs=False), Tier.C),
     ],
 )
 def test_tier_depends_on_the_layers(layers: Layers, tier: Tier) -> None:
@@ -343,9 +361,9 @@ def test_tier_depends_on_the_layers(layers: Layers, tier: Tier) -> None:
 @pytest.mark.parametrize(
     ("layers", "missing"),
     [
-        (Layers(0, True, False), "Landlock"),
-        (Layers(1, False, True), "seccomp"),
-        (Layers(0, False, False), "Landlock and seccomp"),
+        (Layers(0, True, False, False), "Landlock"),
+        (Layers(1, False, True, False), "seccomp"),
+        (Layers(0, False, False, False), "Landlock and seccomp"),
     ],
 )
 def test_machine_that_cannot_confine_is_refused_with_the_missing_layers(layers: Layers, missing: str) -> None:
@@ -356,14 +374,24 @@ def test_machine_that_cannot_confine_is_refused_with_the_missing_layers(layers: 
 def test_weak_sandbox_warns_about_what_programs_can_reach(caplog: pytest.LogCaptureFixture) -> None:
     allow_weak_sandbox()
     try:
-        choose_layers(Layers(0, True, False))
+        choose_layers(Layers(0, True, False, False))
     finally:
         allow_weak_sandbox(False)
     assert "API keys" in caplog.text and "read the files" in caplog.text
 
 
+def test_working_folder_among_the_libraries_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(sysconfig.get_paths()["purelib"])
+    choose_layers(FULL)
+    assert "programs can read" in caplog.text
+
+
 async def test_weak_sandbox_runs_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = await client.ForkServer.start(lambda offer: replace(offer, landlock=0, seccomp=False, spare_uid=False))
+    server = await client.ForkServer.start(
+        lambda offer: replace(offer, landlock=0, seccomp=False, spare_uid=False, tmpfs=False)
+    )
     monkeypatch.setattr(client._state(), "server", server)
     assert (await run("print(open('/etc/passwd').read()[:4])")).stdout == "root\n"
 
@@ -371,14 +399,15 @@ async def test_weak_sandbox_runs_programs(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("read_only", [False, True])
 def test_filter_is_valid_on_both_architectures(machine: str, read_only: bool) -> None:
-    """Jumps stay inside the program, its last instruction allows the call, and every refused call has a comparison."""
+    """Jumps stay inside the program, its last instruction refuses the call, and every allowed call has a comparison."""
     program = filters.template(read_only, machine)
     instructions = list(struct.iter_unpack("=HBBI", program))
     assert len(filters.pid_offsets(program)) == 3
     for index, (code, if_true, if_false, _) in enumerate(instructions):
         if code in (0x15, 0x35, 0x45):
             assert index + 1 + max(if_true, if_false) < len(instructions)
-    assert instructions[-1] == (0x06, 0, 0, 0x7FFF0000)
+    assert instructions[-1] == (0x06, 0, 0, 0x00050001)
     numbers = {value for code, _, _, value in instructions if code == 0x15}
     column = 0 if machine == "x86_64" else 1
-    assert numbers >= {row[column] for row in filters.REFUSED.values() if row[column] is not None}
+    allowed = filters.ALLOWED | ({} if read_only else filters.WRITING)
+    assert numbers >= {row[column] for row in allowed.values() if row[column] is not None}

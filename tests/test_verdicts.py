@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aflow_trl.sandbox import Status, fork_server, run_stdin_tests, run_tests
+from aflow_trl.sandbox import Status, fork_server, run, run_stdin_tests, run_tests
 from aflow_trl.scoring import score_code
 
 TESTS = ["assert double(2) == 4", "assert double(5) == 10", "assert double([1]) == [1, 1]"]
@@ -263,6 +263,21 @@ async def test_weak_verdict_of_a_broken_solution_is_a_failure(solution: str) -> 
     assert (verdict.passed, verdict.total) == (0, 1)
 
 
+async def test_program_that_hangs_takes_the_time_of_one_case_not_of_all() -> None:
+    started = time.monotonic()
+    program = "n = int(input())\nwhile n == 3: pass\nprint(n)"
+    verdict = await run_stdin_tests(program, [(str(n // 2), str(n // 2)) for n in range(40)], timeout_s=0.5)
+    # The cases before the one that hangs count, those after it do not, whichever ran first.
+    assert (verdict.passed, verdict.total, verdict.status) == (6, 40, Status.TIMEOUT)
+    assert time.monotonic() - started < 3
+
+
+async def test_threads_on_every_core_may_run_until_the_clock_ends() -> None:
+    busy = "import hashlib, threading, time\nend = time.time() + 3.5\ndef work():\n while time.time() < end: hashlib.sha256(bytes(10**7))\n"
+    threads = "ts = [threading.Thread(target=work) for _ in range(4)]\n[t.start() for t in ts]; [t.join() for t in ts]; print('done')"
+    assert (await run(busy + threads, timeout_s=4)).stdout == "done\n"
+
+
 async def test_json_tests_run_the_program_on_its_input() -> None:
     tests = ['{"stdin": "1\\n", "stdout": "2"}', '{"stdin": "5\\n", "stdout": "7"}']
     verdict = await run_tests("print(int(input()) + 1)", tests)
@@ -343,6 +358,127 @@ async def test_wrong_solution_that_tampers_with_the_test_fails(
 async def test_unusual_but_right_solution_passes(solution: str, test: str) -> None:
     verdict = await run_tests(solution, [test])
     assert verdict.passed == 1, verdict.failure
+
+
+@pytest.mark.parametrize(
+    ("solution", "test"),
+    [
+        (
+            "from fractions import Fraction\ndef f(x): return Fraction(x,3)",
+            "from fractions import Fraction\nassert f(1)==Fraction(1,3)",
+        ),
+        ("from fractions import Fraction\ndef f(x): return [Fraction(x,2)]", "assert f(1)==[0.5]"),
+        (
+            "from decimal import Decimal\ndef f(x): return Decimal('0.1')+Decimal('0.2')",
+            "from decimal import Decimal\nassert f(1)==Decimal('0.3')",
+        ),
+        (
+            "import datetime as d\ndef f(x): return d.date(2020,1,x)",
+            "import datetime\nassert f(5)==datetime.date(2020,1,5)",
+        ),
+        (
+            "import datetime as d\ndef f(x): return x+d.timedelta(days=1)",
+            "assert f(datetime.datetime(2020,1,1))==datetime.datetime(2020,1,2)",
+        ),
+        (
+            "import datetime as d\ndef f(x): return x.astimezone(d.timezone.utc)",
+            "from datetime import *\nz=timezone(timedelta(hours=2))\nassert f(datetime(2020,1,1,2,tzinfo=z))==datetime(2020,1,1,0,tzinfo=timezone.utc)",
+        ),
+        (
+            "from collections import deque\ndef f(x): return deque(x)",
+            "from collections import deque\nassert f([1,2])==deque([1,2]) and f([1]) != [1]",
+        ),
+        ("def f(x): return (i*i for i in x)", "assert list(f([1,2,3]))==[1,4,9]"),
+        (
+            "def f(x):\n  a,b=0,1\n  while True:\n    yield a\n    a,b=b,a+b",
+            "import itertools\ng=f(1)\nassert [next(g) for _ in range(10)]==[0,1,1,2,3,5,8,13,21,34]\nassert list(itertools.islice(f(0),3000))[-1]>10**500",
+        ),
+        ("def f(x): return map(str,x)", "assert list(f([1,2]))==['1','2']"),
+        ("def f(x): return zip(x,x)", "assert list(f([1,2]))==[(1,1),(2,2)] and sorted(f([2,1]))==[(1,1),(2,2)]"),
+        ("def f(x): return range(x)", "assert f(3)==range(3) and list(f(3))==[0,1,2] and f(3)!=[0,1,2]"),
+        ("def f(x): return x.keys()", "assert f({'a':1})=={'a'}"),
+        ("def f(x): return x.items()", "assert f({'a':1})=={('a',1)} and dict(f({'a':1}))=={'a':1}"),
+        ("def f(x): return x.values()", "assert list(f({'a':1}))==[1] and sum(f({'a':3}))==3"),
+        (
+            "class E(ValueError): pass\ndef f(x): raise E('bad')",
+            "try:\n f(1)\n ok=False\nexcept ValueError as e:\n ok = str(e)=='bad'\nassert ok",
+        ),
+        (
+            "import json\ndef f(x): return json.loads(x)",
+            "try:\n f('{')\n ok=False\nexcept ValueError as e:\n ok = True\nassert ok",
+        ),
+        (
+            "def f(d): return d['x']",
+            "try:\n f({})\n ok=False\nexcept KeyError as e:\n ok = e.args==('x',) and str(e)==\"'x'\"\nassert ok",
+        ),
+        ("import math\ndef f(x): return math.sqrt(x)", "assert math.isclose(f(2), 1.41421356, rel_tol=1e-6)"),
+        ("import numpy as np\ndef f(x): return np.array(x)*2", "assert np.array_equal(f([1,2]), [2,4])"),
+        ("def f(t): t[0].append(3)", "x=([1,2],)\nf(x)\nassert x==([1,2,3],)"),
+        ("def f(t): t[0][0].append(3)", "a=[1]\nx=[(a,)]\nf(x)\nassert a==[1,3] and x[0][0] is a"),
+        ("def f(d):\n  d.rotate(1)", "from collections import deque\nd=deque([1,2,3])\nf(d)\nassert list(d)==[3,1,2]"),
+        (
+            "def f(d):\n  d['a'].append(1)",
+            "from collections import defaultdict\nd=defaultdict(list,{'a':[]})\nf(d)\nassert d['a']==[1]",
+        ),
+        (
+            "from collections import Counter\ndef f(x): return Counter(x)",
+            "assert f('aab').most_common(1)==[('a',2)] and f('a')=={'a':1}",
+        ),
+        (
+            "from collections import OrderedDict\ndef f(x): return OrderedDict(x)",
+            "from collections import OrderedDict\nassert f([(1,2),(3,4)])==OrderedDict([(1,2),(3,4)])!=OrderedDict([(3,4),(1,2)])",
+        ),
+        ("def f(n): return 7**n", "assert f(300_000)==7**300_000"),
+        (
+            "def f(it): return sum(it)",
+            "assert f(iter([1,2]))==3 and f(x for x in (1,2))==3 and f(range(3))==3 and f({1:2}.keys())==1",
+        ),
+        (
+            "def f(x):\n  yield 1\n  raise KeyError('k')",
+            "g=f(1)\nassert next(g)==1\ntry:\n  next(g); ok=False\nexcept KeyError: ok=True\nassert ok",
+        ),
+        ("def string(x): return x+'!'", "assert string('a')=='a!'"),
+        ("import queue\ndef f(x): return [x for x in [1]]", "assert isinstance(f(1), list)"),
+        ("import itertools\ndef f(x): return itertools.chain(x,x)", "assert list(f([1]))==[1,1]"),
+        (
+            "def f(x): return [reversed(x), enumerate(x)]",
+            "a,b=f([1,2])\nassert list(a)==[2,1] and list(b)==[(0,1),(1,2)]",
+        ),
+        ("def f(x): return [iter(x) for _ in range(1)]", "assert [list(i) for i in f([1,2])]==[[1,2]]"),
+        (
+            "import types\ndef f(x): yield from x",
+            "import types, inspect\nassert isinstance(f([1]), types.GeneratorType) and inspect.isgenerator(f([1]))",
+        ),
+    ],
+)
+async def test_honest_results_pass(solution: str, test: str) -> None:
+    verdict = await run_tests(solution, [test])
+    assert verdict.passed == 1, verdict.failure
+
+
+@pytest.mark.parametrize(
+    ("solution", "test"),
+    [
+        ("def f(x): return range(x)", "assert f(2) == [0, 1]"),
+        ("def f(x): return (i for i in x)", "assert f([1]) == [1]"),
+        ("def f(x): return map(str, x)", "assert f([1]) == ['1']"),
+        ("def f(x): return {1: 2}.keys()", "assert f(1) == [1]"),
+        ("def f(x): return iter([1, 3])", "assert list(f(1)) == [1, 2]"),
+        ("def f(x): return (x / 0 for _ in [1])", "assert list(f(1)) == []"),
+        ("from collections import deque\ndef f(x): return deque(x)", "assert f([1]) == [1]"),
+        ("class E(KeyError): pass\ndef f(x): raise E", "try: f(1)\nexcept ValueError: pass"),
+        ("import math as np\ndef f(x): return x", "import math\nassert np.prod([f(2)]) == 3"),
+        ("math = type('M', (), {'isclose': lambda *a: True})\ndef f(x): return x", "assert math.isclose(f(1), 2)"),
+    ],
+)
+async def test_results_of_another_type_or_value_fail(solution: str, test: str) -> None:
+    assert (await run_tests(solution, [test])).passed == 0
+
+
+async def test_endless_iterator_takes_no_longer_than_the_clock() -> None:
+    started = time.monotonic()
+    verdict = await run_tests("def f(x):\n  while True: yield x", ["assert list(f(1)) == [1]"], timeout_s=1)
+    assert verdict.passed == 0 and time.monotonic() - started < 2.5
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..data import check_policy_prompt
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
+from ..sandbox import library_folder_of
 from ..trainer import SKIP_UNDER_DEEPSPEED
 from .arguments import REWARDS, ComposeArguments, WorkflowArguments
 from .recipe import Recipe
@@ -18,6 +21,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
     _check_rewards(recipe)
     _check_resume(recipe)
+    _check_folders(recipe)
     if recipe.is_sharded and recipe.training.collapse_guard == "rollback":
         raise RecipeError(
             "collapse_guard: rollback keeps whole parameters, which FSDP and DeepSpeed shard. Use collapse_guard: "
@@ -73,6 +77,18 @@ def _check_resume(recipe: Recipe) -> None:
         raise RecipeError("resume needs the optimiser's state, which save_only_model leaves out. Remove one of them.")
     if recipe.training.resume_from_checkpoint is not None:
         raise RecipeError("resume and resume_from_checkpoint are both given. Remove one of them.")
+
+
+def _check_folders(recipe: Recipe) -> None:
+    """Hidden tests must not lie where the sandbox lets programs read."""
+    files = {name: getattr(recipe.run, name) for name in ("train_data", "eval_data")}
+    paths = {name: Path(value) for name, value in files.items() if value.endswith(".jsonl")}
+    for name, path in {**paths, "output_dir": recipe.output_dir}.items():
+        if (folder := library_folder_of(path)) is not None:
+            raise RecipeError(
+                f"{name} is {path}, under {folder}, whose files untrusted programs can read as libraries: they could "
+                "read the answers. Name a path elsewhere."
+            )
 
 
 def _check_execution(recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """Runs untrusted Python in confined child processes, and tests solutions without showing them the tests."""
 
-from .client import DEFAULT_TIMEOUT_S, allow_weak_sandbox, fork_server, run
+from .client import DEFAULT_TIMEOUT_S, allow_weak_sandbox, fork_server, library_folder_of, run
 from .types import Layers, RunResult, Status, Tier, Verdict
 from .verdicts import run_stdin_tests, run_tests
 
@@ -13,6 +13,7 @@ __all__ = [
     "Verdict",
     "allow_weak_sandbox",
     "fork_server",
+    "library_folder_of",
     "run",
     "run_stdin_tests",
     "run_tests",

@@ -17,6 +17,7 @@ import tester
 EXIT_ERROR, EXIT_DENIED, EXIT_MEMORY, EXIT_INVALID = 1, 76, 77, 78
 CALLS_FD, REPLIES_FD = 3, 4
 TESTER_CONTROL_FD = 3
+MAX_ERROR_CHARS = 500
 
 
 def run_role(role, source, spec):
@@ -77,32 +78,69 @@ def _serve(source):
         _print_traceback()
         raise SystemExit(EXIT_INVALID) from None
     exec(code, namespace)
+    iterators = []
+
+    def keep(iterator):
+        iterators.append(iterator)
+        return len(iterators) - 1
+
     for line in calls:
         call = codec.loads(line)
-        reply = _answer(namespace, call)
+        reply = _next_items(iterators, call) if "next" in call else _call(namespace, call)
         try:
-            text = codec.dumps(reply)
+            text = codec.dumps(reply | {"token": call["token"]}, keep)
         except codec.LiveObjectError as error:
-            text = codec.dumps({"token": call["token"], "live": str(error)[:500]})
+            text = codec.dumps({"token": call["token"], "live": str(error)[:MAX_ERROR_CHARS]})
         except (TypeError, ValueError, RecursionError) as error:
-            text = codec.dumps({"token": call["token"], "error": "TypeError", "text": str(error)[:500]})
+            text = codec.dumps({"token": call["token"]} | _error(TypeError(str(error))))
         replies.write(text + "\n")
         replies.flush()
 
 
-def _answer(namespace, call):
+def _call(namespace, call):
     # Arguments travel back as well: the caller has to see what the solution did to mutable ones.
-    reply = {"token": call["token"]}
     try:
         if call["name"] not in namespace:
             raise NameError(f"name {call['name']!r} is not defined")
         args, kwargs = call["args"], call["kwargs"]
         value = namespace[call["name"]](*args, **kwargs)
-        return reply | {"value": value, "args": args, "kwargs": kwargs}
+        return {"value": value, "args": args, "kwargs": kwargs}
     except MemoryError:
         raise
     except BaseException as error:
-        return reply | {"error": type(error).__name__, "text": str(error)[:500]}
+        return _error(error)
+
+
+def _next_items(iterators, call):
+    """The next items of an iterator that an earlier call returned, and what ended it, if anything did."""
+    items = []
+    try:
+        for _ in range(call["count"]):
+            items.append(next(iterators[call["next"]]))
+        return {"items": items, "ended": False}
+    except StopIteration:
+        return {"items": items, "ended": True}
+    except MemoryError:
+        raise
+    except BaseException as error:
+        return {"items": items} | _error(error)
+
+
+def _error(error):
+    """
+    A raised exception, as plain values. The caller cannot know the classes of the solution or of a library, so it gets
+    the name of the closest builtin base: whoever catches `ValueError` also catches a subclass.
+    """
+    kind = type(error)
+    builtin = next((base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"), "Exception")
+    text = str(error)[:MAX_ERROR_CHARS]
+    try:
+        args = list(error.args)
+        if len(codec.dumps(args)) > MAX_ERROR_CHARS:
+            args = [text]
+    except (TypeError, ValueError, RecursionError):
+        args = [text]
+    return {"error": builtin, "class": kind.__name__[:MAX_ERROR_CHARS], "text": text, "error_args": args}
 
 
 def _memory_used_up():

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import SandboxUnavailableError
+from . import libraries
 from .memory_files import memory_file, read_memory_file
 from .types import ExitReport, Layers, RunResult, Status, Tier
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .tester_pool import Tester
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_MEMORY_MB = 512
@@ -132,15 +134,14 @@ class ForkServer:
 
     async def run(self, role: str, fds: Sequence[int], *, timeout_s: float, **limits: int) -> ChildExit:
         """Start a child and wait for its exit; arguments as in [`ForkServer.spawn`] and [`ForkServer.wait`]."""
-        # The wall clock is the limit that counts; CPU time only backs it up, so it is a little longer.
-        return await self.wait(await self.spawn(role, fds, cpu_s=int(timeout_s) + 2, **limits), timeout_s)
+        return await self.wait(await self.spawn(role, fds, timeout_s=timeout_s, **limits), timeout_s)
 
     async def spawn(
         self,
         role: str,
         fds: Sequence[int],
         *,
-        cpu_s: int,
+        timeout_s: float,
         memory_mb: int = DEFAULT_MEMORY_MB,
         output_bytes: int = DEFAULT_OUTPUT_BYTES,
     ) -> Child:
@@ -152,8 +153,9 @@ class ForkServer:
                 `program`, `serve`, `test` or `test_within`.
             fds (`Sequence[int]`):
                 Descriptor of its source, followed by the descriptors it gets as 0, 1, 2, …. The caller closes them.
-            cpu_s (`int`):
-                CPU time in seconds.
+            timeout_s (`float`):
+                Wall-clock limit of the child in seconds. The caller enforces it; it is backed up by a limit of CPU
+                time, which is longer by the number of cores, as threads may use all of them.
             memory_mb (`int`, *optional*, defaults to `512`):
                 Address space in MiB.
             output_bytes (`int`, *optional*, defaults to 8 MiB):
@@ -163,6 +165,7 @@ class ForkServer:
             [`SandboxUnavailableError`]: The server has exited.
         """
         child = Child(next(self._ids), self._loop.create_future())
+        cpu_s = (int(timeout_s) + 2) * (os.cpu_count() or 1)
         request = {"id": child.id, "role": role, "memory": memory_mb << 20, "cpu": cpu_s, "file": output_bytes}
         self._pending[child.id] = child.exit
         try:
@@ -196,6 +199,8 @@ class ForkServer:
                 await self.kill(child)
             raise
         except (OSError, asyncio.TimeoutError) as error:
+            # A server that hangs is of no further use to anybody; the next call starts another.
+            self.abandon(OSError("the server was given up"))
             raise SandboxUnavailableError(f"the sandbox's fork server broke: {error!r}") from error
         if report["error"]:
             raise SandboxUnavailableError(f"the child could not be confined: {report['error']}")
@@ -227,12 +232,28 @@ class ForkServer:
             return
         except OSError as caught:
             error = caught
+        self.abandon(error)
+
+    def abandon(self, error: OSError) -> None:
+        """Kill the server, fail whatever waits for it, and remove its scratch folder."""
+        if self._closed:
+            return
         self._closed = True
+        # Before the socket is closed: the next server's may get the same number.
         self._loop.remove_reader(self._control)
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)
         self._pending.clear()
+        self._process.kill()
+        self.close()
+
+
+def library_folder_of(path: Path) -> Path | None:
+    """Folder of libraries that holds `path`, whose files every untrusted program can read; `None` if there is none."""
+    resolved = path.resolve()
+    folders = (Path(folder).resolve() for folder in libraries.folders())
+    return next((folder for folder in folders if resolved.is_relative_to(folder)), None)
 
 
 def allow_weak_sandbox(allow: bool = True) -> None:
@@ -260,6 +281,12 @@ def choose_layers(offer: Layers) -> Layers:
             f"this machine cannot confine untrusted programs: {missing} missing. Run on Linux 5.13 or later with "
             "Landlock enabled (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...) and seccomp, on x86_64 or aarch64; or, "
             "if you trust every program, set allow_weak_sandbox: true."
+        )
+    if (folder := library_folder_of(Path.cwd())) is not None:
+        logger.warning(
+            "the working folder %s lies under %s, whose files programs can read as libraries; work elsewhere",
+            Path.cwd(),
+            folder,
         )
     if offer.tier is not Tier.A:
         logger.warning("weak sandbox, tier %s: %s", offer.tier.value, offer.leaks)
@@ -324,9 +351,27 @@ async def fork_server() -> ForkServer:
     async with state.lock:
         if state.server is None or not state.server.alive:
             if state.server is not None:
-                state.server.close()
+                state.server.abandon(OSError("the server has exited"))
             state.server = await ForkServer.start()
         return state.server
+
+
+async def with_fork_server(use: Callable[[ForkServer], Awaitable[T]]) -> T:
+    """
+    Result of `use` with the fork server. If the server breaks meanwhile, once more with a new one: programs have no
+    effect outside the sandbox, so they can be repeated.
+
+    Raises:
+        [`SandboxUnavailableError`]: The sandbox broke twice, or for a reason that a new server does not remedy.
+    """
+    server = await fork_server()
+    try:
+        return await use(server)
+    except SandboxUnavailableError as error:
+        if server.alive:
+            raise
+        logger.warning("%s; trying again with a new one", error)
+    return await use(await fork_server())
 
 
 async def run(
@@ -358,20 +403,23 @@ async def run(
     Raises:
         [`SandboxUnavailableError`]: The sandbox itself broke.
     """
-    server = await fork_server()
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(slot())
-        out, err = memory_file(stack), memory_file(stack)
-        child_exit = await server.run(
-            "program",
-            [memory_file(stack, code), memory_file(stack, stdin), out, err],
-            timeout_s=timeout_s,
-            memory_mb=memory_mb,
-            output_bytes=output_bytes,
-        )
-        stdout, stderr = read_memory_file(out, output_bytes), read_memory_file(err, output_bytes)
-        overflow = any(os.fstat(fd).st_size >= output_bytes for fd in (out, err))
-    return RunResult(classify(child_exit, overflow=overflow), stdout, stderr, child_exit.wall_s)
+
+    async def run_once(server: ForkServer) -> RunResult:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(slot())
+            out, err = memory_file(stack), memory_file(stack)
+            child_exit = await server.run(
+                "program",
+                [memory_file(stack, code), memory_file(stack, stdin), out, err],
+                timeout_s=timeout_s,
+                memory_mb=memory_mb,
+                output_bytes=output_bytes,
+            )
+            stdout, stderr = read_memory_file(out, output_bytes), read_memory_file(err, output_bytes)
+            overflow = any(os.fstat(fd).st_size >= output_bytes for fd in (out, err))
+        return RunResult(classify(child_exit, overflow=overflow), stdout, stderr, child_exit.wall_s)
+
+    return await with_fork_server(run_once)
 
 
 def classify(child_exit: ChildExit, *, overflow: bool) -> Status:

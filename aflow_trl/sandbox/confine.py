@@ -16,6 +16,7 @@ import struct
 import sys
 
 import filters
+import libraries
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # Constants of linux/prctl.h, linux/seccomp.h and the generic system call table; Python exposes none of them.
@@ -23,10 +24,15 @@ _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 
 _SECCOMP_MODE_FILTER = 2
 _LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
 _SIGKILL = 9
+# Constants of linux/sched.h and linux/mount.h.
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 2, 4, 1 << 14, 1 << 18, 2
 _CAPABILITY_HEADER, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 _NO_FLAGS = ctypes.c_uint32(0)
 OPEN_FILES = 64
 MAX_THREADS = 128
+MAX_SIGNALS = 256
+"""Signals that wait for a user's processes; without a limit, a program could use up those of its user."""
 STACK_BYTES = 64 << 20
 """Stack of the main thread; deeper recursion kills the process instead of exhausting the machine."""
 SPARE_UID = 2_000_000_000
@@ -34,12 +40,17 @@ SPARE_UID = 2_000_000_000
 SPARE_UIDS = 100_000
 HIGH_FD = 300
 """Lowest descriptor of a ruleset, above those that a child closes or reuses."""
-_READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
+_SYSTEM_FILES = ("/dev/urandom", "/etc/ld.so.cache", "/etc/localtime")
 
 
 def probe(scratch):
-    """Layers this machine offers, as plain values: Landlock ABI, seccomp, and whether spare user ids are available."""
-    return {"landlock": _landlock_version(), "seccomp": _seccomp_supported(), "spare_uid": _can_spare_uid(scratch)}
+    """Layers this machine offers, as plain values: Landlock ABI, seccomp, spare user ids, scratch folders on tmpfs."""
+    return {
+        "landlock": _landlock_version(),
+        "seccomp": _seccomp_supported(),
+        "spare_uid": _can_spare_uid(scratch),
+        "tmpfs": _can_mount(scratch),
+    }
 
 
 def die_with_parent():
@@ -52,6 +63,32 @@ def drop_bounding_set():
     if os.geteuid() == 0:
         for capability in range(64):
             _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def enter_mount_namespace():
+    """Give this process mounts that no process outside sees, and that end with it and its children."""
+    uid, gid = os.geteuid(), os.getegid()
+    if _LIBC.unshare(_CLONE_NEWNS if uid == 0 else _CLONE_NEWNS | _CLONE_NEWUSER):
+        raise OSError(ctypes.get_errno(), "unshare")
+    if uid != 0:  # a user namespace in which the user stays the same, but may mount
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    if _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def mount_tmpfs(path, size, entries):
+    """Mount an empty file system of at most `size` bytes and that many files and folders."""
+    options = f"size={size},nr_inodes={entries + 1},mode=0700".encode()
+    if _LIBC.mount(b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def unmount(path):
+    """Undo [`mount_tmpfs`]."""
+    if _LIBC.umount2(os.fsencode(path), _MNT_DETACH):
+        raise OSError(ctypes.get_errno(), "umount2")
 
 
 class Confinement:
@@ -67,6 +104,9 @@ class Confinement:
         self._filter = _Filter(read_only=not layers["landlock"]) if layers["seccomp"] else None
         self._landlock = layers["landlock"]
         self.spare_uid = layers["spare_uid"]
+        self.tmpfs = layers["tmpfs"]
+        if self.tmpfs:
+            enter_mount_namespace()
 
     def ruleset(self, scratch):
         """A Landlock ruleset that makes `scratch` the only writable folder; `None` without Landlock."""
@@ -79,7 +119,7 @@ class Confinement:
             # The kernel counts RLIMIT_NPROC per user, so it is meaningful only for a user id nobody shares.
             resource.setrlimit(resource.RLIMIT_NPROC, (MAX_THREADS, MAX_THREADS))
             _become(uid)
-        elif os.geteuid() == 0:
+        else:  # those of root, or of a user namespace
             _drop_capabilities()
         # Changing credentials clears the death signal, so it is set afterwards.
         die_with_parent()
@@ -118,21 +158,38 @@ def _seccomp_supported():
 
 def _can_spare_uid(scratch):
     """Whether this process can switch to another user who can read the interpreter and reach the scratch folder."""
-    if os.geteuid() != 0:
-        return False
     needed = [scratch, *(path for path in sys.path if os.path.exists(path))]
-    # Tried in a throw-away child: a process that has given up root cannot get it back.
+
+    def switch():
+        _become(SPARE_UID)
+        for path in needed:
+            os.stat(os.path.join(path, "."))
+        with open(os.__file__, "rb") as file:
+            file.read(1)
+
+    return os.geteuid() == 0 and _succeeds(switch)
+
+
+def _can_mount(scratch):
+    """Whether this process can mount file systems for itself."""
+
+    def mount():
+        enter_mount_namespace()
+        mount_tmpfs(scratch, 1 << 20, 1)
+
+    return _succeeds(mount)
+
+
+def _succeeds(function):
+    """Whether a function raises nothing, tried in a throw-away child: what it changes cannot be undone."""
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
-            _become(SPARE_UID)
-            for path in needed:
-                os.stat(os.path.join(path, "."))
-            with open(os.__file__, "rb") as file:
-                file.read(1)
-            os._exit(0)
-        except OSError:
-            os._exit(1)
+            function()
+            code = 0
+        finally:  # whatever it raised: the child must not go on as a second server
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
@@ -150,6 +207,7 @@ def _limit_resources(memory_bytes, cpu_s, file_bytes):
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_STACK, STACK_BYTES),
+        (resource.RLIMIT_SIGPENDING, MAX_SIGNALS),
     ):
         resource.setrlimit(kind, (value, value))
 
@@ -170,7 +228,7 @@ def _ruleset(scratch, version):
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
     read = handled & 0b1101  # execute, read file, read directory
-    for path in {*_READABLE, sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}:
+    for path in {*libraries.folders(), *libraries.shared_objects(), *_SYSTEM_FILES}:
         _allow_path(ruleset, path, read)
     _allow_path(ruleset, os.devnull, read | 0b10)  # plus write
     _allow_path(ruleset, scratch, handled)

@@ -5,9 +5,12 @@ Standard library only. A program may change its folder while it is being measure
 relative to a directory descriptor, follows no links and modifies nothing.
 """
 
+import contextlib
 import errno
 import os
 import stat
+
+import confine
 
 MAX_BYTES = 64 << 20
 """Maximum disk usage of a run in bytes; single files have a separate limit."""
@@ -33,6 +36,9 @@ class Scratch:
     def __init__(self, path, confinement):
         self.path = path
         os.mkdir(path, 0o700)
+        self._mounted = confinement.tmpfs
+        if self._mounted:
+            confine.mount_tmpfs(path, MAX_BYTES, MAX_ENTRIES)
         self.ruleset = confinement.ruleset(path)
         self._device = os.stat(path).st_dev
 
@@ -40,27 +46,60 @@ class Scratch:
         """Make the user of a run its owner."""
         os.chown(self.path, uid, uid)
 
-    def over_quota(self, pid):
-        """Whether a running process exceeds a limit. A folder that cannot be measured counts as exceeding it."""
+    def over_quota(self, pid, file_bytes):
+        """
+        Whether a running process exceeds a limit. A folder that cannot be measured counts as exceeding it.
+
+        Args:
+            pid (`int`):
+                The process.
+            file_bytes (`int`):
+                Maximum size of its files.
+        """
         usage = _Usage()
         try:
             usage.add_folder(self.path, None, 0)
         except OSError as error:
             if error.errno not in _GONE:
                 return True
-        return usage.exceeds_limits() or usage.size + self._deleted_bytes(pid) > MAX_BYTES
+        if not self._mounted:  # a mounted folder cannot hold more than its size, whatever the process does
+            usage.size += self._deleted_bytes(pid, file_bytes)
+        return usage.exceeds_limits()
 
-    def _deleted_bytes(self, pid):
-        """Bytes of files that a process holds open after deleting them, which no folder lists."""
-        total = 0
+    def _deleted_bytes(self, pid, file_bytes):
+        """Bytes of files that a process keeps alive after deleting them, which no folder lists."""
+        sizes = {}
+        for task in _names(f"/proc/{pid}/task"):
+            # All threads share one table and one memory, but the first thread's can no longer be read if it has ended.
+            descriptors = _names(f"/proc/{pid}/task/{task}/fd")
+            for fd in descriptors:
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/task/{task}/fd/{fd}")
+                    if info.st_nlink == 0 and stat.S_ISREG(info.st_mode) and info.st_dev == self._device:
+                        sizes[info.st_ino] = info.st_blocks * 512
+            for inode in self._mapped(f"/proc/{pid}/task/{task}/maps"):
+                # How much of a mapped file is on the disk cannot be seen without its descriptor.
+                sizes.setdefault(inode, file_bytes)
+            if descriptors:
+                break
+        return sum(sizes.values())
+
+    def _mapped(self, maps):
+        """Inode numbers of deleted files of this file system in a list of mappings."""
+        device = f"{os.major(self._device):02x}:{os.minor(self._device):02x}"
         try:
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                info = os.stat(f"/proc/{pid}/fd/{name}")
-                if info.st_nlink == 0 and stat.S_ISREG(info.st_mode) and info.st_dev == self._device:
-                    total += info.st_blocks * 512
-        except OSError:  # the process or the file is gone
-            pass
-        return total
+            with open(maps, encoding="utf-8", errors="replace") as file:
+                rows = [line.split(None, 5) for line in file if line.endswith(" (deleted)\n")]
+        except OSError:  # the thread has ended
+            return []
+        return [int(row[4]) for row in rows if row[3] == device]
+
+    def remove(self):
+        """Remove the folder and everything in it."""
+        self.clear()
+        if self._mounted:
+            confine.unmount(self.path)
+        os.rmdir(self.path)
 
     def clear(self):
         """Remove everything a finished run left behind, however deeply nested and whatever its modes."""
@@ -114,6 +153,13 @@ class _Usage:
         except OSError as error:
             if error.errno not in _GONE:
                 raise
+
+
+def _names(path):
+    try:
+        return os.listdir(path)
+    except OSError:  # the process has ended
+        return []
 
 
 def _list(path):

@@ -48,6 +48,11 @@ class Run:
         self.exit_fd = os.pidfd_open(pid)
         self.started = time.monotonic()
         self.over_quota = False
+        self._file_bytes = request["file"]
+
+    def exceeds_limits(self):
+        """Whether the child uses more of the disk, or more threads, than it may."""
+        return self.folder.over_quota(self.pid, self._file_bytes) or thread_count(self.pid) > confine.MAX_THREADS
 
 
 class Server:
@@ -165,7 +170,7 @@ class Server:
     def watch(self):
         """Kill every child that exceeds its disk quota or its number of threads."""
         for run in self.running.values():
-            if not run.over_quota and (run.folder.over_quota(run.pid) or thread_count(run.pid) > confine.MAX_THREADS):
+            if not run.over_quota and run.exceeds_limits():
                 run.over_quota = True
                 os.kill(run.pid, signal.SIGKILL)
 
@@ -176,8 +181,7 @@ class Server:
             os.waitpid(run.pid, 0)
         os.chdir("/")
         for folder in self.folders:
-            folder.clear()
-            os.rmdir(folder.path)
+            folder.remove()
         os.rmdir(self.root)
 
 

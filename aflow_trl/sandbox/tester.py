@@ -6,9 +6,13 @@ Standard library only. The process of a solution never holds its tests, except i
 
 import ast
 import builtins
+import collections
 import contextlib
 import functools
+import importlib
+import itertools
 import json
+import operator
 import os
 import socket
 import sys
@@ -21,8 +25,11 @@ _STOPS = (StopIteration, StopAsyncIteration)
 """Exceptions that would end a loop of the test instead of failing it, and so make `all(map(f, inputs))` pass."""
 FAILURE_CHARS = 2_000
 MAX_DIGITS = 100_000
-"""Maximum number of digits of an integer that a solution may return; parsing takes quadratic time."""
+"""Maximum number of digits of an integer that a test may print or parse, which takes quadratic time."""
 TOKEN_BYTES = 16
+MAX_ITEMS = 1_024
+"""Maximum number of items of an iterator that one call fetches."""
+_MUTABLE = (list, collections.deque, dict, set, bytearray)
 
 
 class SolutionError(Exception):
@@ -43,13 +50,20 @@ class Proxy:
 
     def __call__(self, *args, **kwargs):
         self.calls_made += 1
+        call = {"name": self.__name__, "args": list(args), "kwargs": kwargs}
+        reply = self._ask(call)
+        _raise_error(reply)
+        _copy_back(call["args"], reply["args"])
+        _copy_back(kwargs, reply["kwargs"])
+        return reply["value"]
+
+    def _ask(self, question):
         # A fresh token per call: replies that the solution wrote ahead of the call do not carry it.
         token = os.urandom(TOKEN_BYTES).hex()
-        call = {"token": token, "name": self.__name__, "args": list(args), "kwargs": kwargs}
         try:
-            self._calls.write(codec.dumps(call) + "\n")
+            self._calls.write(codec.dumps(question | {"token": token}) + "\n")
             self._calls.flush()
-            reply = codec.loads(self._replies.readline(codec.MAX_BYTES + 1024))
+            reply = codec.loads(self._replies.readline(codec.MAX_BYTES + 1024), self._iterate)
         except codec.LiveObjectError as error:
             raise NeedsLiveObjectError(f"an argument of {self.__name__}: {error}") from None
         except (OSError, ValueError) as error:
@@ -58,46 +72,60 @@ class Proxy:
             raise SolutionError(f"{self.__name__} answered a different call")
         if "live" in reply:
             raise NeedsLiveObjectError(f"what {self.__name__} returned: {str(reply['live'])[:500]}")
-        if "error" in reply:
-            raise _plain(reply["error"], str(reply["text"])[:500])
-        _copy_back(call["args"], reply["args"])
-        _copy_back(kwargs, reply["kwargs"])
-        return reply["value"]
+        return reply
+
+    def _iterate(self, number):
+        """Items of an iterator of the solution, which may be infinite: fetched as the test asks for them."""
+        count = 1
+        while True:
+            reply = self._ask({"next": number, "count": count})
+            yield from reply["items"]
+            _raise_error(reply)
+            if reply["ended"]:
+                return
+            count = min(2 * count, MAX_ITEMS)
 
 
-def _plain(name, text):
-    """The exception a solution raised: the builtin of that name if there is one, else [`SolutionError`]."""
+def _raise_error(reply):
+    """Raise what the solution raised, if anything: the closest builtin exception, else [`SolutionError`]."""
+    if "error" not in reply:
+        return
+    name, args = reply["error"], reply["error_args"]
     kind = getattr(builtins, name, None) if isinstance(name, str) else None
     if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _STOPS):
-        try:
-            return kind(text)
-        except TypeError:  # `UnicodeDecodeError`, for example, takes more arguments
-            pass
-    return SolutionError(f"{name}: {text}")
+        with contextlib.suppress(TypeError):  # arguments that the class does not take
+            raise kind(*args)
+    raise SolutionError(f"{reply['class']}: {reply['text']}")
 
 
 def _copy_back(passed, returned):
     """Apply the solution's changes to the caller's arguments in place, including nested containers."""
-    if type(passed) is not type(returned):
-        return
-    if isinstance(passed, list):
-        for index, (old, new) in enumerate(zip(passed, returned)):
-            returned[index] = _merged(old, new)
-        passed[:] = returned
-    elif isinstance(passed, dict):
+    if isinstance(passed, tuple) and isinstance(returned, tuple):
+        for old, new in zip(passed, returned):
+            _copy_back(old, new)
+    elif isinstance(passed, list | collections.deque) and isinstance(returned, list | collections.deque):
+        merged = [_merged(old, new) for old, new in zip(passed, returned)]
+        items = [*merged, *itertools.islice(returned, len(merged), None)]
+        passed.clear()
+        passed.extend(items)
+    elif isinstance(passed, dict) and isinstance(returned, dict):
         merged = {key: _merged(passed.get(key), value) for key, value in returned.items()}
         passed.clear()
         passed.update(merged)
-    elif isinstance(passed, set):
+    elif isinstance(passed, set) and isinstance(returned, set):
         passed.clear()
         passed.update(returned)
-    elif isinstance(passed, bytearray):
+    elif isinstance(passed, bytearray) and isinstance(returned, bytearray):
         passed[:] = returned
 
 
 def _merged(old, new):
     # The existing container is kept and updated: the test may hold another reference to it.
-    if type(old) is type(new) and isinstance(old, list | dict | set | bytearray):
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        items = tuple(_merged(*pair) for pair in zip(old, new))
+        return old if len(old) == len(new) and all(map(operator.is_, items, old)) else (*items, *new[len(items) :])
+    # Not only equal types: a `defaultdict` is sent as a `dict`.
+    if any(isinstance(old, kind) and isinstance(new, kind) for kind in _MUTABLE):
         _copy_back(old, new)
         return old
     return new
@@ -148,6 +176,8 @@ def _count(spec, make_scope):
         functions, was_called = make_scope()
         scope = {"__name__": "tests", "__builtins__": __builtins__, **functions}
         scope["candidate"] = scope.get(spec["entry_point"])
+        # A test may rely on the modules that the solution imports, as in `math.isclose(f(2), 1.41)`.
+        scope |= {name: importlib.import_module(module) for name, module in spec["modules"].items()}
         code, total, defines_check = _compiled(test)
         passed, error = _run(code, total, scope, defines_check)
         if error is None and not was_called():

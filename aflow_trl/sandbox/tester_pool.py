@@ -18,8 +18,8 @@ from .types import SuiteReport, SuiteSpec
 
 MAX_VERDICTS = 200
 """Number of verdicts after which a tester is replaced, so that its memory cannot grow without bound."""
-CPU_S = 3600
-"""CPU limit in seconds over all verdicts of a tester; the wall clock limits each verdict."""
+LIFETIME_S = 3600
+"""Time limit in seconds over all verdicts of a tester; each verdict has its own."""
 MAX_REPORT_BYTES = 1 << 16
 
 
@@ -50,7 +50,7 @@ class Tester:
             # Output of tests is discarded: it must not end up in the stderr of the next solution.
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, null)
-            child = await server.spawn("test", [null] * 4 + [theirs.fileno()], cpu_s=CPU_S)
+            child = await server.spawn("test", [null] * 4 + [theirs.fileno()], timeout_s=LIFETIME_S)
         return cls(server, ours, child)
 
     @property

@@ -41,6 +41,8 @@ class Layers:
     """Whether system calls can be filtered."""
     spare_uid: bool
     """Whether the server is root and can run each program as a separate user who can still read the interpreter."""
+    tmpfs: bool
+    """Whether each scratch folder can be a file system of limited size; otherwise its content is measured."""
 
     @property
     def tier(self) -> Tier:
@@ -67,8 +69,10 @@ class Layers:
         return f"a program can {files}{calls}run only programs that you trust"
 
     def __str__(self) -> str:
-        uid = ", separate user id" if self.spare_uid else ""
-        return f"tier {self.tier.value} (Landlock ABI {self.landlock}, seccomp {'on' if self.seccomp else 'off'}{uid})"
+        extras = (", separate user id" if self.spare_uid else "") + (", scratch on tmpfs" if self.tmpfs else "")
+        return (
+            f"tier {self.tier.value} (Landlock ABI {self.landlock}, seccomp {'on' if self.seccomp else 'off'}{extras})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class SuiteSpec(TypedDict):
     """Function that `candidate` stands for; empty if there is none."""
     names: list[str]
     """Functions of the solution that the tests may call."""
+    modules: dict[str, str]
+    """Modules that the tests use without importing them, by the name they use."""
 
 
 class SuiteReport(TypedDict):

@@ -11,11 +11,14 @@ import asyncio
 import builtins
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..errors import SandboxUnavailableError
 from . import codec
@@ -23,10 +26,11 @@ from .checks import split
 from .client import (
     DEFAULT_MEMORY_MB,
     DEFAULT_OUTPUT_BYTES,
+    ForkServer,
     classify,
-    fork_server,
     run,
     slot,
+    with_fork_server,
 )
 from .memory_files import memory_file, read_memory_file
 from .tester_pool import warm_tester
@@ -85,18 +89,21 @@ async def run_tests(
         raise ValueError("tests is a text, which would be taken letter by letter. Give a list, such as [tests].")
     if cases := _stdin_cases(tests):
         return await run_stdin_tests(solution, cases, timeout_s=timeout_s)
-    expected_total = sum(_plan(test)[0] for test in tests)
-    if weak:
-        spec = SuiteSpec(tests=list(tests), entry_point=entry_point or "", names=[])
-        return await _run_beside(solution, spec, expected_total, timeout_s, memory_mb)
-    names = [entry_point] if entry_point else _called_names(tests, solution)
-    spec = SuiteSpec(tests=list(tests), entry_point=entry_point or "", names=names)
-    return await _run_apart(solution, spec, expected_total, timeout_s, memory_mb)
+    plans = [_plan(test) for test in tests]
+    expected_total = sum(plan.total for plan in plans)
+    modules = {name: module for plan in plans for name, module in plan.modules.items() if name != entry_point}
+    spec = SuiteSpec(tests=list(tests), entry_point=entry_point or "", names=[], modules=modules)
+    spec["names"] = [entry_point] if entry_point else _called_names(plans, solution)
+    run_suite = _run_beside if weak else _run_apart
+    return await with_fork_server(
+        lambda server: run_suite(server, solution, spec, expected_total, timeout_s, memory_mb)
+    )
 
 
-async def _run_apart(solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int) -> Verdict:
+async def _run_apart(
+    server: ForkServer, solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int
+) -> Verdict:
     """Run tests and solution in separate processes."""
-    server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
         tester = await stack.enter_async_context(warm_tester(server))
@@ -104,7 +111,7 @@ async def _run_apart(solution: str, spec: SuiteSpec, expected_total: int, timeou
         with _pipes() as (call_read, call_write, reply_read, reply_write):
             fds = [memory_file(stack, solution), memory_file(stack), memory_file(stack), errors_fd]
             fds += [call_read, reply_write]
-            child = await server.spawn("serve", fds, cpu_s=int(timeout_s) + 2, memory_mb=memory_mb)
+            child = await server.spawn("serve", fds, timeout_s=timeout_s, memory_mb=memory_mb)
             tester.send(spec, [call_write, reply_read])
         # Without `return_exceptions`, a failure of one would close the descriptors that the other still uses.
         served, report = await asyncio.gather(
@@ -139,10 +146,9 @@ def _pipes() -> Iterator[tuple[int, int, int, int]]:
 
 
 async def _run_beside(
-    solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int
+    server: ForkServer, solution: str, spec: SuiteSpec, expected_total: int, timeout_s: float, memory_mb: int
 ) -> Verdict:
     """Run tests and solution in one process."""
-    server = await fork_server()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(slot())
         source = memory_file(stack, json.dumps({**spec, "solution": solution}))
@@ -175,6 +181,9 @@ async def run_stdin_tests(
     """
     Run a program on several inputs and compare its output, ignoring trailing white space of each line.
 
+    The first run that reaches its time limit ends the rest, as in a programming contest: of a program that hangs,
+    one or two cases take the time, not all.
+
     Args:
         program (`str`):
             Untrusted Python.
@@ -189,16 +198,25 @@ async def run_stdin_tests(
     Raises:
         [`SandboxUnavailableError`]: The sandbox itself failed.
     """
-    results = await asyncio.gather(*(run(program, stdin=stdin, timeout_s=timeout_s) for stdin, _ in cases))
-    passed = [_same_output(result, expected) for result, (_, expected) in zip(results, cases, strict=True)]
-    failure, status = "", Status.OK
-    for result, ok, (stdin, expected) in zip(results, passed, cases, strict=True):
-        if not ok:
-            stdout, stderr = result.stdout[:MAX_SHOWN_CHARS], result.stderr[-MAX_SHOWN_CHARS:]
-            failure = f"input {stdin!r}: expected {expected!r}, got {stdout!r} {stderr}"
-            status = result.status
-            break
-    return Verdict(status, sum(passed), len(cases), failure)
+    tasks = [asyncio.ensure_future(run(program, stdin=stdin, timeout_s=timeout_s)) for stdin, _ in cases]
+    passed, failure, status = 0, "", Status.OK
+    try:
+        # In the order of the cases, so that the number passed does not depend on which run ends first.
+        for task, (stdin, expected) in zip(tasks, cases, strict=True):
+            result = await task
+            if _same_output(result, expected):
+                passed += 1
+            elif not failure:
+                stdout, stderr = result.stdout[:MAX_SHOWN_CHARS], result.stderr[-MAX_SHOWN_CHARS:]
+                failure = f"input {stdin!r}: expected {expected!r}, got {stdout!r} {stderr}"
+                status = result.status
+            if result.status is Status.TIMEOUT:
+                break
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return Verdict(status, passed, len(cases), failure)
 
 
 def _stdin_cases(tests: Sequence[str]) -> list[tuple[str, str]]:
@@ -222,15 +240,32 @@ def _same_output(result: RunResult, expected: str) -> bool:
     return result.status is Status.OK and actual_lines == expected_lines
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What can be told about a test from its source."""
+
+    total: int
+    """Number of tests in it."""
+    undefined: frozenset[str]
+    """Names it uses but does not define; modules are not among them."""
+    modules: dict[str, str]
+    """Modules it uses without importing them, as in `math.isclose(f(2), 1.41)`, by the name it uses."""
+
+
 @functools.lru_cache(maxsize=4096)
-def _plan(test: str) -> tuple[int, frozenset[str]]:
-    """Number of tests in a source text, and the names it uses but does not define."""
-    loaded: set[str] = set()
+def _plan(test: str) -> _Plan:
+    loaded: Counter[str] = Counter()
+    with_attribute: Counter[str] = Counter()
     bound: set[str] = {"candidate"}
-    for node in ast.walk(ast.parse(test)):
+    tree = ast.parse(test)
+    for node in ast.walk(tree):
         match node:
+            case ast.Name(ctx=ast.Load()):
+                loaded[node.id] += 1
             case ast.Name():
-                (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+                bound.add(node.id)
+            case ast.Attribute(value=ast.Name() as owner):
+                with_attribute[owner.id] += 1
             case ast.arg():
                 bound.add(node.arg)
             case ast.FunctionDef() | ast.ClassDef():
@@ -239,12 +274,25 @@ def _plan(test: str) -> tuple[int, frozenset[str]]:
                 bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
             case _:
                 pass
-    return split(test)[1], frozenset(loaded - bound)
+    undefined = loaded.keys() - bound
+    # The test alone decides what is a module: a name that it also calls is a function of the solution.
+    modules = {
+        name: module
+        for name in undefined
+        if (module := _module(name)) is not None and with_attribute[name] == loaded[name]
+    }
+    return _Plan(split(test)[1], frozenset(undefined - modules.keys()), modules)
 
 
-def _called_names(tests: Sequence[str], solution: str) -> list[str]:
+def _module(name: str) -> str | None:
+    if name in sys.stdlib_module_names:
+        return name
+    return "numpy" if name in ("np", "numpy") and importlib.util.find_spec("numpy") else None
+
+
+def _called_names(plans: Sequence[_Plan], solution: str) -> list[str]:
     """Functions of the solution that tests without an entry point call: names they use but nobody defines."""
-    names: set[str] = set().union(*(_plan(test)[1] for test in tests))
+    names: set[str] = set().union(*(plan.undefined for plan in plans))
     undefined = {name for name in names if not hasattr(builtins, name)}
     # A solution may be named like a builtin (`def sum(a, b)`), but only tests that call nothing else may mean it.
     # Otherwise a solution could replace what the tests compare with, such as `sorted`.
