@@ -209,7 +209,7 @@ _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 _RET_KILL, _RET_ALLOW, _RET_ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 _EPERM, _ENOTTY, _ENOSYS, _EOPNOTSUPP = 1, 25, 38, 95
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_LOAD, _JUMP, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_OFFSET, _ARCH_OFFSET, _FIRST_ARGUMENT_OFFSET = 0, 4, 16
 _OWN_PID = 0x7FFFFFF1
 """Placeholder for the process id in a program that is built before the process exists."""
@@ -240,8 +240,6 @@ def template(read_only, machine=None):
     program += [_load(_NUMBER_OFFSET)]
     if column == 0:  # the x32 ABI has call numbers of its own, which would bypass the table
         program += [_op(_JUMP_GREATER_EQUAL, _X32_BIT, 0, 1), _op(_RETURN, _RET_KILL)]
-    program += [_op(_JUMP_GREATER_EQUAL, _FIRST_UNKNOWN, 0, 1), _op(_RETURN, _RET_ERRNO | _ENOSYS)]
-    # A rule decides about one call; the calls an interpreter makes all the time come first in `ALLOWED`.
     allowed = ALLOWED | ({} if read_only else WRITING)
     rules = [(numbers, [_op(_RETURN, _RET_ALLOW)]) for numbers in allowed.values()]
     rules += [(numbers, [_op(_RETURN, _RET_ERRNO | _ENOSYS)]) for numbers in _ABSENT.values()]
@@ -260,10 +258,27 @@ def template(read_only, machine=None):
         (_FCNTL, _only(1, *_FCNTL_COMMANDS)),
         (_IOCTL, _only(1, _TCGETS, _TCGETS2, _TIOCGWINSZ, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX, errno=_ENOTTY)),
     ]
-    for numbers, rule in rules:
-        if numbers[column] is not None:
-            program += [_op(_JUMP_EQUAL, numbers[column], 0, len(rule)), *rule]
-    return b"".join([*program, _op(_RETURN, _RET_ERRNO | _EPERM)])
+    by_number = {numbers[column]: rule for numbers, rule in rules if numbers[column] is not None}
+    return b"".join([*program, *_decide(_segments(by_number))])
+
+
+def _segments(by_number):
+    """Rules of all numbers as (first number, rule), sorted; a rule holds up to the first number of the next one."""
+    segments = []
+    for number in range(_FIRST_UNKNOWN):
+        rule = by_number.get(number, [_REFUSE])
+        if not segments or segments[-1][1] != rule:
+            segments.append((number, rule))
+    return [*segments, (_FIRST_UNKNOWN, [_op(_RETURN, _RET_ERRNO | _ENOSYS)])]
+
+
+def _decide(segments):
+    """Binary search for the rule of a number. The kernel runs a filter for every number when it is installed."""
+    if len(segments) == 1:
+        return segments[0][1]
+    middle = len(segments) // 2
+    below, above = _decide(segments[:middle]), _decide(segments[middle:])
+    return [_op(_JUMP_GREATER_EQUAL, segments[middle][0], 0, 1), _op(_JUMP, len(below)), *below, *above]
 
 
 def pid_offsets(program):
