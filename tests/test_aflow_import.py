@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,27 @@ def test_graph_that_only_resembles_a_workflow_is_refused(name: str) -> None:
         translate(graph(1, MISLEADING[name]), PROMPTS, VOCABULARY)
 
 
-@pytest.mark.parametrize("text", ["def broken(", "x = 1", "class Workflow:\n    pass"])
+HUGE = {
+    "nested loops": "\n".join("    " * depth + f"for i{depth} in range(5):" for depth in range(12))
+    + "\n"
+    + "    " * 12
+    + "x = 1",
+    "doubled text": "x = 'abc'\nfor i in range(5):\n  for j in range(5):\n    for k in range(5):\n      x = x + x",
+    "endless loop": "while True:\n    pass",
+    "deep expression": "x = " + "(" * 90 + "1" + ")" * 90 + "+1" * 5000,
+    "many conditions": "result = await self.test(problem=problem)\n" + "if result['result']:\n    x = 1\n" * 60,
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_graph_that_would_take_long_to_follow_is_refused_at_once(name: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(UntranslatableError):
+        translate(graph(1, HUGE[name]), PROMPTS, VOCABULARY)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("text", ["a\0b", "def broken(", "x = 1", "class Workflow:\n    pass"])
 def test_text_that_is_not_a_graph_is_refused(text: str) -> None:
     with pytest.raises(UntranslatableError):
         translate(text, "", VOCABULARY)
@@ -106,7 +127,7 @@ def test_duplicates_and_missing_parents_are_reported(imported: Imported) -> None
 
 def test_graph_without_a_counterpart_keeps_its_source_and_the_reason(imported: Imported) -> None:
     record = imported[0]["7"]
-    assert record.child_workflow == "" and "while True" in record.child_source and "While" in record.reason
+    assert record.child_workflow == "" and "while True" in record.child_source and "a loop of" in record.reason
 
 
 def test_experience_lists_earlier_attempts_only(imported: Imported) -> None:
@@ -146,6 +167,23 @@ def test_data_set_of_unknown_domain_needs_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"Riddles.*--domain"):
         import_workspace(tmp_path, VOCABULARY)
     assert import_workspace(tmp_path, VOCABULARY, domain="math")[1].records == 17
+
+
+def test_published_layout_is_read_and_an_unknown_data_set_stops_nothing(tmp_path: Path) -> None:
+    (write_workspace(tmp_path) / "GSM8K" / "workflows").rename(tmp_path / "GSM8K" / "graphs")
+    write_workspace(tmp_path / "again")
+    write_workspace(tmp_path / "other")
+    (tmp_path / "other" / "GSM8K").rename(tmp_path / "other" / "Riddles")
+    records, report = import_workspace(tmp_path, VOCABULARY)
+    assert report.unknown == ["other/Riddles"]
+    assert len({record.id for record in records}) == len(records) == 34
+    assert {record.source for record in records} == {"aflow/GSM8K", "aflow/again/GSM8K"}
+
+
+def test_folder_of_the_rounds_itself_can_be_given(tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    records, _ = import_workspace(tmp_path / "GSM8K" / "workflows", VOCABULARY)
+    assert {(record.domain, record.source) for record in records} == {("math", "aflow/GSM8K")}
 
 
 def test_folder_without_rounds_is_reported(tmp_path: Path) -> None:

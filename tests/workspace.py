@@ -124,18 +124,167 @@ else:
     solution = await self.revise(problem=problem, solution=solution['response'], feedback=review['feedback'])
 solution = await self.format(problem=problem, solution=solution['response'])
 {RETURN}""",
-        "a branch that does not continue from the operator of the condition",
+        "Custom -> Review ? (Revise -> Format) : Format",
     ),
     "unused": (
         f"{CUSTOM.format(repr(''))}\nreview = await self.review(problem=problem, solution=solution['response'])\n{RETURN}",
-        "a result of an operator is unused, or used twice",
+        "Custom",
     ),
-    "while": (f"while True:\n    {CUSTOM.format(repr(''))}\n{RETURN}", "a statement of this kind (While)"),
+    "used twice": (
+        f"""first = await self.custom(input=problem, instruction="")
+second = await self.programmer(problem=problem, analysis=first['response'])
+third = await self.answer_generate(input=problem)
+fourth = await self.revise(problem=problem, solution=first['response'], feedback='')
+solution = await self.sc_ensemble(solutions=[second['output'], third['answer'], fourth['solution']], problem=problem)
+{RETURN}""",
+        "a result of an operator is used twice",
+    ),
+    "guarded return": (
+        f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+if program['output'].strip() and 'Error' not in program['output']:
+    return program['output']{COST}
+return draft['response']{COST}""",
+        "Custom -> Programmer",
+    ),
+    "guarded result": (
+        f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+answer = program.get('output') or draft['response']
+return answer if answer else draft['response']{COST}""",
+        "Custom -> Programmer",
+    ),
+    "first of two": (
+        f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+output = program['output']
+final = output if output != 'None' else draft['response']
+return final{COST}""",
+        "Custom -> Programmer",
+    ),
+    "repair of a program": (
+        f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+if program['output'] == 'Error':
+    solution = await self.custom(input=problem + f"\\nDraft: {{draft['response']}}", instruction=prompt_custom.SOLVE)
+    {RETURN}
+return program['output']{COST}""",
+        'Custom -> Programmer ? Custom(instruction="Solve it.\\nThen check.") : done',
+    ),
+    "return from a loop": (
+        f"""solution = await self.custom_code_generate(problem=problem, entry_point='f', instruction="")
+code = solution['response']
+for attempt in range(1, 3):
+    test = await self.test(problem=problem, solution=code, entry_point='f')
+    passed: bool = test['result']
+    print(f"attempt {{attempt}}: {{passed}}")
+    if passed is True:
+        return test['solution']{COST}
+    better = await self.custom(input=f"Problem: {{problem}}\\nCode: {{test['solution']}}", instruction="")
+    code = better['response']
+last = await self.test(problem=problem, solution=code, entry_point='f')
+return last['solution']{COST}""",
+        "CustomCodeGenerate -> Test ? (Custom -> Test ? (Custom -> Test) : done) : done",
+    ),
+    "break": (
+        f"""solution = await self.custom_code_generate(problem=problem, entry_point='f', instruction="")
+code, count = solution['response'], 0
+while count < 2:
+    count += 1
+    test = await self.test(problem=problem, solution=code, entry_point='f')
+    code = test['solution']
+    if not test['result']:
+        continue
+    break
+return code{COST}""",
+        "CustomCodeGenerate -> Test ? Test : done",
+    ),
+    "lists": (
+        f"""first, second = await asyncio.gather(self.custom(input=problem, instruction=""), self.answer_generate(input=problem))
+solutions = [first['response']] + [second['answer']]
+more = [await self.programmer(problem=problem, analysis='None') for _ in range(2)]
+solutions = [*solutions, more[0]['output']]
+solutions.extend([more[1]['output']])
+if len(solutions) > 3:
+    solutions = solutions[:3]
+solution = await self.sc_ensemble(solutions=solutions, problem=problem)
+{RETURN}""",
+        "[Custom, AnswerGenerate, Programmer] -> ScEnsemble",
+    ),
+    "instructions in a loop": (
+        f"""solutions = []
+for index, how in enumerate(["Compute.", "Guess."], start=1):
+    result = await self.custom(input=problem, instruction=f"{{index}}. " + how)
+    solutions.append(result['response'])
+solution = await self.sc_ensemble(solutions=solutions, problem=problem)
+{RETURN}""",
+        '[Custom(instruction="1. Compute."), Custom(instruction="2. Guess.")] -> ScEnsemble',
+    ),
+    "ensemble of one": (
+        f"""solution = await self.custom(input=problem, instruction="")
+solution = await self.sc_ensemble(solutions=[solution['response']], problem=problem)
+{RETURN}""",
+        "Custom",
+    ),
+    "result in the instruction": (
+        f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.custom(input=problem, instruction=f"Shorten this: {{draft['response']}}")
+{RETURN}""",
+        'Custom -> Custom(instruction="Shorten this:")',
+    ),
+    "text in the input": (
+        f"solution = await self.custom(input=problem + ' Say five.', instruction=prompt_custom.SOLVE)\n{RETURN}",
+        'Custom(instruction="Say five.\\nSolve it.\\nThen check.")',
+    ),
+    "local operator": (
+        f"""programmer = operator.Programmer(self.llm)
+solution = await programmer(problem=problem, analysis='None')
+return solution['output']{COST}""",
+        "Programmer",
+    ),
+    "exception handler": (
+        f"""solution = await self.custom(input=problem, instruction="")
+try:
+    solution = await self.programmer(problem=problem, analysis=solution['response'])
+except Exception as error:
+    logger.warning(error)
+return solution['output']{COST}""",
+        "Custom -> Programmer",
+    ),
+    "positional arguments": (
+        f"solution = await self.custom(problem, prompt_custom.SOLVE)\n{RETURN}",
+        'Custom(instruction="Solve it.\\nThen check.")',
+    ),
+    "operator on each element of a list": (
+        f"""drafts = []
+for _ in range(2):
+    draft = await self.custom(input=problem, instruction="")
+    drafts.append(draft)
+better = [(await self.revise(problem=problem, solution=draft['response'], feedback=''))['solution'] for draft in drafts]
+solution = await self.sc_ensemble(solutions=better, problem=problem)
+{RETURN}""",
+        "[Custom -> Revise, Custom -> Revise] -> ScEnsemble",
+    ),
+    "loop with else": (
+        f"""for _ in range(2):
+    solution = await self.custom(input=problem, instruction="")
+else:
+    solution = await self.programmer(problem=problem, analysis='')
+return solution['output']{COST}""",
+        "Programmer",
+    ),
+    "element of a list": (
+        f"""solutions = [await self.custom(input=problem, instruction=""), await self.programmer(problem=problem)]
+solution = solutions[0]
+{RETURN}""",
+        "Custom",
+    ),
+    "while": (f"while True:\n    {CUSTOM.format(repr(''))}\n{RETURN}", "a loop of more than 5 iterations"),
     "many": (ENSEMBLE.format(9), "a loop of 9 iterations"),
     "no operator": (f"solution = await self.extract(problem=problem)\n{RETURN}", "the unknown operator Extract"),
     "condition on a text": (
         f"{CUSTOM.format(repr(''))}\nif 'error' in solution['response']:\n    pass\n{RETURN}",
-        "an expression of this kind (Compare)",
+        "a condition that is not the verdict of an operator",
     ),
     "computed instruction": (
         f"{CUSTOM.format('problem')}\n{RETURN}",
@@ -164,14 +313,52 @@ return solution['feedback']{COST}""",
 }
 # Graphs that resemble a workflow of the language but mean something else.
 MISLEADING: dict[str, str] = {
-    "operator on each element of a list": f"""solutions = []
-for _ in range(3):
-    result = await self.custom(input=problem, instruction="")
-    solutions.append(result)
-better = [(await self.revise(problem=problem, solution=result['response'], feedback=''))['solution'] for result in solutions]
-solution = await self.sc_ensemble(solutions=better, problem=problem)
+    "analysis that instructs": f"""solution = await self.programmer(problem=problem, analysis=prompt_custom.SOLVE)
+return solution['output']{COST}""",
+    "instruction by the executor": f"""draft = await self.custom(input=problem, instruction="")
+solution = await self.custom(input=problem, instruction=draft['response'])
 {RETURN}""",
-    "positional instruction": f"solution = await self.custom(problem, prompt_custom.SOLVE)\n{RETURN}",
+    "text in the input of an operator that takes no instruction": f"""solution = await self.answer_generate(input=problem + ' Say five.')
+{RETURN}""",
+    "attempt that knows nothing of the one before": f"""for _ in range(2):
+    solution = await self.custom_code_generate(problem=problem, entry_point='f', instruction="")
+    test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
+    if test['result']:
+        break
+return test['solution']{COST}""",
+    "program that did not run goes on": f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+if program['output'] == 'None':
+    program = await self.custom(input=problem + program['output'], instruction="")
+    return program['response']{COST}
+return program['output']{COST}""",
+    "draft if the program runs": f"""draft = await self.custom(input=problem, instruction="")
+program = await self.programmer(problem=problem, analysis=draft['response'])
+if program['output']:
+    return draft['response']{COST}
+return program['output']{COST}""",
+    "text instead of a result": f"""solution = await self.custom(input=problem, instruction="")
+test = await self.test(problem=problem, solution=solution['response'], entry_point='f')
+if test['result']:
+    return test['solution']{COST}
+return "no solution"{COST}""",
+    "handler that calls an operator": f"""try:
+    solution = await self.custom(input=problem, instruction="")
+except Exception:
+    solution = await self.programmer(problem=problem, analysis='')
+{RETURN}""",
+    "condition on a parameter": f"""if problem:
+    solution = await self.custom(input=problem, instruction="")
+else:
+    solution = await self.programmer(problem=problem, analysis='')
+{RETURN}""",
+    "two verdicts": f"""solution = await self.custom(input=problem, instruction="")
+first = await self.test(problem=problem, solution=solution['response'], entry_point='f')
+second = await self.test(problem=problem, solution=first['solution'], entry_point='f')
+if first['result'] and second['result']:
+    return second['solution']{COST}
+better = await self.custom(input=problem + second['solution'], instruction="")
+return better['response']{COST}""",
     "direct call of the model": f"""draft = await self.custom(input=problem, instruction="")
 solution = await self.llm.call_with_format(f"Correct this: {{draft['response']}}", None)
 return solution{COST}""",
@@ -186,15 +373,6 @@ test = await self.test(problem=problem, solution=solution['response'], entry_poi
 if test['result']:
     return test['solution']{COST}
 {RETURN}""",
-    "slice of a list": f"""solutions = []
-for _ in range(3):
-    result = await self.custom(input=problem, instruction="")
-    solutions.append(result['response'])
-solution = await self.sc_ensemble(solutions=solutions[:2], problem=problem)
-{RETURN}""",
-    "element of a list": f"""solutions = [await self.custom(input=problem, instruction=""), await self.programmer(problem=problem)]
-solution = solutions[0]
-{RETURN}""",
     "start shared by two of three": f"""draft = await self.custom(input=problem, instruction="")
 extra = await self.custom(input=problem, instruction="")
 first = await self.programmer(problem=problem, analysis=draft['response'])
@@ -202,18 +380,11 @@ second = await self.programmer(problem=problem, analysis=draft['response'])
 third = await self.answer_generate(input=problem)
 solution = await self.sc_ensemble(solutions=[first['output'], second['output'], third['answer']], problem=problem)
 {RETURN}""",
-    "loop with else": f"""for _ in range(2):
-    solution = await self.custom(input=problem, instruction="")
-else:
-    solution = await self.programmer(problem=problem, analysis='')
-{RETURN}""",
     "review of another solution": f"""first = await self.custom(input=problem, instruction="")
 second = await self.programmer(problem=problem, analysis=first['response'])
 review = await self.review(problem=problem, solution=second['output'])
 solution = await self.revise(problem=problem, solution=first['response'], feedback=review['feedback'])
 {RETURN}""",
-    "prompt in the input": f"solution = await self.custom(input=prompt_custom.SOLVE + problem, instruction='')\n{RETURN}",
-    "text in the input": f"solution = await self.custom(input=problem + ' Say five.', instruction='')\n{RETURN}",
     "dependence hidden in a format string": f"""draft = await self.custom(input=problem, instruction="")
 text = "{{a}} {{b}}".format(a=problem, b=draft['response'])
 second = await self.custom(input=text, instruction="")

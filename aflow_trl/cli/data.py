@@ -83,5 +83,7 @@ def _import_aflow(options: argparse.Namespace) -> None:
         print(f"not translated, {count}: {reason}")
     for line in report.duplicates:
         print(f"duplicate: {line}")
+    for name in report.unknown:
+        print(f"left out: {name}, whose domain is unknown; import it alone with --domain")
     for line in report.missing:
         print(f"missing: {line}")

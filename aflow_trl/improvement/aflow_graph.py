@@ -1,20 +1,23 @@
 """
 Translates AFlow's `graph.py` to a workflow. The code is parsed only, never run or imported, since a model wrote it.
 
-`__call__` is followed statement by statement. The value of an expression is its *flow*: the operators that ran one
-after another to produce it. Code without a counterpart in the language is refused, with its line and the reason.
+`__call__` is followed path by path: loops are unrolled, and whatever is known without a model call is computed. A
+result is described by its *flow*: the operators that ran one after another to produce it. Code that has no counterpart
+in the language is refused, with its line and the reason.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from ..dsl import (
     DEFAULT_LIMITS,
     Conditional,
     Node,
-    Operator,
     Vocabulary,
     Workflow,
     chain,
@@ -22,19 +25,48 @@ from ..dsl import (
     format_workflow,
 )
 from ..errors import DSLError
-from .flows import Flow, Results, Scope, UntranslatableError, Value, branch_of, each_once, join, parallel, refusal
+from .aflow_expressions import MAX_UNROLLED, ExpressionReader
+from .flows import (
+    Flow,
+    Results,
+    Scope,
+    UntranslatableError,
+    Value,
+    branch_of,
+    refusal,
+    uses,
+)
 
-MAX_UNROLLED = 5
-"""Maximum number of iterations of a loop, as in `(S) * n`."""
-VERDICT_FIELDS = {"Review": "review_result", "Test": "result"}
-"""Fields of the replies of AFlow's operators that hold a verdict."""
-SILENT_METHODS = ("append", "join", "strip", "lower", "format", "get", "replace", "split")
-"""Methods of strings and lists, which make no model call."""
+MAX_STEPS = 10_000
+"""Maximum number of statements on all paths together: loops multiply it, and every condition in a row doubles it."""
+LOGGING = ("print", "logger", "logging", "log")
+_END_OF_ITERATION, _END_OF_LOOP = "end of iteration", "end of loop"
+
+
+@dataclass(frozen=True, slots=True)
+class _Assignment:
+    """Assignment of an item to the variable of a loop."""
+
+    target: ast.expr
+    item: Value | tuple[Value, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class _While:
+    """A `while` loop of which some iterations have been followed."""
+
+    loop: ast.While
+    iterations: int
+
+
+_Step: TypeAlias = ast.stmt | _Assignment | _While | str
 
 
 def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
     """
     Translate a graph to the canonical text of a workflow.
+
+    Calls whose result is not used are left out: they change no answer.
 
     Args:
         graph (`str`):
@@ -51,9 +83,19 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
         [`UntranslatableError`]: The graph has no counterpart in the language.
     """
     try:
-        tree, constants = ast.parse(graph), _constants(ast.parse(prompts))
-    except SyntaxError as error:
-        raise UntranslatableError(f"line {error.lineno}: not Python") from None
+        return _translate(_parsed(graph), _constants(_parsed(prompts)), vocabulary)
+    except (RecursionError, MemoryError):
+        raise UntranslatableError("nested too deeply") from None
+
+
+def _parsed(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError) as error:  # a null byte is a ValueError
+        raise UntranslatableError(f"line {getattr(error, 'lineno', '?')}: not Python") from None
+
+
+def _translate(tree: ast.Module, constants: dict[str, object], vocabulary: Vocabulary) -> str:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Workflow"]
     if len(classes) != 1:
         raise UntranslatableError("there is not exactly one class Workflow")
@@ -65,10 +107,10 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
     scope = reader.run(methods["__call__"].body, Scope())
     if scope.returned is None:
         raise UntranslatableError("the result of no operator is returned")
-    # A workflow has no variables: each result goes to the next operator, so each call has to occur exactly once.
-    if not each_once(reader.calls, scope.returned.nodes):
-        raise UntranslatableError("a result of an operator is unused, or used twice")
-    if isinstance(scope.returned.nodes[-1], Operator) and scope.returned.nodes[-1].name == "Review":
+    # A workflow has no variables: each result goes to the next operator, so no call may occur twice on one path.
+    if max(uses(scope.returned.nodes).values(), default=0) > 1:
+        raise UntranslatableError("a result of an operator is used twice")
+    if scope.returned.last == "Review":
         raise UntranslatableError("a review is returned instead of a solution")
     workflow = Workflow(chain(*scope.returned.nodes))
     try:
@@ -78,226 +120,168 @@ def translate(graph: str, prompts: str, vocabulary: Vocabulary) -> str:
     return format_workflow(workflow)
 
 
-class _Reader:
+class _Reader(ExpressionReader):
     """Follows the statements of `__call__`."""
 
-    def __init__(
-        self, operators: Mapping[str, str], constants: Mapping[str, str], vocabulary: Vocabulary, parameters: set[str]
-    ) -> None:
-        self.operators, self.constants, self.vocabulary = operators, constants, vocabulary
-        self.parameters = parameters
-        self.calls: list[Operator] = []
-        """Calls of operators so far, in order."""
+    steps = 0
+    """Number of steps followed so far."""
 
-    def run(self, body: Sequence[ast.stmt], scope: Scope) -> Scope:
-        """Follow statements up to the first `return` or to the end."""
-        for index, statement in enumerate(body):
-            if isinstance(statement, ast.If):
-                # The statements after it belong to both branches: they may use what either has assigned.
-                return self.branch(statement, body[index + 1 :], scope)
-            self.statement(statement, scope)
-            if isinstance(statement, ast.Return):
-                break
+    def run(self, steps: Sequence[_Step], scope: Scope) -> Scope:
+        """Follow steps up to the first `return` or to the end."""
+        pending = list(steps)
+        while pending:
+            step = pending.pop(0)
+            self.steps += 1
+            if self.steps > MAX_STEPS:
+                raise UntranslatableError(f"more than {MAX_STEPS} steps")
+            match step:
+                case str():  # an end that `break` or `continue` may jump to
+                    pass
+                case _Assignment(target, item):
+                    self.assign(target, item, scope)
+                case ast.Return(value=ast.Tuple(elts=[result, *_])):  # the second element is the cost
+                    pending.insert(0, ast.copy_location(ast.Return(result), step))
+                case ast.Assign(targets=[target], value=ast.IfExp(test, chosen, other)):
+                    branches: list[ast.stmt] = [
+                        ast.copy_location(ast.Assign([target], value), step) for value in (chosen, other)
+                    ]
+                    pending.insert(0, ast.copy_location(ast.If(test, branches[:1], branches[1:]), step))
+                case ast.Return(value=ast.IfExp(test, chosen, other)):
+                    branches = [ast.copy_location(ast.Return(value), step) for value in (chosen, other)]
+                    pending.insert(0, ast.copy_location(ast.If(test, branches[:1], branches[1:]), step))
+                case ast.Return(value=value):
+                    scope.returned = self.flow(value, scope) if value is not None else None
+                    return scope
+                case ast.Break():
+                    pending = pending[pending.index(_END_OF_LOOP) :]
+                case ast.Continue():
+                    pending = pending[pending.index(_END_OF_ITERATION) :]
+                case ast.For():
+                    pending = [*self.unrolled(step, scope), *pending]
+                case ast.While():
+                    pending = [_While(step, 0), _END_OF_LOOP, *pending]
+                case ast.Try(body=body, handlers=handlers, orelse=orelse, finalbody=final):
+                    # An operator that fails passes on what it was given, which is what handlers do at best.
+                    if any(isinstance(part, ast.Await) for handler in handlers for part in ast.walk(handler)):
+                        raise refusal(step, "an exception handler that calls an operator")
+                    pending = [*body, *orelse, *final, *pending]
+                case ast.If(test=test, body=body, orelse=otherwise):
+                    condition = self.condition(test, scope)
+                    if not isinstance(condition, bool):
+                        # What follows belongs to both branches: it may use what either of them has assigned.
+                        return self.branch(step, condition, [*body, *pending], [*otherwise, *pending], scope)
+                    pending = [*(body if condition else otherwise), *pending]
+                case _While(loop, iterations):
+                    if iterations > MAX_UNROLLED:
+                        raise refusal(loop, f"a loop of more than {MAX_UNROLLED} iterations")
+                    condition = self.condition(loop.test, scope)
+                    again = [*loop.body, _END_OF_ITERATION, _While(loop, iterations + 1), *pending]
+                    if not isinstance(condition, bool):
+                        return self.branch(loop, condition, again, [*loop.orelse, *pending], scope)
+                    pending = again if condition else [*loop.orelse, *pending]
+                case _:
+                    self.statement(step, scope)
         return scope
 
+    def unrolled(self, loop: ast.For, scope: Scope) -> list[_Step]:
+        """Steps of all iterations of a loop."""
+        items = self.items(loop.iter, scope)
+        if len(items) > MAX_UNROLLED:
+            raise refusal(loop, f"a loop of {len(items)} iterations")
+        steps: list[_Step] = []
+        for item in items:
+            steps += [_Assignment(loop.target, item), *loop.body, _END_OF_ITERATION]
+        return [*steps, *loop.orelse, _END_OF_LOOP]
+
     def statement(self, node: ast.stmt, scope: Scope) -> None:
-        """Follow one statement other than a condition."""
+        """Follow one statement that runs once and to its end."""
         match node:
-            case ast.Return(value=value):
-                if isinstance(value, ast.Tuple) and value.elts:
-                    value = value.elts[0]  # the second element is the cost
-                scope.returned = self.flow(value, scope) if value is not None else None
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                scope.values[name] = self.value(value, scope)
-            case ast.AugAssign(target=ast.Name(id=name), value=value):
-                scope.values[name] = join([scope.values.get(name), self.value(value, scope)], node)
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=parts)) if len(targets) == len(
+                parts
+            ):
+                values = [self.value(part, scope) for part in parts]
+                for target, value in zip(targets, values, strict=True):
+                    self.assign(target, value, scope)
+            case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
+                self.assign(target, self.value(value, scope), scope)
+            case ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value):
+                scope.values[name] = self.sum(scope.values.get(name), self.value(value, scope), node)
             case ast.Expr(value=ast.Call(func=ast.Attribute(ast.Name(id=name), "append"), args=[item])):
-                results = scope.values.get(name)
-                flows = results.flows if isinstance(results, Results) else ()
-                scope.values[name] = Results((*flows, self.flow(item, scope)))
-            case ast.Expr(value=ast.Constant()) | ast.Pass():
+                self.extend(name, [self.flow(item, scope)], scope, node)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(ast.Name(id=name), "extend"), args=[items])):
+                self.extend(name, self.flows(items, scope), scope, node)
+            case ast.Expr(value=ast.Constant()) | ast.Pass() | ast.Import() | ast.ImportFrom():
+                pass
+            case ast.Expr(value=ast.Call(func=function)) if _root(function) in LOGGING and not _calls(node):
                 pass
             case ast.Expr(value=value):
                 self.value(value, scope)
-            case ast.For(
-                iter=ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(times))]), body=inner, orelse=[]
-            ):
-                if not 1 <= times <= MAX_UNROLLED:
-                    raise refusal(node, f"a loop of {times} iterations")
-                for _ in range(times):
-                    for statement in inner:
-                        if isinstance(statement, ast.If | ast.Return):
-                            raise refusal(statement, "a condition inside a loop")
-                        self.statement(statement, scope)
             case _:
                 raise refusal(node, f"a statement of this kind ({type(node).__name__})")
 
-    def branch(self, node: ast.If, rest: Sequence[ast.stmt], scope: Scope) -> Scope:
+    def extend(self, name: str, flows: Sequence[Flow], scope: Scope, node: ast.AST) -> None:
+        """Add results to a list."""
+        results = scope.values.get(name)
+        if not isinstance(results, Results):
+            raise refusal(node, f"results added to {name}, which is not a list of results")
+        scope.values[name] = Results((*results.flows, *flows))
+
+    def branch(
+        self,
+        node: ast.AST,
+        condition: tuple[Flow, bool],
+        chosen: Sequence[_Step],
+        otherwise: Sequence[_Step],
+        scope: Scope,
+    ) -> Scope:
         """Follow both branches to the end of the method and join them in a conditional."""
-        test, negated = node.test, False
-        # `if not verdict` swaps the branches.
-        while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test, negated = test.operand, not negated
-        verdict = self.value(test, scope)
-        if not isinstance(test, ast.Subscript) or not isinstance(verdict, Flow):
-            raise refusal(node, "a condition that is not the verdict of an operator")
-        condition = verdict.nodes[-1]
-        field = test.slice.value if isinstance(test.slice, ast.Constant) else None
-        if not isinstance(condition, Operator) or field != VERDICT_FIELDS.get(condition.name):
-            raise refusal(node, "a condition that is not the verdict of an operator")
-        branches = []
-        for body in (node.body, node.orelse):
-            calls_before = len(self.calls)
-            branch = self.after(self.run([*body, *rest], scope.copy()).returned, verdict, node)
-            if not each_once(self.calls[calls_before:], branch):
-                raise refusal(node, "a branch with an operator whose result is unused, or used twice")
-            branches.append(branch)
-        positive, negative = reversed(branches) if negated else branches
-        scope.returned = Flow((*verdict.nodes[:-1], Conditional(condition, branch_of(negative), branch_of(positive))))
+        verdict, holds = condition
+        positive, negative = (chosen, otherwise) if holds else (otherwise, chosen)
+        after = {
+            good: self.after(self.run(steps, scope.copy()).returned, verdict, good, node)
+            for good, steps in ((True, positive), (False, negative))
+        }
+        if after[True] or after[False]:
+            joined = Conditional(verdict.nodes[-1], branch_of(after[False]), branch_of(after[True]))
+            scope.returned = Flow((*verdict.nodes[:-1], joined))
+        else:  # the verdict decides nothing; a review does nothing else
+            scope.returned = Flow(verdict.nodes[:-1] if verdict.last == "Review" else verdict.nodes)
         return scope
 
-    def after(self, returned: Flow | None, verdict: Flow, node: ast.If) -> tuple[Node, ...]:
-        """Operators that follow the verdict in a branch."""
+    def after(self, returned: Flow | None, verdict: Flow, good: bool, node: ast.AST) -> tuple[Node, ...]:
+        """Operators that follow a verdict in one of its branches."""
         if returned is None:
             raise refusal(node, "a branch that returns the result of no operator")
-        condition = verdict.nodes[-1]
-        if verdict.follows(returned):
-            # The branch returns what the condition was given. A review leaves the solution unchanged, but a test may
-            # repair it, and a workflow would continue with the repaired one.
-            if not isinstance(condition, Operator) or condition.name != "Review":
+        before = Flow(verdict.nodes[:-1])
+        # A review leaves the solution unchanged, and so does a program that does not run if there is a solution.
+        unchanged = verdict.last == "Review" or (verdict.last == "Programmer" and not good and bool(before.nodes))
+        if returned.extends(verdict):
+            following = returned.nodes[len(verdict.nodes) :]
+            if verdict.last == "Review" and not following:
+                raise refusal(node, "a review is returned instead of a solution")
+            if following and unchanged and verdict.last == "Programmer":
+                raise refusal(node, "a branch that continues from a program that did not run")
+            return following
+        if returned.extends(before) and before.nodes:
+            following = returned.nodes[len(before.nodes) :]
+            if unchanged:
+                return following
+            if not following:
+                # A test may repair the solution, and a workflow would continue with the repaired one.
                 raise refusal(node, "a branch that returns a solution from before the condition changed it")
-            return ()
-        if not returned.extends(verdict):
-            raise refusal(node, "a branch that does not continue from the operator of the condition")
-        return returned.nodes[len(verdict.nodes) :]
-
-    def value(self, node: ast.expr, scope: Scope) -> Value:
-        """Value of an expression."""
-        match node:
-            case ast.Await(value=ast.Call(func=ast.Attribute(ast.Name(id="asyncio"), "gather"), args=arguments)):
-                if len(arguments) == 1 and isinstance(arguments[0], ast.Starred):
-                    return self.value(arguments[0].value, scope)
-                return Results(tuple(self.flow(argument, scope) for argument in arguments))
-            case ast.Await(value=inner):
-                return self.value(inner, scope)
-            case ast.Call(func=ast.Attribute(ast.Name(id="self"), name)):
-                return self.call(node, name, scope)
-            case ast.Call(func=ast.Attribute(receiver, name)) if name in SILENT_METHODS:
-                operands = [receiver, *node.args, *(keyword.value for keyword in node.keywords)]
-                return join([self.value(operand, scope) for operand in operands], node)
-            case ast.Call(func=ast.Name(id="str")):
-                return join([self.value(argument, scope) for argument in node.args], node)
-            # The cost, which `__call__` returns next to the solution.
-            case ast.Call(func=ast.Attribute(ast.Attribute(ast.Name(id="self"), "llm"), "get_usage_summary")):
-                return None
-            case ast.Name(id=name):
-                if name not in scope.values and name not in self.parameters:
-                    raise refusal(node, f"the unknown name {name}")
-                return scope.values.get(name)
-            case ast.Subscript(value=inner, slice=ast.Constant()):
-                value = self.value(inner, scope)
-                if isinstance(value, Results):
-                    raise refusal(node, "a single element of a list of results")
-                return value
-            case ast.FormattedValue(value=inner):
-                return self.value(inner, scope)
-            case ast.List(elts=items) | ast.Tuple(elts=items):
-                return Results(tuple(self.flow(item, scope) for item in items))
-            case (
-                ast.ListComp(elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=source, ifs=[])])
-                | ast.GeneratorExp(
-                    elt=item, generators=[ast.comprehension(target=ast.Name(id=name), iter=source, ifs=[])]
-                )
-            ):
-                return self.comprehension(node, item, name, source, scope)
-            case ast.JoinedStr(values=parts):
-                return join([self.value(part, scope) for part in parts], node)
-            case ast.BinOp(left, ast.Add(), right):
-                return join([self.value(operand, scope) for operand in (left, right)], node)
-            case ast.Constant():
-                return None
-            case _:
-                raise refusal(node, f"an expression of this kind ({type(node).__name__})")
-
-    def comprehension(
-        self, node: ast.ListComp | ast.GeneratorExp, item: ast.expr, variable: str, source: ast.expr, scope: Scope
-    ) -> Results:
-        """Value of a list comprehension: repeated calls, or a field of each result."""
-        match source:
-            case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(times))]) if times <= MAX_UNROLLED:
-                return Results(tuple(self.flow(item, scope) for _ in range(times)))
-            case ast.Name(id=name) if isinstance(results := scope.values.get(name), Results):
-                # `[result["response"] for result in results]` is the list itself.
-                if isinstance(item, ast.Subscript) and isinstance(item.slice, ast.Constant):
-                    item = item.value
-                if isinstance(item, ast.Name) and item.id == variable:
-                    return results
-        raise refusal(node, "a list comprehension of this kind")
-
-    def flow(self, node: ast.expr, scope: Scope) -> Flow:
-        """Value of an expression that has to be the result of an operator."""
-        value = self.value(node, scope)
-        if not isinstance(value, Flow):
-            raise refusal(node, "an expression that is not the result of an operator")
-        return value
-
-    def call(self, node: ast.Call, attribute: str, scope: Scope) -> Flow:
-        """Value of a call of an operator."""
-        name = self.operators.get(attribute)
-        if name is None:
-            raise refusal(node, f"a call of self.{attribute}, which is not an operator")
-        if name not in self.vocabulary:
-            raise refusal(node, f"the unknown operator {name}")
-        if node.args:
-            raise refusal(node, f"{name} with positional arguments")
-        # The instruction is a prompt, not data that flows between operators.
-        values = {
-            str(keyword.arg): self.value(keyword.value, scope)
-            for keyword in node.keywords
-            if keyword.arg != "instruction"
-        }
-        before = join(values.values(), node)
-        inputs = [keyword for keyword in node.keywords if keyword.arg in ("input", "problem")]
-        if before is None and any(_adds_text(keyword.value) for keyword in inputs):
-            raise refusal(node, "an instruction inside the input")
-        feedback, solution = values.get("feedback"), values.get("solution")
-        if isinstance(feedback, Flow) and isinstance(solution, Flow) and not feedback.follows(solution):
-            raise refusal(node, "feedback on another solution")
-        instruction = self.instruction(node)
-        arguments = (("instruction", instruction),) if instruction else ()
-        operator = Operator(name, arguments)
-        self.calls.append(operator)
-        if self.vocabulary[name].is_ensemble:
-            if not isinstance(before, Results) or not before.flows:
-                raise refusal(node, f"{name} without a list of results")
-            return Flow((*parallel(before.flows, node), operator))
-        if isinstance(before, Results):
-            raise refusal(node, f"{name} on a list of results")
-        return Flow((*(before.nodes if before else ()), operator))
-
-    def instruction(self, node: ast.Call) -> str:
-        """Instruction of a call, which has to be a constant; empty if there is none."""
-        for keyword in node.keywords:
-            match keyword:
-                case ast.keyword("instruction", ast.Constant(value=str(text))):
-                    return text.strip()
-                case ast.keyword("instruction", ast.Attribute(attr=name)) if name in self.constants:
-                    return self.constants[name].strip()
-                case ast.keyword("instruction", value):
-                    raise refusal(value, "an instruction that is not a constant")
-        return ""
+        raise refusal(node, "a branch that does not continue from the operator of the condition")
 
 
-def _adds_text(node: ast.expr) -> bool:
-    """Whether an expression adds text other than white space, which could instruct the model."""
-    texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-    # Keys such as `result["response"]` are constants as well, but are not part of the text.
-    keys = [
-        part.slice.value
-        for part in ast.walk(node)
-        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant)
-    ]
-    return any(text.strip() and text not in keys for text in texts)
+def _root(node: ast.expr) -> str:
+    """Name that an attribute is reached from."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _calls(node: ast.AST) -> bool:
+    """Whether something is awaited, such as a call of an operator."""
+    return any(isinstance(part, ast.Await) for part in ast.walk(node))
 
 
 def _operators(method: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
@@ -307,18 +291,21 @@ def _operators(method: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]
         match node:
             case ast.Assign(
                 targets=[ast.Attribute(ast.Name(id="self"), attribute)],
-                value=ast.Call(func=ast.Attribute(ast.Name(id="operator"), name)),
+                value=ast.Call(func=ast.Attribute(ast.Name(id="operator"), name) | ast.Name(id=name)),
             ):
                 operators[attribute] = name
     return operators
 
 
-def _constants(tree: ast.Module) -> dict[str, str]:
-    """String constants of a module by name."""
-    return {
-        target.id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+def _constants(tree: ast.Module) -> dict[str, object]:
+    """Literal constants of a module by name."""
+    constants = {}
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                with contextlib.suppress(ValueError, TypeError, SyntaxError):  # not a literal
+                    constants[name] = ast.literal_eval(value)
+    return constants

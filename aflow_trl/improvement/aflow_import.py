@@ -4,6 +4,8 @@ Imports the workspace of an AFlow search (arXiv 2410.10762) as improvement recor
     WORKSPACE/[DATASET/]workflows/results.json, processed_experience.json
     WORKSPACE/[DATASET/]workflows/round_N/graph.py, prompt.py, experience.json, log.json, SCORE_TIME.csv
 
+The published results call the folder `graphs` instead of `workflows`.
+
 The Python files are parsed only: a model wrote them, so they are never imported or run.
 """
 
@@ -26,6 +28,8 @@ from .records import SHOWN_FAILURES, Attempt, Failure, Improvement
 DOMAIN_OF = {"gsm8k": "math", "math": "math", "humaneval": "code", "mbpp": "code", "hotpotqa": "qa", "drop": "qa"}
 _CSV = re.compile(r"([0-9.]+)_\d")
 _ROUND = re.compile(r"round_(\d+)")
+_FOLDERS = ("workflows", "graphs", "graphs_test", "workflows_test")
+"""Names of the folder of a data set that holds its rounds."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,8 @@ class Report:
     records: int = 0
     duplicates: list[str] = field(default_factory=list)
     """Rounds that repeat a change of the same parent."""
+    unknown: list[str] = field(default_factory=list)
+    """Data sets of an unknown domain, which were left out."""
     missing: list[str] = field(default_factory=list)
     """Files, scores and parents that do not exist or cannot be read."""
 
@@ -79,23 +85,37 @@ def import_workspace(
         `tuple[list[Improvement], Report]`: Records, and a report of what was left out and why.
 
     Raises:
-        [`RecipeError`]: There are no rounds, or the domain of a data set is unknown.
+        [`RecipeError`]: There are no rounds, or the domain of no data set is known.
     """
     folders = sorted({path.parent for path in workspace.glob("**/round_*") if path.is_dir()})
     if not folders:
         raise RecipeError(
             f"{workspace} contains no folder round_N. Use the workspace of AFlow, or the folder of a data set in it."
         )
-    report, records = Report(), []
+    report, records = Report(), list[Improvement]()
     for folder in folders:
-        dataset = folder.parent.name if folder.name == "workflows" else folder.name
-        dataset_domain = domain or DOMAIN_OF.get(dataset.lower())
+        path = folder.parent if folder.name in _FOLDERS else folder
+        # The path below the workspace, so that two searches on one data set do not share their ids.
+        name = path.relative_to(workspace).as_posix() if workspace in path.parents else path.resolve().name
+        dataset_domain = domain or _domain(path, workspace)
         if dataset_domain is None:
-            raise RecipeError(f"the domain of the data set {dataset!r} is unknown. Use --domain math|code|qa.")
+            report.unknown.append(name)
+            continue
         rounds = {search_round.number: search_round for search_round in _rounds(folder, vocabulary, report)}
-        records += list(_records(dataset, dataset_domain, folder, rounds, report))
+        records += list(_records(name, dataset_domain, folder, rounds, report))
+    if len(report.unknown) == len(folders):
+        raise RecipeError(f"the domain of the data set {report.unknown[0]!r} is unknown. Use --domain math|code|qa.")
     report.records = len(records)
     return records, report
+
+
+def _domain(path: Path, workspace: Path) -> str | None:
+    """Domain of a data set: of the closest folder, up to the workspace, that is named like a data set."""
+    path, top = path.resolve(), workspace.resolve()
+    names = [
+        folder.name.lower() for folder in (path, *path.parents) if top in (folder, *folder.parents) or path == folder
+    ]
+    return next((DOMAIN_OF[name] for name in names if name in DOMAIN_OF), None)
 
 
 def _rounds(folder: Path, vocabulary: Vocabulary, report: Report) -> Iterator[_Round]:

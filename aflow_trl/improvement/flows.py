@@ -7,11 +7,12 @@ A value records which calls of operators it depends on, which is all that a work
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..dsl import Done, Node, Operator, Parallel, chain, children
+from ..dsl import Conditional, Done, Node, Operator, Parallel, chain, children
 
 
 class UntranslatableError(Exception):
@@ -19,10 +20,28 @@ class UntranslatableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """A value that is known without a model call."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorClass:
+    """An operator that is assigned to a variable."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """Operators that ran one after another."""
 
     nodes: tuple[Node, ...]
+    field: str = ""
+    """Field of the last operator's reply, such as `response`; empty for the whole reply or a composed text."""
+    added: str = ""
+    """What a composed text says beside the result."""
 
     def extends(self, other: Flow) -> bool:
         """Whether this flow starts with the other one: with the same calls, not merely equal ones."""
@@ -34,6 +53,11 @@ class Flow:
         """Whether this flow is the other one followed by a single call."""
         return self.extends(other) and len(self.nodes) == len(other.nodes) + 1
 
+    @property
+    def last(self) -> str:
+        """Name of the operator that ran last; empty if it is not a single one."""
+        return node.name if self.nodes and isinstance(node := self.nodes[-1], Operator) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -42,8 +66,15 @@ class Results:
     flows: tuple[Flow, ...]
 
 
-Value: TypeAlias = Flow | Results | None
-"""What an expression depends on; `None` for the problem itself, a constant, or the cost."""
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that holds the problem, and what it says beside the problem."""
+
+    added: str
+
+
+Value: TypeAlias = Constant | OperatorClass | Flow | Results | Text | None
+"""What an expression depends on; `None` for the problem itself, or the cost."""
 
 
 @dataclass(slots=True)
@@ -65,7 +96,7 @@ def refusal(node: ast.AST, reason: str) -> UntranslatableError:
 
 def join(values: Iterable[Value], node: ast.AST) -> Value:
     """Value of a text that is composed of several values: the longest flow, which has to extend all others."""
-    results = [value for value in values if value is not None]
+    results = [value for value in values if isinstance(value, Flow | Results)]
     if not results:
         return None
     if any(isinstance(value, Results) for value in results):
@@ -76,13 +107,11 @@ def join(values: Iterable[Value], node: ast.AST) -> Value:
     # An operator has a single predecessor in a workflow, whose prompt cannot quote two separate results.
     if not all(flows[-1].extends(flow) for flow in flows):
         raise refusal(node, "results of separate calls in one text")
-    return flows[-1]
+    return flows[-1] if len(flows) == 1 else Flow(flows[-1].nodes)
 
 
 def parallel(flows: Sequence[Flow], node: ast.AST) -> tuple[Node, ...]:
-    """Nodes that run the flows in parallel, after the calls that all of them start with."""
-    if len(flows) < 2:
-        raise refusal(node, "an ensemble of a single result")
+    """Nodes that run several flows in parallel, after the calls that all of them start with."""
     # By identity: equal operators of separate calls are separate samples, not a shared start.
     shared = 0
     shortest = min(len(flow.nodes) for flow in flows)
@@ -99,14 +128,14 @@ def branch_of(nodes: tuple[Node, ...]) -> Node:
     return chain(*nodes) if nodes else Done()
 
 
-def each_once(calls: Sequence[Operator], nodes: Iterable[Node]) -> bool:
-    """Whether the nodes contain each of the calls, by identity, exactly once."""
-    return sorted(map(id, calls)) == sorted(map(id, _operators_in(nodes)))
-
-
-def _operators_in(nodes: Iterable[Node]) -> Iterator[Operator]:
+def uses(nodes: Iterable[Node]) -> Counter[int]:
+    """How often a run meets each call, by identity: in a conditional, one branch is taken."""
+    counts: Counter[int] = Counter()
     for node in nodes:
         if isinstance(node, Operator):
-            yield node
+            counts[id(node)] += 1
+        elif isinstance(node, Conditional):
+            counts += uses([node.condition]) + (uses([node.negative]) | uses([node.otherwise]))
         else:
-            yield from _operators_in(children(node))
+            counts += uses(children(node))
+    return counts
