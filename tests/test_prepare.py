@@ -29,6 +29,7 @@ from aflow_trl.data import (
 from aflow_trl.data.benchmarks import MATH_CONFIGS, NUMPY_STAND_IN, UnusableRowError, load_benchmark
 from aflow_trl.data.dedup import shingles, similarity
 from aflow_trl.errors import RecipeError
+from aflow_trl.scoring import score_qa
 from upstream import ROWS, competition, write_upstream
 
 
@@ -336,3 +337,41 @@ def test_examples_are_read_in_the_notations_of_humaneval(line: str, tests: list[
     raw = {"task_id": "HumanEval/1", "entry_point": "f", "canonical_solution": "", "test": "def check(f): assert f"}
     raw["prompt"] = f'def f(x):\n    """Does something.\n\n    Example:\n    {line}\n    """\n'
     assert list(BENCHMARKS["humaneval"].convert(raw).row.public_tests) == tests
+
+
+def test_unanswerable_questions_are_kept_on_request_with_the_reply_in_every_question(
+    upstream: Path, tmp_path: Path
+) -> None:
+    card = prepare(["squad_v2"], tmp_path, folder=upstream, ratio=read_ratio("0:0:1"), unanswerable=True)
+    written = [row for split in ("train", "test") for row in load_rows(str(tmp_path / f"{split}.jsonl"))]
+    assert all("reply unanswerable" in row.question for row in written)
+    assert len(written) == 3 and sum(row.answer == ("",) for row in written) == 1
+    assert not any("unanswerable" in split["dropped"] for split in card["sources"]["squad_v2"].values())
+    unanswerable = next(row for row in written if row.answer == ("",))
+    assert score_qa("The question is unanswerable.", unanswerable.answer).value == 1
+    assert score_qa("Paris", unanswerable.answer).value == 0
+
+
+def test_limit_draws_the_rows_that_come_first_without_a_limit(upstream: Path, tmp_path: Path) -> None:
+    for name, limit in (("all", None), ("two", 2)):
+        prepare(["gsm8k"], tmp_path / name, folder=upstream, ratio=read_ratio("1:0:0"), limit=limit)
+    everything, two = ({row.id for row in load_rows(str(tmp_path / name / "test.jsonl"))} for name in ("all", "two"))
+    assert len(two) <= 2 and two <= everything
+
+
+def test_tests_that_need_live_objects_become_weak_verdicts_and_are_counted(tmp_path: Path) -> None:
+    row = {
+        "task_id": 1,
+        "text": "Match letters.",
+        "code": "import re\ndef find(text):\n    return re.match('[a-z]+', text)",
+        "test_list": ["assert find('ab').group() == 'ab'", "assert find('cd').group() == 'cd'"],
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    }
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "mbpp" / f"{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(row) + "\n")
+    card = prepare(["mbpp"], tmp_path / "out", folder=tmp_path, ratio=read_ratio("0:1:0"))
+    assert [row.weak_verdict for row in load_rows(str(tmp_path / "out" / "test.jsonl"))] == [True]
+    assert card["sources"]["mbpp"]["test"]["weak_verdicts"] == 1

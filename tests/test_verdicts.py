@@ -526,3 +526,22 @@ async def test_a_single_text_is_no_list_of_tests() -> None:
 async def test_a_byte_order_mark_before_the_code_does_no_harm() -> None:
     score = await score_code("\ufeffdef f(x): return x", ["assert f(1) == 1"], "f")
     assert score.value == 1.0
+
+
+@pytest.mark.parametrize(("solution", "passed"), [("def f(x): return 2 * x", 1), ("def f(x): return x", 0)])
+async def test_check_may_take_no_parameter(solution: str, passed: int) -> None:
+    verdict = await run_tests(solution, ["def check():\n    assert f(2) == 4"], entry_point="f")
+    assert (verdict.passed, verdict.total) == (passed, 1)
+
+
+PROMPT = "Complete the function `f`.\n\n```python\nfrom typing import List\nimport math\n\ndef f(x: List[float]):\n    ...\n```"
+
+
+@pytest.mark.parametrize(
+    ("question", "value"),
+    [(PROMPT, 1.0), ("Write f, which sums the roots.", 0.0), ("```python\nfrom x import (\n```", 0.0)],
+)
+async def test_answer_may_rely_on_the_imports_of_the_prompt(question: str, value: float) -> None:
+    answer = "def f(x: List[float]):\n    return sum(map(math.sqrt, x))"
+    score = await score_code(answer, ["assert f([1, 4]) == 3"], "f", question=question)
+    assert score.value == value

@@ -12,7 +12,7 @@ from .forms import (
 )
 from .keys import vote_key
 from .numbers import RELATIVE_TOLERANCE, Number, read_number, same_number, units_agree
-from .reader import bare_answer, code_block, extract_answer, gold_answer, last_boxed
+from .reader import bare_answer, code_block, extract_answer, gold_answer, last_boxed, with_prompt_imports
 from .text import normalize_text
 from .units import is_unit
 
@@ -38,4 +38,5 @@ __all__ = [
     "split_list",
     "units_agree",
     "vote_key",
+    "with_prompt_imports",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Iterator
@@ -119,6 +120,27 @@ def code_block(text: str) -> str:
     block = parts[-2] if len(parts) % 2 else parts[-3]
     language, newline, code = block.partition("\n")
     return (code if newline else language).strip("\n")
+
+
+def with_prompt_imports(code: str, question: str) -> str:
+    """
+    Code after the imports of the prompt that it completes, as in HumanEval: an answer may rely on them.
+
+    Args:
+        code (`str`):
+            The answer.
+        question (`str`):
+            Text of the problem, whose last fenced block may be a prompt to complete.
+    """
+    if "```" not in question or "import" not in question or "from __future__" in code:
+        return code
+    lines = code_block(question).splitlines()
+    imports = [line for line in lines if line.startswith(("import ", "from ")) and line not in code]
+    try:
+        ast.parse("\n".join(imports))
+    except SyntaxError:  # prose, or an import over several lines
+        return code
+    return "\n".join([*imports, code])
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:

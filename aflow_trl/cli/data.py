@@ -37,6 +37,11 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "--total", type=int, metavar="N", help="number of training rows (default: as many as the ratio allows)"
     )
     prepare.add_argument("--limit", type=int, metavar="N", help="maximum number of rows per split of a benchmark")
+    prepare.add_argument(
+        "--unanswerable",
+        action="store_true",
+        help="keep the questions of SQuAD v2 that have no answer, to which the right reply is 'unanswerable'",
+    )
     prepare.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
     prepare.set_defaults(command=_prepare)
     workspace = actions.add_parser(
@@ -64,6 +69,7 @@ def _prepare(options: argparse.Namespace) -> None:
         ratio=read_ratio(options.ratio),
         total=options.total,
         limit=options.limit,
+        unanswerable=options.unanswerable,
         seed=options.seed,
     )
     print_card(card, report_console())

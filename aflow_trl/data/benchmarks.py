@@ -12,7 +12,7 @@ import doctest
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,6 +43,10 @@ class np:
         return left == right or abs(left - right) <= atol + rtol * abs(right)
 """
 """The part of numpy that the tests of HumanEval+ and MBPP+ use. The sandbox does not provide numpy itself."""
+
+
+UNANSWERABLE = "unanswerable"
+"""Reply to a question that its context does not answer; the gold answer of such a row is empty."""
 
 
 class UnusableRowError(Exception):
@@ -76,6 +80,8 @@ class Benchmark:
     splits: Mapping[str, str]
     """Split (`train`, `valid`, `test`) → upstream split."""
     convert: Callable[[UpstreamRow], BenchmarkRow]
+    unanswerable_note: str = ""
+    """What a question has to say where some rows have no answer; empty if all have one."""
 
 
 def load_benchmark(benchmark: Benchmark, split: str, folder: Path | None = None) -> Iterator[UpstreamRow]:
@@ -228,9 +234,9 @@ def _drop(raw: UpstreamRow) -> BenchmarkRow:
 
 
 def _squad_v2(raw: UpstreamRow) -> BenchmarkRow:
-    # The row schema requires a gold answer, which unanswerable questions do not have.
     if not raw["answers"]["text"]:
-        raise UnusableRowError("unanswerable")
+        row = _question(raw["question"], [UNANSWERABLE], raw["context"], "squad_v2", raw["id"]).row
+        return BenchmarkRow(replace(row, answer=("",)), UNANSWERABLE)
     return _question(raw["question"], raw["answers"]["text"], raw["context"], "squad_v2", raw["id"])
 
 
@@ -363,6 +369,13 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             "hotpotqa", "hotpotqa/hotpot_qa", ("distractor",), {"train": "train", "test": "validation"}, _hotpotqa
         ),
         Benchmark("drop", "ucinlp/drop", (), {"train": "train", "test": "validation"}, _drop),
-        Benchmark("squad_v2", "rajpurkar/squad_v2", (), {"train": "train", "test": "validation"}, _squad_v2),
+        Benchmark(
+            "squad_v2",
+            "rajpurkar/squad_v2",
+            (),
+            {"train": "train", "test": "validation"},
+            _squad_v2,
+            f"If the text does not answer the question, reply {UNANSWERABLE}.",
+        ),
     )
 }

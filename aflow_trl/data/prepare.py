@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import heapq
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -15,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import RecipeError, ScorerError
+from ..sandbox import run_tests
 from ..scoring import score_answer, score_code
 from ..storage import versions, write_json
-from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, load_benchmark
+from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, UpstreamRow, load_benchmark
 from .dedup import near_copies, normal_form
 from .mixing import mix, split_digest
 from .schema import Row
@@ -38,6 +41,8 @@ class Tally:
     written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Number of dropped rows by reason."""
+    weak_verdicts: int = 0
+    """Number of rows whose tests need live objects."""
 
 
 Tallies: TypeAlias = dict[tuple[str, str], Tally]
@@ -51,6 +56,8 @@ class SourceCounts(TypedDict):
     written: int
     dropped: dict[str, int]
     """Number of dropped rows by reason."""
+    weak_verdicts: int
+    """Number of rows, before copies are removed, whose tests need live objects and so run beside the solution."""
 
 
 class SplitCard(TypedDict):
@@ -84,6 +91,7 @@ def prepare(
     ratio: Mapping[str, float],
     total: int | None = None,
     limit: int | None = None,
+    unanswerable: bool = False,
     seed: int = 0,
 ) -> DataCard:
     """
@@ -106,6 +114,9 @@ def prepare(
             Number of training rows. Defaults to as many as the ratio allows.
         limit (`int`, *optional*):
             Maximum number of rows per split of a benchmark, drawn with the seed.
+        unanswerable (`bool`, *optional*, defaults to `False`):
+            Keep the questions of SQuAD v2 that have no answer, with an empty gold, and ask in every question of that
+            benchmark to reply "unanswerable" to those.
         seed (`int`, *optional*, defaults to `0`):
             Seed of every draw.
 
@@ -119,9 +130,11 @@ def prepare(
     tallies: Tallies = {}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for name in names:
-        for split, rows in _read_splits(BENCHMARKS[name], folder, limit, seed, tallies).items():
+        for split, rows in _read_splits(BENCHMARKS[name], folder, limit, unanswerable, seed, tallies).items():
             splits[split] += rows
     splits = _without_copies(splits, tallies)
+    if unanswerable:
+        splits = {split: [_with_note(row) for row in rows] for split, rows in splits.items()}
     for split in ("train", "valid"):
         splits[split] = mix(_shuffled(splits[split], seed), ratio, total if split == "train" else None)
     # Shuffled as well, so that an evaluation of the first rows covers every benchmark.
@@ -149,14 +162,16 @@ def _check_request(names: Sequence[str], ratio: Mapping[str, float], total: int 
 def print_card(card: DataCard, console: Console) -> None:
     """Print the data card as a table."""
     table = Table(title="Rows by benchmark and split", title_justify="left")
-    for heading in ("benchmark", "split", "read", "written", "dropped"):
+    for heading in ("benchmark", "split", "read", "written", "dropped and noted"):
         table.add_column(heading, justify="right" if heading in ("read", "written") else "left", overflow="fold")
     for name, source in card["sources"].items():
         for split, counts in source.items():
             if not counts["read"]:
                 continue
             dropped = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items())
-            table.add_row(name, split, f"{counts['read']:,}", f"{counts['written']:,}", dropped)
+            weak = f"{counts['weak_verdicts']} with a weak verdict" if counts["weak_verdicts"] else ""
+            notes = ", ".join(filter(None, [dropped, weak]))
+            table.add_row(name, split, f"{counts['read']:,}", f"{counts['written']:,}", notes)
     console.print(table)
     for split, content in card["splits"].items():
         domains = ", ".join(f"{count:,} {domain}" for domain, count in content["domains"].items())
@@ -166,23 +181,21 @@ def print_card(card: DataCard, console: Console) -> None:
 
 
 def _read_splits(
-    benchmark: Benchmark, folder: Path | None, limit: int | None, seed: int, tallies: Tallies
+    benchmark: Benchmark, folder: Path | None, limit: int | None, unanswerable: bool, seed: int, tallies: Tallies
 ) -> dict[str, list[Row]]:
     """Usable rows of a benchmark by split, and their tallies."""
     splits: dict[str, list[Row]] = {}
     for split, upstream_split in benchmark.splits.items():
         tally = tallies[benchmark.name, split] = Tally()
-        converted: list[BenchmarkRow] = []
-        for raw in load_benchmark(benchmark, upstream_split, folder):
-            tally.read += 1
-            try:
-                converted.append(benchmark.convert(raw))
-            except UnusableRowError as error:
-                tally.dropped[str(error)] += 1
-        converted.sort(key=lambda item: _sort_key(item.row, seed))
-        splits[split] = asyncio.run(_with_valid_gold(converted[:limit], tally))
-        if limit is not None and len(converted) > limit:
-            tally.dropped["over the limit"] += len(converted) - limit
+        upstream = load_benchmark(benchmark, upstream_split, folder)
+        converted = _converted(benchmark, upstream, unanswerable, tally)
+        # With a limit, only as many rows are held at once: those of HotpotQA take gigabytes together.
+        order = functools.partial(_order, seed=seed)
+        chosen = sorted(converted, key=order) if limit is None else heapq.nsmallest(limit, converted, key=order)
+        usable = tally.read - sum(tally.dropped.values())
+        if usable > len(chosen):
+            tally.dropped["over the limit"] += usable - len(chosen)
+        splits[split] = asyncio.run(_with_valid_gold(chosen, tally))
     if "valid" not in splits and "train" in splits:
         count = round(VALID_SHARE * len(splits["train"]))
         splits["valid"], splits["train"] = splits["train"][:count], splits["train"][count:]
@@ -190,6 +203,28 @@ def _read_splits(
         if count:
             tallies[benchmark.name, "train"].dropped["used for validation"] = count
     return splits
+
+
+def _converted(
+    benchmark: Benchmark, upstream: Iterable[UpstreamRow], unanswerable: bool, tally: Tally
+) -> Iterator[BenchmarkRow]:
+    """Usable rows; the others are tallied."""
+    for raw in upstream:
+        tally.read += 1
+        try:
+            item = benchmark.convert(raw)
+            if item.row.answer == ("",) and not unanswerable:
+                raise UnusableRowError("unanswerable")
+        except UnusableRowError as error:
+            tally.dropped[str(error)] += 1
+            continue
+        yield item
+
+
+def _with_note(row: Row) -> Row:
+    """The row with the note on unanswerable questions: in all of a benchmark, or it would tell which they are."""
+    note = BENCHMARKS[row.source].unanswerable_note
+    return replace(row, question=f"{row.question}\n\n{note}") if note else row
 
 
 async def _with_valid_gold(rows: Sequence[BenchmarkRow], tally: Tally) -> list[Row]:
@@ -200,6 +235,7 @@ async def _with_valid_gold(rows: Sequence[BenchmarkRow], tally: Tally) -> list[R
         for checked in await asyncio.gather(*(_checked(row) for row in rows[first : first + CHECKS_AT_ONCE])):
             if isinstance(checked, Row):
                 valid.append(checked)
+                tally.weak_verdicts += checked.weak_verdict
             else:
                 tally.dropped[checked] += 1
     return valid
@@ -217,7 +253,9 @@ async def _checked(item: BenchmarkRow) -> Row | str:
             entry_point=row.entry_point,
         )
         if score.value < 1:
-            return "gold not accepted by the scorer"
+            if not await _needs_live_objects(item):
+                return "gold not accepted by the scorer"
+            row = replace(row, weak_verdict=True)
         public_tests = [
             test for test in row.public_tests if (await score_code(item.reference, [test], row.entry_point)).value == 1
         ]
@@ -226,13 +264,26 @@ async def _checked(item: BenchmarkRow) -> Row | str:
     return replace(row, public_tests=tuple(public_tests))
 
 
+async def _needs_live_objects(item: BenchmarkRow) -> bool:
+    """Whether the reference passes its tests in one process, but not in two, as they exchange live objects."""
+    row = item.row
+    if row.domain != "code":
+        return False
+    apart = await run_tests(item.reference, row.hidden_tests, entry_point=row.entry_point)
+    if not apart.needs_live_objects:
+        return False
+    within = await score_code(item.reference, row.hidden_tests, row.entry_point, weak_verdict=True)
+    return within.value == 1
+
+
 def _without_copies(splits: Mapping[str, Sequence[Row]], tallies: Tallies) -> dict[str, list[Row]]:
     """Rows that do not copy an earlier one, where test rows come first and training rows last."""
     flat = [(split, row) for split in SPLITS for row in splits[split]]
     original_of: dict[int, int] = {}
     first_index: dict[str, int] = {}
     for index, (split, row) in enumerate(flat):
-        form = normal_form(row)
+        # A digest: the text holds the context, which would be kept several times over.
+        form = hashlib.blake2b(normal_form(row).encode(), digest_size=16).hexdigest()
         within_source = f"{row.source} {form}"
         # Test splits keep problems that two benchmarks share, as each benchmark is reported as a whole. Elsewhere a
         # problem and a task id may occur only once.
@@ -274,7 +325,9 @@ def _card(splits: Mapping[str, Sequence[Row]], tallies: Tallies, ratio: Mapping[
         # Rows that `mix` left out have no reason yet. The test split is not mixed.
         unused = tally.read - tally.written - sum(tally.dropped.values())
         dropped = dict(tally.dropped) | ({"beyond the ratio": unused} if unused > 0 and split != "test" else {})
-        counts_of_split = SourceCounts(read=tally.read, written=tally.written, dropped=dropped)
+        counts_of_split = SourceCounts(
+            read=tally.read, written=tally.written, dropped=dropped, weak_verdicts=tally.weak_verdicts
+        )
         sources.setdefault(name, {})[split] = counts_of_split
     return {
         "sources": sources,
@@ -291,6 +344,10 @@ def _card(splits: Mapping[str, Sequence[Row]], tallies: Tallies, ratio: Mapping[
         "warnings": warnings,
         "versions": versions(),
     }
+
+
+def _order(item: BenchmarkRow, seed: int) -> bytes:
+    return _sort_key(item.row, seed)
 
 
 def _sort_key(row: Row, seed: int) -> bytes:

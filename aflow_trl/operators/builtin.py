@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..answers import code_block, vote_key
+from ..answers import code_block, vote_key, with_prompt_imports
 from ..sandbox import Status, run, run_tests
 from ..text import model_text
 from .base import Operator, OperatorCall, OperatorFailureError
@@ -128,6 +128,7 @@ class Test(Operator):
         if not problem.public_tests or not state.candidates:
             return replace(state, verdict=None)
         code = final_answer(state.candidates[0], "code")
+        code = with_prompt_imports(code, problem.question)
         # One more test run than repairs: the last repair is tested, too.
         for attempt in range(REPAIR_ATTEMPTS + 1):
             verdict = await run_tests(code, problem.public_tests, entry_point=problem.entry_point)

@@ -78,7 +78,7 @@ async def mark_reward(prompts: Sequence[Any], completions: Sequence[Any], **colu
 _FUNCTIONS: Mapping[str, RewardFunction] = {
     function.__name__: function for function in (correctness_reward, digit_reward, hard_format_reward, mark_reward)
 }
-_READ = ("answer", "domain", "hidden_tests", "entry_point", "weak_verdict")
+_READ = ("answer", "domain", "hidden_tests", "entry_point", "question", "weak_verdict")
 
 
 def reasoning_rewards(names: Sequence[str]) -> list[RewardFunction]:
@@ -97,6 +97,7 @@ async def _score(answer: str, row: dict[str, Any]) -> float | None:
             golds=golds,
             hidden_tests=row.get("hidden_tests") or (),
             entry_point=row.get("entry_point"),
+            question=row.get("question") or "",
             weak_verdict=bool(row.get("weak_verdict")),
         )
     except Exception as error:  # whatever breaks in a scorer: the reply is unscored and the batch continues

@@ -245,6 +245,7 @@ class Rollouts:
             golds=row["answer"],
             hidden_tests=row.get("hidden_tests") or (),
             entry_point=row.get("entry_point"),
+            question=row.get("question") or "",
             weak_verdict=bool(row.get("weak_verdict")),
         )
 

@@ -205,7 +205,8 @@ def _run(code, total, scope, defines_check):
     try:
         exec(code, scope)
         if defines_check:
-            scope["check"](scope["candidate"])
+            check = scope["check"]
+            check(*[scope["candidate"]][: check.__code__.co_argcount])
     except BaseException as error:
         raised = error
     if total == 1:

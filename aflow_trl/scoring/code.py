@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..answers import extract_answer
+from ..answers import extract_answer, with_prompt_imports
 from ..errors import SandboxUnavailableError, ScorerError
 from ..sandbox import run_tests
 from .types import NO_ANSWER, WEAK_VERDICT, WRONG_TYPE, Score
@@ -15,6 +15,7 @@ async def score_code(
     tests: Sequence[str],
     entry_point: str | None = None,
     *,
+    question: str = "",
     partial_credit: bool = False,
     weak_verdict: bool = False,
 ) -> Score:
@@ -28,6 +29,8 @@ async def score_code(
             Hidden tests, in any form that [`~aflow_trl.sandbox.run_tests`] accepts.
         entry_point (`str`, *optional*):
             Function under test.
+        question (`str`, *optional*):
+            Text of the problem; the solution may rely on the imports of the prompt in it.
         partial_credit (`bool`, *optional*, defaults to `False`):
             Whether the value is the share of tests passed, rather than 0 if any test fails.
         weak_verdict (`bool`, *optional*, defaults to `False`):
@@ -46,7 +49,9 @@ async def score_code(
     if not code.strip():
         return Score(0.0, "none", code, NO_ANSWER)
     try:
-        verdict = await run_tests(code, tests, entry_point=entry_point, weak=weak_verdict)
+        verdict = await run_tests(
+            with_prompt_imports(code, question), tests, entry_point=entry_point, weak=weak_verdict
+        )
     except SandboxUnavailableError as error:
         raise ScorerError(str(error)) from error
     passed = verdict.passed == verdict.total

@@ -27,6 +27,7 @@ async def score_answer(
     golds: Sequence[str],
     hidden_tests: Sequence[str] = (),
     entry_point: str | None = None,
+    question: str = "",
     weak_verdict: bool = False,
 ) -> Score:
     """
@@ -43,6 +44,8 @@ async def score_answer(
             Hidden tests of a code task.
         entry_point (`str`, *optional*):
             Function that a code task asks for.
+        question (`str`, *optional*):
+            Text of the problem; a code answer may rely on the imports of the prompt in it.
         weak_verdict (`bool`, *optional*, defaults to `False`):
             Whether the hidden tests need live objects, see [`score_code`].
 
@@ -55,7 +58,9 @@ async def score_answer(
             unscored, never 0.
     """
     if domain == "code":
-        return await score_code(answer, hidden_tests, entry_point or None, weak_verdict=weak_verdict)
+        return await score_code(
+            answer, hidden_tests, entry_point or None, question=question, weak_verdict=weak_verdict
+        )
     if not golds:
         raise ScorerError("there is no gold answer; give at least one")
     if domain == "qa":
