@@ -44,7 +44,7 @@ ROWS = list(itertools.islice(synthetic_rows(11, "test"), 6))
 
 
 def result(correct: float | None, calls: int = 1, workflow: str = "Custom") -> Result:
-    return Result(correct, correct, True, calls, 10, 0.0, 0.1, workflow, "a", "ok")
+    return Result(correct, correct, correct, True, calls, 10, 0.0, 0.1, workflow, "a", "ok")
 
 
 def write_rows(path: Path, seed: int, count: int) -> str:

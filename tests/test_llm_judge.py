@@ -176,6 +176,34 @@ ADD = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
         ("drop", "0|1|2|42", "42", 0.0),
     ],
 )
+async def test_fair_metric_matches_the_table(benchmark: str, prediction: str, gold: str, value: float) -> None:
+    score = await score_aflow(prediction, benchmark=benchmark, golds=[gold], variant="fair")
+    assert score.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "prediction", "gold", "value"),
+    [
+        ("gsm8k", "The total is 1,800 dollars.", "1800", 1.0),
+        # Without a parser of LaTeX, only equal texts, numbers and Python expressions are equal.
+        ("math", r"So \boxed{\frac{1}{2}}", r"\frac{1}{2}", 1.0),
+        ("math", r"So \boxed{0.5}", r"\frac{1}{2}", 0.0),
+        ("math", r"So \boxed{\dfrac{1}{2}}", r"\frac{1}{2}", 0.0),
+        ("math", r"\boxed{1/2}", r"Thus $\boxed{0.5}$.", 1.0),
+        ("math", r"\boxed{x+1}", "1+x", 1.0),
+        ("math", r"\boxed{0.3335}", "0.333", 1.0),
+        ("math", r"\boxed{50\%}", "0.5", 1.0),
+        # The published pattern knows one pair of braces: deeper ones leave the last sentence.
+        ("math", r"It is \boxed{\frac{1}{\sqrt{2}}}. Done", r"\frac{1}{\sqrt{2}}", 0.0),
+        ("math", r"\boxed{__import__('os')._exit(0)}", "7", 0.0),
+        ("math", r"\boxed{9**9**9}", "7", 0.0),
+        ("math", r"\boxed{print('equal')}", "7", 0.0),
+        ("hotpotqa", "the Eiffel Tower", "Eiffel Tower", 1.0),
+        ("hotpotqa", "12", "12|twelve", 0.0),
+        ("drop", "twelve", "12|twelve", 1.0),
+        ("drop", "0|1|2|42", "42", 1.0),
+    ],
+)
 async def test_published_metric_matches_the_table(benchmark: str, prediction: str, gold: str, value: float) -> None:
     assert (await score_aflow(prediction, benchmark=benchmark, golds=[gold])).value == pytest.approx(value)
 

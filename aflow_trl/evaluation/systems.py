@@ -17,7 +17,7 @@ from typing import Any
 from ..data import Row
 from ..errors import FatalEndpointError, ScorerError
 from ..rollouts import Rollouts, ScoredRollout
-from ..scoring import AFLOW_BENCHMARKS, score_aflow
+from ..scoring import AFLOW_BENCHMARKS, AflowVariant, score_aflow
 from ..storage import JsonLines
 
 CHUNK_PROBLEMS = 64
@@ -33,7 +33,9 @@ class Result:
     correct: float | None
     """1 or 0 by the strict scorer; `None` if the infrastructure failed."""
     aflow: float | None
-    """AFlow's metric in [0, 1]; `None` if it could not be computed."""
+    """AFlow's metric in [0, 1] as published; `None` if it could not be computed."""
+    aflow_fair: float | None
+    """AFlow's metric in [0, 1], reading LaTeX; `None` if it could not be computed."""
     valid: bool
     """Whether the completion holds a valid workflow."""
     calls: int
@@ -140,24 +142,15 @@ class SystemEvaluator:
 async def _result(rollout: ScoredRollout, row: Row) -> Result:
     trace = rollout.trace
     # What was not executed for the policy's fault is wrong by any metric; what was not scored is unscored.
-    aflow: float | None = 0.0 if rollout.correctness is not None else None
+    published = fair = 0.0 if rollout.correctness is not None else None
     if rollout.score is not None and rollout.correctness is not None:
-        try:
-            benchmark = row.source if row.source in AFLOW_BENCHMARKS else AFLOW_BENCHMARK[row.domain]
-            score = await score_aflow(
-                trace.answer,
-                benchmark=benchmark,
-                golds=row.answer,
-                hidden_tests=row.hidden_tests,
-                entry_point=row.entry_point or None,
-            )
-            aflow = score.value
-        except ScorerError:
-            # The metric is shown beside the strict score, which stands without it.
-            aflow = None
+        published = await _aflow(trace.answer, row, "published")
+        # Pass@1 is the same in both.
+        fair = published if row.domain == "code" else await _aflow(trace.answer, row, "fair")
     return Result(
         correct=None if rollout.correctness is None else float(rollout.correct),
-        aflow=aflow,
+        aflow=published,
+        aflow_fair=fair,
         valid=trace.workflow is not None,
         calls=trace.model_calls,
         tokens=trace.tokens,
@@ -167,6 +160,24 @@ async def _result(rollout: ScoredRollout, row: Row) -> Result:
         answer=trace.answer,
         outcome=trace.outcome.value,
     )
+
+
+async def _aflow(answer: str, row: Row, variant: AflowVariant) -> float | None:
+    benchmark = row.source if row.source in AFLOW_BENCHMARKS else AFLOW_BENCHMARK[row.domain]
+    try:
+        score = await score_aflow(
+            answer,
+            benchmark=benchmark,
+            golds=row.answer,
+            hidden_tests=row.hidden_tests,
+            entry_point=row.entry_point or None,
+            question=row.question,
+            variant=variant,
+        )
+    except ScorerError:
+        # The metric is shown beside the strict score, which stands without it.
+        return None
+    return score.value
 
 
 def problem_key(row: Row) -> str:

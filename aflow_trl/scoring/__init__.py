@@ -1,6 +1,7 @@
 """Scorers of answers. A wrong answer scores 0; a scorer that fails raises [`~aflow_trl.errors.ScorerError`]."""
 
 from .aflow_metrics import BENCHMARKS as AFLOW_BENCHMARKS
+from .aflow_metrics import Variant as AflowVariant
 from .aflow_metrics import score_aflow
 from .code import score_code
 from .dispatch import score_answer
@@ -15,6 +16,7 @@ __all__ = [
     "NO_ANSWER",
     "WEAK_VERDICT",
     "WRONG_TYPE",
+    "AflowVariant",
     "LLMJudge",
     "Score",
     "quantize",
