@@ -331,3 +331,12 @@ def test_cache_command(tmp_path: Path) -> None:
     assert cache.stats().replies == 0
     missing = command("stats", str(tmp_path / "no.sqlite"))
     assert missing.returncode == 2 and "no.sqlite" in missing.stderr
+
+
+async def test_reply_with_other_fields_is_a_miss(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path / "c.sqlite")
+    await cache.put("key", GOOD)
+    reply = '{"text": "42"}'
+    with sqlite3.connect(cache.path) as connection:
+        connection.execute("UPDATE replies SET reply = ?, checksum = ?", (reply, _checksum(reply)))
+    assert cache.get("key") is None

@@ -177,3 +177,9 @@ def test_command_prints_the_export(target: str, expected: str) -> None:
     process = aflow("export", "Custom -> Review ? Revise : done", "--to", target)
     assert process.returncode == 0, process.stderr
     assert expected in process.stdout
+
+
+def test_an_argument_that_looks_like_a_field_of_the_template_stays_as_it_is() -> None:
+    workflow = parse('Custom(instruction="Fill in {{model}} and {{prompts}}.")')
+    script = to_python(workflow, vocabulary=VOCABULARY, config=ExecutorConfig(executor_model="some-model"))
+    assert "Fill in {{model}} and {{prompts}}." in script

@@ -17,6 +17,8 @@ import yaml
 import aflow_trl
 from aflow_trl.cli import main
 from aflow_trl.cli.options import ANY_MACHINE
+from aflow_trl.operators import DEFAULT_OPERATORS
+from aflow_trl.policies import tiny
 from aflow_trl.recipes import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -114,3 +116,16 @@ def test_every_accelerate_config_loads(path: Path) -> None:
 def test_the_console_script_is_the_command() -> None:
     (script,) = entry_points(group="console_scripts", name="aflow-trl")
     assert script.load() is main
+
+
+def test_an_interrupted_build_of_the_tiny_policy_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(examples: object, tokenizer: object, seed: int, folder: Path, **options: object) -> None:
+        folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny._build(0, "compact", DEFAULT_OPERATORS, "compose", tmp_path / "policy")
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError, ScorerError
 from aflow_trl.operators import DEFAULT_OPERATORS
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
-from aflow_trl.rollouts import Rollouts
+from aflow_trl.rollouts import Rollouts, execution_metrics
 from aflow_trl.simulator import recognize
 from conftest import ScriptedEndpoint, operator_script
 
@@ -226,3 +226,20 @@ async def test_correctness_depends_on_the_response_not_on_a_column(endpoint: Scr
 def test_unknown_reward_function_is_told() -> None:
     with pytest.raises(RecipeError, match="speed_reward"):
         workflow_rewards(None, ["speed_reward"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "escaped"), [(ScorerError("the gold fails, too"), 0.0), (ZeroDivisionError("in a scorer"), 1.0)]
+)
+async def test_rollout_that_an_unforeseen_error_leaves_unscored_is_counted_as_escaped(
+    error: Exception, escaped: float, endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("aflow_trl.rollouts.service.score_answer", failing)
+    rollouts = Rollouts(endpoint.engine())
+    endpoint.script = lambda prompt, number: "The answer is 42."
+    scored = await rollouts.execute(["Custom"], [COLUMNS], salt="", phase="train", step=0)
+    assert scored[0].correctness is None
+    assert execution_metrics(scored, wall_s=1.0)["rewards/escaped"] == escaped

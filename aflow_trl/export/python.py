@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import pprint
+import re
 from collections.abc import Collection, Iterable
 from importlib.resources import files
 from typing import TypeAlias
@@ -40,7 +41,7 @@ DATE_PARTS = ("_MONTH_NAMES", "_MONTHS", "_MONTH", "_DAY_FIRST", "_MONTH_FIRST",
 TESTER_PARTS = ("_count", "_compiled", "_run", "_failure", "_actual")
 FAILURE_CHARS = 2_000
 TESTER = """\
-import ast, functools, json, sys
+import ast, functools, importlib, json, sys
 
 FAILURE_CHARS = {failure_chars}
 
@@ -120,10 +121,8 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
         "operators": _operators(used),
     }
     text = PACKAGE.joinpath("export", "standalone.py.template").read_text(encoding="utf-8")
-    # Not `str.format`, because the template is full of braces.
-    for field, value in parts.items():
-        text = text.replace("{{" + field + "}}", value)
-    return text
+    # Not `str.format`, because the template is full of braces; in one pass, because a value may hold `{{name}}`.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts.get(match.group(1), match.group()), text)
 
 
 def _plain(node: Node) -> PlainNode:

@@ -259,8 +259,11 @@ def _deserialize(reply: str, checksum: str) -> Completion | None:
     # SQLite columns are untyped: a damaged reply may come back as bytes.
     if not isinstance(reply, str) or _checksum(reply) != checksum:
         return None
-    fields = json.loads(reply)
-    return Completion(fields["text"], fields["finish_reason"], Usage(**fields["usage"]), attempts=0, cached=True)
+    try:
+        fields = json.loads(reply)
+        return Completion(fields["text"], fields["finish_reason"], Usage(**fields["usage"]), attempts=0, cached=True)
+    except (KeyError, TypeError, ValueError):  # written by another version
+        return None
 
 
 def _checksum(reply: str) -> str:

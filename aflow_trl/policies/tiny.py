@@ -132,7 +132,11 @@ def _build(seed: int, prompt: str, operators: OperatorRegistry, task: str, folde
     examples = _EXAMPLES[task](seed, PolicyPrompt(prompt, operators))
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     tokenizer = build_tokenizer([json.dumps(example, ensure_ascii=False) for example in examples])
-    _train(examples, tokenizer, seed, scratch, **SFT[task])
+    try:
+        _train(examples, tokenizer, seed, scratch, **SFT[task])
+    except BaseException:  # interrupted, or out of disk
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     if folder.is_dir() and not _is_complete(folder):
         shutil.rmtree(folder)
     try:

@@ -7,10 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from .. import errors
 from ..engine import Outcome
 from ..scoring import WEAK_VERDICT
 from .batch import RolloutBatch, RolloutRow
 from .types import ScoredRollout
+
+_INFRASTRUCTURE = {
+    "deadline",
+    *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.AflowError)),
+}
+"""Labels of rollouts that are unscored because something outside the model's reach failed."""
 
 
 def workflow_metrics(rows: Sequence[RolloutRow]) -> dict[str, float]:
@@ -70,6 +77,7 @@ def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[
     costs = [rollout.trace.paid_usd for rollout in rollouts]
     metrics = {
         "workflows/weak_verdict": sum(_is_weak(rollout) for rollout in rollouts) / len(rollouts),
+        "rewards/escaped": sum(_escaped(rollout) for rollout in rollouts) / len(rollouts),
         "executor/calls": float(paid_calls),
         "executor/tokens": float(sum(rollout.trace.tokens for rollout in rollouts)),
         "executor/shared": 1 - paid_calls / used_calls if used_calls else 0.0,
@@ -95,6 +103,11 @@ def entropy(counts: Counter[Any]) -> float:
     """Entropy of an empirical distribution, in nats."""
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
+
+
+def _escaped(rollout: ScoredRollout) -> bool:
+    """Whether an error nobody foresaw left a rollout unscored: a text of the model may have caused it, to no loss."""
+    return rollout.trace.outcome is Outcome.UNAVAILABLE and rollout.trace.label not in _INFRASTRUCTURE
 
 
 def _is_weak(rollout: ScoredRollout) -> bool:

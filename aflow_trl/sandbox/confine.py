@@ -8,6 +8,7 @@ The tier depends on what the machine offers. *A*: Landlock and seccomp. *B*: roo
 id and a filter that also refuses every write. *C*: neither, which is not a sandbox.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -114,6 +115,9 @@ class Confinement:
 
     def apply(self, ruleset, uid, memory_bytes, cpu_s, file_bytes):
         """Confine the calling process irrevocably. `uid` is used if spare user ids are available."""
+        # If the machine runs out of memory, the program should end, not the trainer. Some containers do not allow it.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
         _limit_resources(memory_bytes, cpu_s, file_bytes)
         if self.spare_uid:
             # The kernel counts RLIMIT_NPROC per user, so it is meaningful only for a user id nobody shares.

@@ -49,7 +49,9 @@ def main() -> None:
     for line in sys.stdin:
         try:
             reply: dict[str, object] = {"equal": equal(*json.loads(line))}
-        except Exception as error:  # reported, so that the parent can distinguish a failed scorer from a wrong answer
+        # `TimeoutException` is no `Exception`, and its alarm may go off anywhere.
+        # Reported, so that the parent can distinguish a failed scorer from a wrong answer.
+        except (Exception, TimeoutException) as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), flush=True)
 
