@@ -1,4 +1,4 @@
-"""The benchmarks' own code: the classic form of WA-GRPO, and the figures of the study's report."""
+"""The benchmarks' own code: the classic form of WA-GRPO, the figures of the study's report, the scorer card."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from aflow_trl.trainer import WorkflowGRPOConfig
 # The benchmarks are scripts beside the package, not part of it.
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import scorers
 from classic import CLASSIC_WEIGHTS, ClassicGRPOTrainer, classic_features, wa_grpo_classic
 from learning_report import area, calls_until, collapsed, read_study, report
 
@@ -238,3 +239,14 @@ def test_report_compares_estimators_seed_by_seed(tmp_path: Path, capsys: pytest.
 def test_report_without_results_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no result"):
         report(tmp_path, ["grpo"], "A study.")
+
+
+# -- the scorer card ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", ["math", "qa"])
+def test_scorers_refuse_no_form_and_accept_no_change_of_the_golds_of_the_scorer_card(domain: str) -> None:
+    tallies = scorers.measure(scorers.GOLDS[domain], domain)
+    assert sum(tally.golds for tally in tallies.values()) == len(scorers.GOLDS[domain]) > 15
+    failures = [text for tally in tallies.values() for text, count in (tally.refused + tally.accepted).items() if count]
+    assert failures == []
