@@ -147,7 +147,8 @@ def changes(gold: str, neighbour: str, domain: str) -> Iterator[tuple[str, str]]
     if domain == "math" and (read_interval(gold) is None) and (items := split_list(gold)) and len(set(items)) > 1:
         if gold.startswith("("):
             yield "order", f"({','.join(reversed(items))})"
-        yield "an item left out", gold.replace(f",{items[-1]}", "")
+        elif "{" not in gold:
+            yield "an item left out", ", ".join(items[:-1])
     if domain != "math" or number is None or number.unit or number.percent:
         return
     value = number.value

@@ -98,5 +98,5 @@ def normalize_text(text: str) -> str:
     """SQuAD normalisation: lower case, no punctuation, no articles, single spaces; plain quotes and dashes first."""
     text = plain_characters(unicodedata.normalize("NFC", text))
     # `J. K. Rowling` is `J.K. Rowling`.
-    bare = _INITIALS.sub(r"\1.", text).lower().translate(_PUNCTUATION)
+    bare = _INITIALS.sub(r"\1.", text).casefold().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
