@@ -248,5 +248,7 @@ def test_report_without_results_says_so(tmp_path: Path) -> None:
 def test_scorers_refuse_no_form_and_accept_no_change_of_the_golds_of_the_scorer_card(domain: str) -> None:
     tallies = scorers.measure(scorers.GOLDS[domain], domain)
     assert sum(tally.golds for tally in tallies.values()) == len(scorers.GOLDS[domain]) > 15
-    failures = [text for tally in tallies.values() for text, count in (tally.refused + tally.accepted).items() if count]
+    failures = [
+        text for tally in tallies.values() for text, count in (tally.refused + tally.accepted).items() if count
+    ]
     assert failures == []
