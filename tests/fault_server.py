@@ -110,6 +110,20 @@ GOOD = reply(chat())
 BODY = chat()
 HTML = "<html><body>Bad gateway</body></html>"
 
+EVENTS = (
+    b"".join(
+        b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        for chunk in (
+            {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+            {"choices": [{"delta": {"reasoning": "41?"}}]},
+            {"choices": [{"delta": {"content": "4"}}]},
+            {"choices": [{"delta": {"content": "2"}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}},
+        )
+    )
+    + b"data: [DONE]\n\n"
+)
+
 RETRIED: dict[str, Fault] = {
     "429": error(429),
     "429, Retry-After in seconds": error(429, headers={"Retry_After": "0.05"}),
@@ -153,6 +167,10 @@ RETRIED: dict[str, Fault] = {
     "message null": reply('{"choices": [{"message": null}]}'),
     "message missing": reply('{"choices": [{"finish_reason": "stop"}]}'),
     "content null": reply(chat(None)),
+    "error inside the choice": reply(BODY.replace(b'"index": 0', b'"error": {"code": 502, "message": "upstream"}')),
+    "finish_reason error": reply(chat("4", finish_reason="error")),
+    "a stream that is cut": reply(EVENTS[: EVENTS.index(b'"stop"') - 60], kind="text/event-stream"),
+    "error in a stream": reply(b'data: {"error": {"code": 503, "message": "busy"}}\n\n', kind="text/event-stream"),
 }
 """Transient faults: retried, and `unavailable` if they persist."""
 
@@ -179,15 +197,48 @@ FATAL: dict[str, Fault] = {
     "429 billing limit": error(429, code="billing_hard_limit_reached"),
     "200 with a quota error inside": reply('{"error": {"code": "insufficient_quota", "message": "pay"}}'),
     "200 with a 401 inside": reply('{"error": {"code": 401, "message": "who are you"}}'),
+    "405": error(405),
+    "407": error(407),
 }
-"""Faults that stop the run."""
+"""Faults that stop the run, if a control request meets them too."""
 
-SCORED: dict[str, tuple[Fault, float]] = {
+CONTESTED: dict[str, tuple[Fault, float | None]] = {
     "400 context length": (error(400, code="context_length_exceeded"), 0.0),
+    "400 context length in words": (error(400, "This model's maximum context length is 4096 tokens."), 0.0),
+    "400 llama.cpp": (
+        error(400, "the request exceeds the available context size", type="exceed_context_size_error"),
+        0.0,
+    ),
+    "400 prompt too long": (error(400, "prompt is too long: 250000 tokens > 200000 maximum"), 0.0),
     "400 content policy": (error(400, code="content_policy_violation"), 0.0),
+    "400 content management": (error(400, "triggering Azure OpenAI's content management policy"), 0.0),
+    "400 Gemini's list": (
+        reply('[{"error": {"code": 400, "message": "Request contains an invalid argument."}}]', 400),
+        0.0,
+    ),
+    "403 moderation": (error(403, "Your input was flagged", code=403), 0.0),
     "413": (error(413), 0.0),
     "422": (error(422), 0.0),
-    "empty text": (reply(chat("")), 0.0),
+    "422 FastAPI": (reply('{"detail": [{"loc": ["body"], "msg": "too long"}]}', 422), 0.0),
+    "500 with a context length": (error(500, code="context_length_exceeded"), 0.0),
+    "200 with a context length inside": (reply('{"error": {"code": "context_length_exceeded", "message": "m"}}'), 0.0),
+    # The error page of a gateway says nothing about the request.
+    "401 of one request": (error(401), None),
+    "403 HTML": (reply(HTML, 403, "text/html"), None),
+    "404 HTML of an ingress": (reply(HTML, 404, "text/html"), None),
+}
+"""Faults of one request while control requests are answered, and the reward; all stop the run if those fail too."""
+
+SCORED: dict[str, tuple[Fault, float]] = {
+    "empty text, length": (reply(chat("", finish_reason="length")), 0.0),
+    "null, length": (reply(chat(None, finish_reason="length")), 0.0),
+    "null, content filter": (reply(chat(None, finish_reason="content_filter")), 0.0),
+    "thinking in the text": (reply(chat("<think>It is 41. No.</think>The answer is 42.")), 1.0),
+    "thinking without its first tag": (reply(chat("It is 41. No.\n</think>\n\n42")), 1.0),
+    "thinking that is cut": (reply(chat("<think>It is 42, but")), 0.0),
+    "thinking in a field": (reply(chat("42", reasoning_content="41?")), 1.0),
+    "a stream of events": (reply(EVENTS, kind="text/event-stream"), 1.0),
+    "comments before the JSON": (reply(b": PROCESSING\n\n: PROCESSING\n\n" + BODY), 1.0),
     "refusal": (reply(chat(None, refusal="I cannot help with that")), 0.0),
     "tool calls only": (reply(chat(None, tool_calls=[{"id": "1"}])), 0.0),
     "content filter": (reply(chat("", finish_reason="content_filter")), 0.0),
@@ -207,11 +258,15 @@ SCORED: dict[str, tuple[Fault, float]] = {
 
 
 class FaultServer:
-    """Answers the n-th request with `script(n)`, counting from 1. Use as an async context manager."""
+    """
+    Answers the n-th request with `script(n)`, counting from 1. Use as an async context manager.
 
-    def __init__(self, script: Callable[[int], Fault]) -> None:
-        self.script = script
-        self.requests = 0
+    `control` answers the client's control requests, which are counted apart; by default, `script` answers them too.
+    """
+
+    def __init__(self, script: Callable[[int], Fault], control: Fault | None = None) -> None:
+        self.script, self.control = script, control
+        self.requests = self.controls = 0
         self.base_url = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -232,7 +287,11 @@ class FaultServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            while not writer.is_closing() and await self._read(reader) is not None:
+            while not writer.is_closing() and (body := await self._read(reader)) is not None:
+                if b"Reply with the word ready." in body and self.control is not None:
+                    self.controls += 1
+                    await self.control(writer)
+                    continue
                 self.requests += 1
                 await self.script(self.requests)(writer)
         except (ConnectionError, asyncio.IncompleteReadError):

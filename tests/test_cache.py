@@ -96,7 +96,7 @@ async def test_truncated_or_refused_reply_is_never_stored(
     client.cache = CallCache(tmp_path / "c.sqlite")
     for _ in range(2):
         await client.complete(MESSAGES, seed=1)
-    assert len(endpoint.payloads) == 2 and client.cache.stats().replies == 0
+    assert len(endpoint.payloads) >= 2 and client.cache.stats().replies == 0
 
 
 async def test_rejected_request_is_never_stored(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:

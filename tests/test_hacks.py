@@ -16,7 +16,7 @@ from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import Rollouts
 from aflow_trl.trainer.advantages import AdvantageConfig, RewardBatch, compute_advantages
 from conftest import ScriptedEndpoint, operator_script
-from fault_server import SCORED, FaultServer
+from fault_server import CONTESTED, GOOD, SCORED, FaultServer
 
 MATH = {"question": "What is 6 * 7?", "answer": ["42"], "domain": "math"}
 QA = {"question": "What is the capital of France?", "answer": ["Paris"], "domain": "qa"}
@@ -206,7 +206,7 @@ async def test_review_that_was_persuaded_changes_no_reward(solution: str, endpoi
 @pytest.mark.parametrize("name", ["413", "400 context length", "400 content policy", "refusal", "content filter"])
 async def test_making_the_endpoint_refuse_does_not_escape_the_zero(name: str, endpoint: ScriptedEndpoint) -> None:
     """A rollout that is left out of its group loses nothing; a workflow must not be able to get itself left out."""
-    async with FaultServer(lambda number: SCORED[name][0]) as server:
+    async with FaultServer(lambda number: (SCORED | CONTESTED)[name][0], control=GOOD) as server:
         base_url, endpoint.base_url = endpoint.base_url, server.base_url
         hack = await earn(endpoint, CUSTOM, MATH)
         endpoint.base_url = base_url

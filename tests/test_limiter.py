@@ -389,3 +389,29 @@ async def test_two_thousand_workflows_in_flight() -> None:
     assert sum(len(trace.nodes) for trace in traces) == 4_000
     # A loose bound, for a busy test machine; benchmarks/rollout.py measures it.
     assert max(gaps) < 1.0
+
+
+def test_concurrency_shrinks_by_the_share_that_was_refused_and_grows_back() -> None:
+    endpoint = EndpointLimiter(16)
+    for _ in range(8):
+        endpoint.rate_limited(0.0)
+    assert endpoint.limit == 8
+    for _ in range(80):
+        endpoint.answered()
+    assert endpoint.limit == 16
+
+
+def test_one_refusal_in_a_hundred_neither_pauses_nor_throttles() -> None:
+    endpoint = EndpointLimiter(64)
+    limits = []
+    for number in range(2_000):
+        endpoint.rate_limited(60.0) if number % 100 == 99 else endpoint.answered()
+        limits.append(endpoint.limit)
+    assert min(limits) >= 63 and endpoint.paused_until == 0.0
+
+
+def test_frequent_refusals_pause_all_calls() -> None:
+    endpoint = EndpointLimiter(64)
+    for number in range(40):
+        endpoint.rate_limited(60.0) if number % 4 == 0 else endpoint.answered()
+    assert endpoint.paused_until > time.monotonic() + 50

@@ -57,9 +57,7 @@ def run(options: argparse.Namespace) -> None:
     policy = None
     if options.model:
         policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
-    client = executor_client(
-        options.base_url, options.executor, options.api_key_env, cache=reply_cache(options.base_url, out)
-    )
+    client = executor_client(options, cache=reply_cache(options.base_url, out))
     console = report_console(stderr=True)
 
     def on_progress(name: str, finished: int, total: int) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from ..errors import RecipeError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from ..simulator import simulated_client
 
@@ -20,6 +26,14 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the API key")
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key of the executor, as in a recipe, such as executor_max_tokens=4096 or "
+        "executor_omit='[seed]'; may be repeated",
+    )
+    parser.add_argument(
         "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
     )
 
@@ -34,18 +48,40 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def executor_client(base_url: str, model: str, api_key_env: str, *, cache: CallCache | None = None) -> LLMClient:
-    """Client of the executor that the flags of [`add_executor_flags`] describe."""
+def executor_client(
+    options: argparse.Namespace,
+    *,
+    base_url: str | None = None,
+    model: str | None = None,
+    cache: CallCache | None = None,
+) -> LLMClient:
+    """Client of the executor that the flags of [`add_executor_flags`] describe, or of another endpoint or model."""
+    base_url = base_url or options.base_url
     simulated = base_url == SIMULATED
-    config = ExecutorConfig(
-        executor_base_url=base_url,
-        executor_model=model,
-        executor_api_key_env=api_key_env,
-        # The simulated executor is free; the price of another endpoint is looked up or unknown.
-        executor_input_usd_per_mtok=0.0 if simulated else None,
-        executor_output_usd_per_mtok=0.0 if simulated else None,
-    )
+    given: dict[str, Any] = {
+        "executor_base_url": base_url,
+        "executor_model": model or options.executor,
+        "executor_api_key_env": options.api_key_env,
+    }
+    if simulated:  # free; the price of another endpoint is looked up or unknown
+        given |= {"executor_input_usd_per_mtok": 0.0, "executor_output_usd_per_mtok": 0.0}
+    try:
+        config = ExecutorConfig(**given | _executor_settings(options.set))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from None
     return simulated_client(config, cache=cache) if simulated else LLMClient(config, cache=cache)
+
+
+def _executor_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Keys of the executor and their values, read as in a recipe."""
+    names = {item.name for item in fields(ExecutorConfig)}
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in names:
+            raise RecipeError(f"--set {text}: give KEY=VALUE, where the key is one of {', '.join(sorted(names))}.")
+        settings[name] = yaml.safe_load(value)
+    return settings
 
 
 def reply_cache(base_url: str, folder: Path) -> CallCache | None:

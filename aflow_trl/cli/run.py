@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         questions = read_questions(Path(options.input))
     workflows = _workflows(options, questions, operators)
-    client = executor_client(options.base_url, options.executor, options.api_key_env)
+    client = executor_client(options)
     engine = Engine(client, operators=operators)
 
     async def answer_all(on_answer: Callable[[Answered], None]) -> None:

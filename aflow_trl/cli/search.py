@@ -49,13 +49,11 @@ def run(options: argparse.Namespace) -> None:
             raise RecipeError(f"--{flag} must be at least 1, got {getattr(options, flag)}.")
     vocabulary = load_operators(options.operator_module).vocabulary
     out = Path(options.out)
-    client = executor_client(
-        options.base_url, options.executor, options.api_key_env, cache=reply_cache(options.base_url, out)
-    )
+    client = executor_client(options, cache=reply_cache(options.base_url, out))
     editor = client
     if options.optimizer or options.optimizer_url:
         base_url = options.optimizer_url or options.base_url
-        editor = executor_client(base_url, options.optimizer or options.executor, options.api_key_env)
+        editor = executor_client(options, base_url=base_url, model=options.optimizer)
 
     def on_round(domain: str, tried: Tried) -> None:
         parent = tried.parent or "-"

@@ -22,6 +22,7 @@ from ..operators import (
     State,
     final_answer,
 )
+from ..text import model_text
 from .priority import remaining_calls
 from .single_flight import Numbering, SingleFlight, digest
 from .trace import Budget, NodeRecord, total
@@ -202,7 +203,7 @@ class Interpreter:
             state = replace(state, candidates=state.candidates[:1], verdict=None)
         candidate = state.candidates[0] if state.candidates else None
         usages = [completion.usage for completion in call.completions]
-        costs = [client.config.price.cost(usage) for usage in usages]
+        costs = [client.config.cost(usage) for usage in usages]
         paid = [cost for cost, completion in zip(costs, call.completions, strict=True) if not completion.cached]
         return state, NodeRecord(
             operator=node.name,
@@ -223,6 +224,8 @@ class Interpreter:
             asked_again=call.asked_again,
             truncated=sum(completion.truncated for completion in call.completions),
             refused=sum(completion.refused for completion in call.completions),
+            thought_out=sum(completion.thought_out for completion in call.completions),
+            thinking=model_text(call.completions[-1].thinking) if call.completions else "",
             rejected=rejected,
             cached_calls=sum(completion.cached for completion in call.completions),
             paid_usd=total(paid),

@@ -81,6 +81,10 @@ class NodeRecord:
     """Replies cut at the maximum number of tokens."""
     refused: int = 0
     """Replies without text: a refusal, a content filter, an empty reply."""
+    thought_out: int = 0
+    """Replies of which all tokens went into thinking."""
+    thinking: str = ""
+    """What the model thought before its last reply, where the endpoint shows it."""
     rejected: int = 0
     """Requests that the endpoint rejected: too long, or against its content policy."""
     cached_calls: int = 0

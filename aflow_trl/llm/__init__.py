@@ -2,8 +2,8 @@
 
 from .cache import CacheStats, CallCache
 from .client import LLMClient, Spending
-from .config import ExecutorConfig
-from .endpoints import SIMULATED, api_key
+from .config import SIMULATED, ExecutorConfig
+from .endpoints import api_key
 from .limiter import Priority
 from .types import Completion, Messages, Price, Usage
 

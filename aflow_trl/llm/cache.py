@@ -252,6 +252,8 @@ def call_key(*parts: object) -> str:
 
 def _serialize(completion: Completion) -> str:
     fields = {"text": completion.text, "finish_reason": completion.finish_reason, "usage": asdict(completion.usage)}
+    if completion.thinking:
+        fields["thinking"] = completion.thinking
     return json.dumps(fields, ensure_ascii=True)
 
 
@@ -261,7 +263,8 @@ def _deserialize(reply: str, checksum: str) -> Completion | None:
         return None
     try:
         fields = json.loads(reply)
-        return Completion(fields["text"], fields["finish_reason"], Usage(**fields["usage"]), attempts=0, cached=True)
+        usage, thinking = Usage(**fields["usage"]), str(fields.get("thinking", ""))
+        return Completion(fields["text"], fields["finish_reason"], usage, attempts=0, cached=True, thinking=thinking)
     except (KeyError, TypeError, ValueError):  # written by another version
         return None
 

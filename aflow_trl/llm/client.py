@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import random
+import re
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -18,15 +20,24 @@ import openai
 
 from ..errors import FatalEndpointError, RejectedRequestError, RunBudgetError, UnavailableError
 from .cache import CallCache, call_key
-from .config import OPENAI_URL, ExecutorConfig
-from .endpoints import SIMULATED, endpoints
+from .config import SIMULATED, ExecutorConfig, as_mapping
+from .endpoints import endpoints, extra_headers
 from .limiter import REPLIES_PER_TURN, EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Slot
-from .retry import MAX_BODY_BYTES, RetryLaterError, classify_exception, estimate_usage, read_completion
+from .replies import MAX_BODY_BYTES, estimate_usage, read_completion
+from .retry import ContestedError, RetryLaterError, classify_exception
 from .types import Completion, Messages, Usage
+
+logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.5
 """Pause before the first retry, doubled with each further one."""
 MAX_BACKOFF_S = 20.0
+CONTROL_MESSAGES: Messages = [{"role": "user", "content": "Reply with the word ready."}]
+"""Request that every endpoint should answer: it is made at the start, and to find out who is to blame for an error."""
+FIRST_CONTACTS = 3
+"""Attempts to connect before the first reply, where a wrong address is more likely than an outage."""
+LONG_PAUSE_S, LONG_ATTEMPT, TELL_EVERY_S = 5.0, 4, 30.0
+"""A pause or an attempt from which on the user is told what a call waits for, and how often."""
 
 # The SDK lets errors of both of its lower layers through, and `ValueError`s of their decoders.
 TRANSPORT_ERRORS = (
@@ -50,12 +61,24 @@ class Spending:
     """Their cost, estimated where no reply came; `None` if a price is unknown."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """A control request: a tiny one with the parameters of all others."""
+
+    sent_at: float
+    failure: str
+    """Why it failed; empty if it was answered."""
+
+
 @dataclass
 class _LoopState:
     """Objects bound to one event loop; they have to be created on the loop that uses them."""
 
     clients: dict[EndpointLimiter, openai.AsyncOpenAI]
     scheduler: Scheduler
+    control_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    controls: dict[EndpointLimiter, _Control] = field(default_factory=dict)
+    """Latest control request of each endpoint."""
     replies: EventLoopThrottle = field(default_factory=lambda: EventLoopThrottle(REPLIES_PER_TURN))
 
 
@@ -89,14 +112,20 @@ class LLMClient:
         self.spending = spending or Spending()
         # Read here and not at the first call, so that a missing key is reported before anything expensive starts.
         self._endpoints = endpoints(config)
+        self._extra_headers = extra_headers(config)
         self._http_client = http_client or _aiohttp_client
+        self._proven: set[EndpointLimiter] = set()
+        """Endpoints that have answered a request."""
+        self._told_of_thinking = False
+        self._told_at = float("-inf")
+        """When the user was told last what a call waits for."""
         # Weak, so that the connections of a finished loop do not accumulate.
         self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
 
     @property
     def host(self) -> str:
         """Host of the endpoint, for messages; never contains the API key."""
-        return urlsplit(self.config.executor_base_url or OPENAI_URL).netloc or SIMULATED
+        return urlsplit(self.config.executor_base_url or "").netloc or SIMULATED
 
     async def complete(
         self,
@@ -150,7 +179,7 @@ class LLMClient:
         """
         started = time.monotonic()
         try:
-            await self._request_with_retries([{"role": "user", "content": "Reply with the word ready."}], 0, None)
+            await self._request_with_retries(CONTROL_MESSAGES, 0, None, is_control=True)
         except (UnavailableError, RejectedRequestError) as error:
             raise FatalEndpointError(
                 f"the executor {self.config.executor_model!r} at {self.host} does not answer: {error}. "
@@ -170,18 +199,26 @@ class LLMClient:
         temperature = config.executor_temperature if temperature is None else temperature
         return call_key(
             [config.executor_base_url, config.executor_model, [_encodable(message) for message in messages]],
-            [temperature, config.executor_top_p, config.executor_max_tokens],
             # Greedy samples do not depend on the seed.
-            seed if temperature > 0 else None,
+            config.parameters(temperature, seed if temperature > 0 else 0),
+            [config.executor_query, config.executor_extra_headers],
         )
 
     async def _request_with_retries(
-        self, messages: Messages, seed: int, temperature: float | None, priority: Priority | None = None
+        self,
+        messages: Messages,
+        seed: int,
+        temperature: float | None,
+        priority: Priority | None = None,
+        *,
+        is_control: bool = False,
     ) -> Completion:
         scheduler = self._state().scheduler
         reserved = estimate_usage(messages, "").prompt_tokens + self.config.executor_max_tokens
         priority = priority or Priority()
         deadline = time.monotonic() + self.config.executor_call_timeout_s
+        # What an endpoint asks us to wait extends the deadline, too, but not without end.
+        extension_s = self.config.executor_call_timeout_s
         wall_s, attempt = 0.0, 0
         while True:
             attempt += 1
@@ -193,21 +230,91 @@ class LLMClient:
                 # The wait for a slot is due to our limits, not to the endpoint, so it extends the deadline.
                 deadline += slot.sent_at - queued_at
                 send = functools.partial(self._send, messages, seed, temperature, deadline)
-                completion = await self._send_hedged(slot.endpoint, send, reserved)
+                try:
+                    completion = await self._send_hedged(slot.endpoint, send, reserved)
+                except ContestedError as error:
+                    await self._settle(error, slot, is_control)
+                    raise
                 tokens = completion.usage.total
-                slot.endpoint.answered(slot.sent_at)
+                slot.endpoint.answered()
+                self._proven.add(slot.endpoint)
                 return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
             except RetryLaterError as error:
+                if error.fallback is not None and attempt >= (error.max_attempts or 1):
+                    return replace(error.fallback, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
+                if error.unreachable and attempt >= FIRST_CONTACTS and not self._proven:
+                    raise FatalEndpointError(
+                        f"{error} The executor {self.config.executor_model!r} at {self.host} has never been reached. "
+                        "Check executor_base_url, and that the endpoint is running."
+                    ) from None
+                extra_s = min(error.retry_after_s or 0.0, extension_s) if error.rate_limited else 0.0
+                deadline, extension_s = deadline + extra_s, extension_s - extra_s
                 pause_s = self._pause(error, slot, attempt, deadline)
             except RunBudgetError:
                 raise
             except FatalEndpointError as error:
-                raise FatalEndpointError(f"{error} (model {self.config.executor_model!r} at {self.host})") from None
+                message = f"{error} (model {self.config.executor_model!r} at {self.host})"
+                if not scheduler.drop(slot.endpoint):
+                    raise FatalEndpointError(message) from None
+                logger.warning("an endpoint of the pool is not used any more: %s", error)
+                pause_s = 0.0
             finally:
                 scheduler.release(slot, tokens)
             # The slot is free during the pause: other calls need not wait for a retry.
             await asyncio.sleep(pause_s)
             wall_s += time.monotonic() - slot.sent_at
+
+    async def _settle(self, error: ContestedError, slot: Slot, is_control: bool) -> None:
+        """
+        Find out who is to blame for an HTTP error: the request of a workflow, or whatever all requests share.
+
+        Raises:
+            [`RejectedRequestError`]: The endpoint serves other requests, so this one is at fault.
+            [`FatalEndpointError`]: A control request fails as well: key, model, address or a parameter is wrong.
+            [`UnavailableError`]: The endpoint does not answer now, or the error passes.
+        """
+        if is_control:
+            raise FatalEndpointError(f"{error}{self._hint(error)}") from None
+        if error.names_content and slot.endpoint in self._proven:
+            raise RejectedRequestError(str(error)) from None
+        state = self._state()
+        async with state.control_lock:
+            control = state.controls.get(slot.endpoint)
+            # A control request says something about a request that was sent before it.
+            if control is None or control.sent_at < slot.sent_at:
+                control = state.controls[slot.endpoint] = await self._control(slot.endpoint)
+        # The page of a gateway may come and go, if the endpoint behind it has answered before.
+        is_page = not error.structured and slot.endpoint in self._proven
+        if control.failure and not is_page:
+            hint = self._hint(error)
+            raise FatalEndpointError(f"{error}{hint}; a tiny request fails as well: {control.failure}") from None
+        if control.failure:
+            raise RetryLaterError(str(error)) from None
+        if error.blames_request:
+            raise RejectedRequestError(str(error)) from None
+        # Such as the error page of a gateway between us and an endpoint that works.
+        raise RetryLaterError(f"{error}, while a tiny request is answered") from None
+
+    async def _control(self, endpoint: EndpointLimiter) -> _Control:
+        sent_at = time.monotonic()
+        try:
+            await self._send(CONTROL_MESSAGES, 0, None, sent_at + self.config.executor_call_timeout_s, endpoint)
+        except (ContestedError, FatalEndpointError) as error:
+            if isinstance(error, RunBudgetError):
+                raise
+            return _Control(sent_at, str(error))
+        except RetryLaterError as error:
+            if error.fallback is None:
+                raise UnavailableError(str(error)) from None
+        self._proven.add(endpoint)
+        return _Control(sent_at, "")
+
+    def _hint(self, error: ContestedError) -> str:
+        """What a user may have meant, for the errors that first attempts run into."""
+        base_url = (self.config.executor_base_url or "").rstrip("/")
+        if error.status == 404 and base_url != SIMULATED and not re.search(r"/v\d", base_url):
+            return f". Did you mean executor_base_url: {base_url}/v1?"
+        return ""
 
     async def _send_hedged(
         self,
@@ -256,9 +363,17 @@ class LLMClient:
             raise UnavailableError(f"no answer within {self.config.executor_call_timeout_s:g} s") from None
         except RetryLaterError as error:
             if error.may_be_billed:
-                self._pay(estimate_usage(messages, ""))
+                self._pay(error.usage or estimate_usage(messages, ""))
             raise
         self._pay(completion.usage)
+        if completion.thought_out and not self._told_of_thinking:
+            self._told_of_thinking = True
+            logger.warning(
+                "%s: all %d tokens of a reply went into thinking, so that none was left for the answer; raise "
+                "executor_max_tokens, or lower executor_reasoning_effort",
+                self.host,
+                completion.usage.completion_tokens,
+            )
         return completion
 
     async def _request(
@@ -272,11 +387,12 @@ class LLMClient:
                 # The SDK validates every message, which takes a third of the processor time of a call; `extra_body`
                 # bypasses the validation and overrides the empty list.
                 messages=[],
-                extra_body={"messages": [_encodable(message) for message in messages]},
-                temperature=config.executor_temperature if temperature is None else temperature,
-                top_p=config.executor_top_p,
-                max_tokens=config.executor_max_tokens,
-                seed=seed,
+                extra_body={
+                    "messages": [_encodable(message) for message in messages],
+                    **config.parameters(config.executor_temperature if temperature is None else temperature, seed),
+                },
+                extra_headers=self._extra_headers,
+                extra_query=as_mapping(config.executor_query),
             )
             async with stream as response:
                 await state.replies.wait_turn()
@@ -287,10 +403,10 @@ class LLMClient:
                         raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
         except TRANSPORT_ERRORS as error:
             raise classify_exception(error) from None
-        return read_completion(bytes(content), messages)
+        return read_completion(bytes(content), messages, response.headers)
 
     def _pay(self, usage: Usage) -> None:
-        cost = self.config.price.cost(usage)
+        cost = self.config.cost(usage)
         usd = self.spending.usd
         self.spending.usd = None if cost is None or usd is None else usd + cost
 
@@ -315,16 +431,20 @@ class LLMClient:
         """
         # The exponent is capped: with `Retry-After: 0` there can be thousands of attempts, and 2**1024 is no float.
         pause_s: float = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt - 1, 16)) * random.uniform(0.5, 1.0)
-        if error.retry_after_s is not None:
-            pause_s = error.retry_after_s
+        # Not less than ours: an endpoint that asks for 0 seconds for ever would get thousands of requests.
+        pause_s = max(pause_s, error.retry_after_s or 0.0)
         if error.rate_limited:
-            slot.endpoint.rate_limited(slot.sent_at, min(pause_s, self.config.executor_call_timeout_s))
+            slot.endpoint.rate_limited(min(pause_s, self.config.executor_call_timeout_s))
         elif len(self._endpoints) > 1:
             slot.endpoint.cool_down()
         if error.max_attempts is not None and attempt >= error.max_attempts:
             raise UnavailableError(str(error)) from None
-        if time.monotonic() + pause_s >= deadline:
+        now = time.monotonic()
+        if now + pause_s >= deadline:
             raise UnavailableError(f"{error} (after {attempt} attempts)") from None
+        if (pause_s > LONG_PAUSE_S or attempt == LONG_ATTEMPT) and now > self._told_at + TELL_EVERY_S:
+            self._told_at = now
+            logger.warning("waiting %.0f s for %s: %s", pause_s, self.host, error)
         return pause_s
 
     def _state(self) -> _LoopState:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from .prices import list_price
-from .types import Price
+from .types import Price, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"
+SIMULATED = "simulated"
+"""Value of `executor_base_url` that selects the simulated executor."""
 
 
 # Every field repeats the prefix: recipes and the command line merge these fields with those of other configs.
@@ -21,7 +26,7 @@ class ExecutorConfig:
     Parameters:
         executor_base_url (`str`, *optional*):
             Base URL of the endpoint, such as `"http://localhost:8000/v1"`. `"simulated"` runs the simulated executor
-            in this process. If `None`, the default of the `openai` package.
+            in this process. If `None`, `OPENAI_BASE_URL` of the environment, else OpenAI's.
         executor_model (`str`, *optional*, defaults to `"gpt-4o-mini"`):
             Model name sent with every call.
         executor_api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
@@ -32,6 +37,19 @@ class ExecutorConfig:
             Nucleus sampling threshold of the executor.
         executor_max_tokens (`int`, *optional*, defaults to `1024`):
             Maximum number of tokens of a reply.
+        executor_max_tokens_field (`str`, *optional*, defaults to `"max_tokens"`):
+            Name under which it is sent; OpenAI's reasoning models take `"max_completion_tokens"`.
+        executor_reasoning_effort (`str`, *optional*):
+            Value of `reasoning_effort`, such as `"low"`. If `None`, it is not sent.
+        executor_omit (`list[str]`, *optional*):
+            Parameters that are not sent because the model refuses them: some of `temperature`, `top_p`, `seed` and
+            the field of the maximum number of tokens.
+        executor_extra_body (`dict[str, Any]`, *optional*):
+            Further fields of every request, such as `{"enable_thinking": false}`.
+        executor_extra_headers (`dict[str, str]`, *optional*):
+            Further headers of every request. A value `"$NAME"` is that of an environment variable.
+        executor_query (`dict[str, str]`, *optional*):
+            Query of the address, such as `{"api-version": "2024-10-21"}` of Azure's classic path.
         executor_concurrency (`int`, *optional*, defaults to `64`):
             Maximum number of calls in flight to an endpoint.
         executor_rpm (`int`, *optional*):
@@ -75,6 +93,24 @@ class ExecutorConfig:
     executor_temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of the executor."})
     executor_top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling threshold of the executor."})
     executor_max_tokens: int = field(default=1024, metadata={"help": "Maximum number of tokens of a reply."})
+    executor_max_tokens_field: str = field(
+        default="max_tokens", metadata={"help": "Name under which executor_max_tokens is sent."}
+    )
+    executor_reasoning_effort: str | None = field(
+        default=None, metadata={"help": "Value of reasoning_effort; not sent by default."}
+    )
+    executor_omit: list[str] | None = field(
+        default=None, metadata={"help": "Parameters not to send: temperature, top_p, seed, max_tokens."}
+    )
+    executor_extra_body: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further fields of every request, as JSON."}
+    )
+    executor_extra_headers: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "Further headers of every request, as JSON; $NAME reads the environment."}
+    )
+    executor_query: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "Query of the address, as JSON, such as Azure's api-version."}
+    )
     executor_concurrency: int = field(
         default=64, metadata={"help": "Maximum number of calls in flight to an endpoint."}
     )
@@ -107,16 +143,32 @@ class ExecutorConfig:
     )
 
     def __post_init__(self) -> None:
+        for name in ("executor_extra_body", "executor_extra_headers", "executor_query"):
+            setattr(self, name, _mapping(name, getattr(self, name)))
+        # Resolved once: host, price and cache key have to agree on it.
+        self.executor_base_url = self.executor_base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        address = urlsplit(self.executor_base_url)
+        if self.executor_base_url != SIMULATED and (address.scheme not in ("http", "https") or not address.hostname):
+            raise ValueError(
+                f"executor_base_url is {self.executor_base_url!r}, which is no address. Did you mean "
+                f"http://{self.executor_base_url.partition('://')[2] or self.executor_base_url}?"
+            )
         if self.executor_max_usd is not None and None in (self.price.input_usd, self.price.output_usd):
             raise ValueError(
                 f"executor_max_usd is {self.executor_max_usd:g}, but the price of the executor is unknown, so the "
                 "budget cannot be enforced. Set executor_input_usd_per_mtok and executor_output_usd_per_mtok as well."
             )
-        if "@" in (address := urlsplit(self.executor_base_url or OPENAI_URL)).netloc or address.query:
+        if "@" in address.netloc or address.query:
             # Without the address, which holds the secret.
             raise ValueError(
                 f"executor_base_url, host {address.hostname}, holds a user, a password or a query. An address is "
                 "shown and recorded: export the key, and name its variable with executor_api_key_env."
+            )
+        unknown = set(self.executor_omit or ()) - {"temperature", "top_p", "seed", self.executor_max_tokens_field}
+        if unknown:
+            raise ValueError(
+                f"executor_omit holds {sorted(unknown)[0]!r}. Use some of temperature, top_p, seed and "
+                f"{self.executor_max_tokens_field}."
             )
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
@@ -139,9 +191,46 @@ class ExecutorConfig:
             _first_set(self.executor_cached_usd_per_mtok, listed.cached_usd),
         )
 
+    def cost(self, usage: Usage) -> float | None:
+        """USD of a call: by the configured price, else what the endpoint says, else by the list price."""
+        if usage.cost_usd is not None and self.executor_input_usd_per_mtok is None:
+            return usage.cost_usd
+        return self.price.cost(usage)
+
+    def parameters(self, temperature: float, seed: int) -> dict[str, Any]:
+        """Fields of a request beside model and messages."""
+        fields: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": self.executor_top_p,
+            "seed": seed,
+            self.executor_max_tokens_field: self.executor_max_tokens,
+        }
+        if self.executor_reasoning_effort is not None:
+            fields["reasoning_effort"] = self.executor_reasoning_effort
+        for name in self.executor_omit or ():
+            fields.pop(name, None)
+        return fields | as_mapping(self.executor_extra_body)
+
     @property
     def _is_openai(self) -> bool:
-        return urlsplit(self.executor_base_url or OPENAI_URL).hostname == urlsplit(OPENAI_URL).hostname
+        return urlsplit(self.executor_base_url or "").hostname == urlsplit(OPENAI_URL).hostname
+
+
+def as_mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Value of a field that holds a mapping, once the configuration has been checked."""
+    return value if isinstance(value, dict) else {}
+
+
+def _mapping(name: str, value: object) -> object:
+    """A mapping that a flag gives as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{name} is {value!r}, which is not JSON. Give a mapping of names to values.") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r}. Give a mapping of names to values.")
+    return value
 
 
 def _first_set(configured: float | None, listed: float | None) -> float | None:

@@ -21,6 +21,12 @@ REPLIES_PER_TURN = 8
 COOL_DOWN_S = 0.5
 """Pause of a failing endpoint of a pool, doubled with each failure in a row."""
 MAX_COOL_DOWN_S = 30.0
+REFUSAL_WEIGHT = 0.05
+"""Weight of the latest request in the share of refused ones: about the last twenty count."""
+FREQUENT_REFUSALS = 0.1
+"""Share of refused requests above which all calls wait."""
+MIN_GROWTH = 0.1
+"""Slots that an answered request gives back at least."""
 WINDOW_S = 60.0
 """Length of the sliding window over which requests and tokens are limited."""
 
@@ -85,7 +91,8 @@ class EndpointLimiter:
     """
     Limits of one endpoint, with a concurrency that adapts to what the endpoint can take.
 
-    The concurrency is halved once for each episode of rate limiting, and grows by one for each full round of replies.
+    Each rate-limited request takes one slot away, so that the limit shrinks by the share that was refused; replies
+    give slots back. Only if refusals are frequent do all calls wait: a rare one concerns its own call.
 
     Args:
         max_concurrency (`int`):
@@ -106,7 +113,7 @@ class EndpointLimiter:
         self.paused_until = 0.0
         self.requests = Window(requests_per_minute)
         self.tokens = Window(tokens_per_minute)
-        self._shrunk_at = float("-inf")
+        self._answered = self._refused = 0.0
         self._failures_in_a_row = 0
 
     @property
@@ -126,27 +133,28 @@ class EndpointLimiter:
         self.requests.reserve(1, now)
         return Slot(self, now, self.tokens.reserve(tokens, now))
 
-    def rate_limited(self, sent_at: float, pause_s: float) -> None:
+    def rate_limited(self, pause_s: float) -> None:
         """
-        Handle a rate-limited request: halve the limit and pause all calls.
+        Handle a rate-limited request.
 
         Args:
-            sent_at (`float`):
-                Moment at which the request was sent.
             pause_s (`float`):
-                Length of the pause in seconds.
+                Seconds that all calls wait if refusals are frequent.
         """
-        self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
-        # Requests that were under way when the limit shrank belong to the same episode and must not shrink it again.
-        if sent_at > self._shrunk_at:
-            self._shrunk_at = time.monotonic()
-            self.limit = max(1.0, self.limit // 2)
+        self._count(refused=1.0)
+        self.limit = max(1.0, self.limit - 1)
+        if self._refused > FREQUENT_REFUSALS * (self._refused + self._answered):
+            self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
 
-    def answered(self, sent_at: float) -> None:
-        """Handle an answered request: the limit grows by one for every `limit` of them."""
+    def answered(self) -> None:
+        """Handle an answered request: the limit grows, the faster the smaller it is."""
         self._failures_in_a_row = 0
-        if sent_at > self._shrunk_at:
-            self.limit = min(float(self.max_concurrency), self.limit + 1 / self.limit)
+        self._count(answered=1.0)
+        self.limit = min(float(self.max_concurrency), self.limit + max(1 / self.limit, MIN_GROWTH))
+
+    def _count(self, *, answered: float = 0.0, refused: float = 0.0) -> None:
+        kept = 1 - REFUSAL_WEIGHT
+        self._answered, self._refused = kept * self._answered + answered, kept * self._refused + refused
 
     def cool_down(self) -> None:
         """Avoid the endpoint for a while after a failure, longer with each failure in a row."""
@@ -282,6 +290,12 @@ class Scheduler:
             raise
         finally:
             del priority._waiting[waiter]
+
+    def drop(self, endpoint: EndpointLimiter) -> bool:
+        """Take an endpoint out of the pool, unless it is the last one; whether it is out."""
+        if endpoint in self.endpoints and len(self.endpoints) > 1:
+            self.endpoints.remove(endpoint)
+        return endpoint not in self.endpoints
 
     def acquire_free(self, tokens: float) -> Slot | None:
         """Take a slot that is free right away and that no call waits for; `None` if there is none."""

@@ -1,27 +1,22 @@
-"""Classification of everything an endpoint can return: a usable reply, a retry, a rejected request, a fatal error."""
+"""Classification of everything that goes wrong at an endpoint: a retry, a rejected request, a fatal error."""
 
 from __future__ import annotations
 
 import email.utils
-import json
 import re
+import socket
+import ssl
 import time
 from collections.abc import Mapping
 
 import openai
 
-from ..errors import EndpointError, FatalEndpointError, RejectedRequestError, UnavailableError
+from ..errors import EndpointError, FatalEndpointError, UnavailableError
 from ..text import model_text
-from .types import Completion, Messages, Usage
+from .types import Completion, Usage
 
-MAX_BODY_BYTES = 8 << 20
-"""Largest body of a reply; a body without end must not fill the memory."""
-MAX_ERROR_CHARS = 200
+MAX_ERROR_CHARS = 300
 """Part of an endpoint's error message that ours includes."""
-CHARS_PER_TOKEN = 4
-"""Rough length of a token, used only where a reply reports no usage."""
-NO_CONTENT_ATTEMPTS = 2
-"""Attempts if the reply is well-formed but has no content: usually the model's doing, so patience does not help."""
 
 # OpenAI reports an exhausted quota as a 429, which only the code tells apart from a rate limit.
 _FATAL_CODES = {
@@ -33,13 +28,42 @@ _FATAL_CODES = {
     "invalid_api_key",
     "model_not_found",
 }
-_KEYS = re.compile(
-    r"(?<=bearer )\S+|(?<=basic )\S+|\b(?:sk|hf|gsk|xai|pk|rk|api|key|token)[-_][\w-]{8,}|\bAIza[\w-]{20,}",
+_CONTENT_CODES = {
+    "context_length_exceeded",
+    "context_window_exceeded",
+    "exceed_context_size_error",
+    "string_above_max_length",
+    "request_too_large",
+    "content_policy_violation",
+    "content_filter",
+    "content_filtered",
+    "data_inspection_failed",
+    "moderation_blocked",
+    "responsibleaipolicyviolation",
+}
+"""Codes that blame the content of a request: it is too long, or against a policy."""
+_CONTENT_MESSAGE = re.compile(
+    r"context (?:length|window|size)|(?:prompt|input|request|message)s? (?:is|are) too long|too many (?:input )?tokens"
+    r"|(?:exceeds?|over|beyond|above) (?:the )?(?:model'?s? )?max\w* (?:\w+ ){0,3}(?:tokens?|length)"
+    r"|reduce the length|maximum (?:input|prompt|sequence) length|token (?:count|limit) exceed|longer than the maximum"
+    r"|content[ _](?:policy|filter|management)|safety (?:system|filter|settings)|flagged|moderation|prohibited content"
+    r"|inappropriate content|responsible ai",
     re.IGNORECASE,
 )
-"""API keys in the forms that providers give them."""
-_FATAL_STATUSES = {401, 402, 403, 404}
-_REJECTED_STATUSES = {400, 413, 422}
+"""The same in words."""
+_KEYS = re.compile(
+    r"(?<=bearer )\S+|(?<=basic )\S+|\b(?:sk|hf|gsk|xai|pk|rk|api|key|token)[-_][\w-]{8,}|\bAIza[\w-]{20,}"
+    r"|(?<=//)[^/\s@]+(?=@)",
+    re.IGNORECASE,
+)
+"""API keys in the forms that providers give them, and credentials in an address."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TRANSIENT_STATUSES = {408, 409, 425, 429}
+_FATAL_STATUSES = {405, 407}
+"""A wrong address, and a proxy that asks for a password: no request will get through."""
+_BLAME_STATUSES = {400, 403, 413, 414, 422, 451}
+"""Statuses by which an endpoint that works otherwise refuses one request."""
 
 
 class RetryLaterError(UnavailableError):
@@ -52,11 +76,17 @@ class RetryLaterError(UnavailableError):
         retry_after_s (`float`, *optional*):
             Seconds the endpoint asked to wait.
         rate_limited (`bool`, *optional*, defaults to `False`):
-            Whether all other calls to the endpoint should wait as well.
+            Whether the endpoint refused the request for its rate.
         max_attempts (`int`, *optional*):
             Maximum number of attempts. If `None`, only the deadline limits them.
         may_be_billed (`bool`, *optional*, defaults to `False`):
             Whether the endpoint may have done the work despite the failure.
+        usage ([`Usage`], *optional*):
+            Tokens that it reported nevertheless.
+        unreachable (`bool`, *optional*, defaults to `False`):
+            Whether there was no connection at all.
+        fallback ([`Completion`], *optional*):
+            Reply to go on with if the last attempt ends like this.
     """
 
     def __init__(
@@ -67,12 +97,45 @@ class RetryLaterError(UnavailableError):
         rate_limited: bool = False,
         max_attempts: int | None = None,
         may_be_billed: bool = False,
+        usage: Usage | None = None,
+        unreachable: bool = False,
+        fallback: Completion | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.rate_limited = rate_limited
         self.max_attempts = max_attempts
         self.may_be_billed = may_be_billed
+        self.usage = usage
+        self.unreachable = unreachable
+        self.fallback = fallback
+
+
+class ContestedError(EndpointError):
+    """
+    An HTTP error whose cause a control request has to tell: this request, or whatever all requests have in common.
+
+    Args:
+        message (`str`):
+            What happened, without any secret.
+        status (`int`):
+            HTTP status.
+        names_content (`bool`):
+            Whether the error blames the content of the request: its length, or a policy.
+        structured (`bool`):
+            Whether the body is JSON, as an endpoint's own errors are, and not the page of a gateway before it.
+    """
+
+    def __init__(self, message: str, status: int, *, names_content: bool, structured: bool) -> None:
+        super().__init__(message)
+        self.status = status
+        self.names_content = names_content
+        self.structured = structured
+
+    @property
+    def blames_request(self) -> bool:
+        """Whether an endpoint that works otherwise refuses a single request in this way."""
+        return self.names_content or (self.status in _BLAME_STATUSES and (self.structured or self.status == 413))
 
 
 def classify_exception(error: Exception) -> EndpointError:
@@ -81,22 +144,51 @@ def classify_exception(error: Exception) -> EndpointError:
         return error
     if isinstance(error, openai.APIStatusError):
         return classify_status(error.status_code, error.body, error.response.headers)
-    # Only the type: messages of the transport may contain the URL, and a URL may contain credentials.
-    return RetryLaterError(f"{type(error).__name__} while talking to the endpoint", may_be_billed=True)
+    cause = _innermost(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return FatalEndpointError(f"the certificate of the endpoint is not trusted ({cause.verify_message})")
+    if isinstance(cause, ssl.SSLError):
+        return RetryLaterError(f"no TLS connection ({cause.reason}); is it http://?", unreachable=True)
+    if isinstance(cause, ConnectionRefusedError):
+        return RetryLaterError("the connection was refused.", unreachable=True)
+    if isinstance(cause, socket.gaierror):
+        return RetryLaterError(f"the host name cannot be resolved ({cause.strerror}).", unreachable=True)
+    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, TimeoutError):
+        # Without a connection, nothing was sent; a reset may come after the endpoint has done the work.
+        connected = isinstance(cause, ConnectionError)
+        return RetryLaterError(f"{type(cause).__name__}: {cause.strerror}", may_be_billed=connected)
+    # Only the type: messages of the transport may contain the address.
+    return RetryLaterError(f"{type(cause).__name__} while talking to the endpoint", may_be_billed=True)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The exception that started the chain: the SDK calls everything a connection error."""
+    seen = {id(error)}
+    while True:
+        # aiohttp keeps the error of the operating system as an attribute.
+        inner = error.__cause__ or getattr(error, "os_error", None) or error.__context__
+        if inner is None or id(inner) in seen:
+            return error
+        seen.add(id(inner))
+        error = inner
 
 
 def classify_status(status: int, body: object, headers: Mapping[str, str]) -> EndpointError:
     """Translate an HTTP error status, or an `error` object inside a 200."""
-    details = _error_object(body)
-    codes = {str(details.get(key)) for key in ("code", "type") if details.get(key)}
-    text = f"HTTP {status}: {_without_keys(str(details.get('message', '')))[:MAX_ERROR_CHARS]}"
+    details = error_object(body)
+    codes = {str(details.get(key)).lower() for key in ("code", "type", "status") if details.get(key)}
+    message = _message(details)
+    text = f"HTTP {status}: {message or 'without a message'}"
     # First, because a fatal code can come with a status that otherwise means "retry".
     if codes & _FATAL_CODES or status in _FATAL_STATUSES:
         return FatalEndpointError(text)
-    if status == 429:
-        return RetryLaterError(text, retry_after_s=_retry_after(headers), rate_limited=True)
-    if status in _REJECTED_STATUSES:
-        return RejectedRequestError(text)
+    names_content = bool(codes & _CONTENT_CODES)
+    if status in _TRANSIENT_STATUSES and not names_content:
+        return RetryLaterError(text, retry_after_s=_retry_after(headers), rate_limited=status == 429)
+    # In words only where the status blames the client: a server that fails may log anything.
+    names_content |= 400 <= status < 500 and bool(_CONTENT_MESSAGE.search(message))
+    if names_content or 400 <= status < 500:
+        return ContestedError(text, status, names_content=names_content, structured=isinstance(body, dict | list))
     if headers.get("x-should-retry") == "false":
         return UnavailableError(text)
     # A redirect would send the API key to a host that the recipe does not name.
@@ -105,95 +197,60 @@ def classify_status(status: int, body: object, headers: Mapping[str, str]) -> En
     return RetryLaterError(text, retry_after_s=_retry_after(headers))
 
 
-def _without_keys(message: str) -> str:
-    """The message of an endpoint without keys: proxies echo the request, and the message goes into traces."""
+def without_keys(message: str) -> str:
+    """A message of an endpoint without keys: proxies echo the request, and the message goes into traces."""
     return _KEYS.sub("***", model_text(message))
 
 
-def read_completion(content: bytes, messages: Messages) -> Completion:
-    """
-    Parse the body of a 200.
-
-    Args:
-        content (`bytes`):
-            The body.
-        messages (`list[dict[str, str]]`):
-            Messages of the request, from which usage is estimated if the body reports none.
-
-    Returns:
-        [`Completion`]: The reply.
-
-    Raises:
-        [`EndpointError`]: The body is not a usable chat completion.
-    """
-    try:
-        body = json.loads(content)
-    except ValueError:
-        raise RetryLaterError("the reply is not JSON", may_be_billed=True) from None
-    if not isinstance(body, dict):
-        raise RetryLaterError(f"the reply is a JSON {type(body).__name__}, not an object", may_be_billed=True)
-    # Some proxies wrap the upstream's error in a 200.
-    if body.get("error"):
-        status = str(_error_object(body).get("status") or _error_object(body).get("code"))
-        raise classify_status(int(status) if status.isdigit() else 500, body, {})
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise RetryLaterError("the reply has no message", max_attempts=NO_CONTENT_ATTEMPTS, may_be_billed=True)
-    finish_reason = str(choice.get("finish_reason") or "stop")
-    text = _text(message)
-    return Completion(text, finish_reason, _usage(body.get("usage"), messages, text))
-
-
-def _text(message: Mapping[str, object]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if content is None:
-        # A refusal or a tool call is the model's answer; null content without either is a broken reply.
-        if not message.get("refusal") and not message.get("tool_calls"):
-            raise RetryLaterError(
-                "the content of the reply is null", max_attempts=NO_CONTENT_ATTEMPTS, may_be_billed=True
-            )
-        content = ""
-    # Lone surrogates cannot be encoded, and SQLite and subprocess arguments cannot hold NUL.
-    return str(content).encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
-
-
-def _usage(usage: object, messages: Messages, text: str) -> Usage:
-    if isinstance(usage, dict):
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
-            details = usage.get("prompt_tokens_details")
-            cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-            return Usage(prompt, completion, min(prompt, max(0, cached)) if isinstance(cached, int) else 0)
-    return estimate_usage(messages, text)
-
-
-def estimate_usage(messages: Messages, text: str) -> Usage:
-    """Estimate the tokens of a call from the length of its prompt and reply, rounded up."""
-    prompt_chars = sum(len(message["content"]) for message in messages)
-    return Usage(-(-prompt_chars // CHARS_PER_TOKEN), -(-len(text) // CHARS_PER_TOKEN), estimated=True)
-
-
-def _error_object(body: object) -> Mapping[str, object]:
+def error_object(body: object) -> Mapping[str, object]:
+    """The error in a body, in the forms of OpenAI, Gemini (a list) and FastAPI (`detail`)."""
+    if isinstance(body, list) and body:
+        body = body[0]
     if isinstance(body, dict):
         inner = body.get("error", body)
         return inner if isinstance(inner, dict) else {"message": str(inner)}
     return {"message": str(body) if body else ""}
 
 
+def _message(details: Mapping[str, object]) -> str:
+    message = details.get("message") or details.get("detail") or details.get("error_description") or ""
+    if isinstance(message, list):
+        message = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in message)
+    # OpenRouter says what the provider behind it said.
+    metadata = details.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("raw"):
+        message = f"{message} ({metadata['raw']})"
+    return without_keys(str(message))[:MAX_ERROR_CHARS]
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a `Retry-After` header, which holds either seconds or a date; `None` if it holds neither."""
+    """Seconds that an endpoint asks to wait, in one of the headers in use; `None` if it asks for nothing."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
     value = headers.get("retry-after")
-    if value is None:
-        return None
+    if value is not None:
+        if (seconds := _number(value)) is not None:
+            return seconds
+        try:
+            # By the clock of the endpoint, which may differ from ours.
+            now = headers.get("date")
+            started = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - started)
+        except (TypeError, ValueError):
+            return None
+    resets = [
+        headers.get(f"x-ratelimit-reset-{kind}", "")
+        for kind in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{kind}") == "0"
+    ]
+    waits = [sum(float(n) * _SECONDS[unit] for n, unit in _DURATION.findall(reset)) for reset in resets]
+    return max(waits, default=0.0) or None
+
+
+def _number(text: str | None) -> float | None:
+    """A number of seconds or milliseconds that is not negative; `None` for anything else."""
     try:
-        return max(0.0, float(value))
+        value = float(text or "")
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
         return None
+    return max(0.0, value) if value == value and value != float("inf") else None

@@ -19,6 +19,8 @@ class Usage:
     """Prompt tokens served from the endpoint's prompt cache, usually at a lower price."""
     estimated: bool = False
     """Whether the reply reported no usage, and the numbers are estimated from the length of the text."""
+    cost_usd: float | None = None
+    """What the endpoint says that the call costs; `None` if it says nothing."""
 
     @property
     def total(self) -> int:
@@ -38,6 +40,8 @@ class Completion:
     wall_s: float = 0.0
     cached: bool = False
     """Whether it comes from the disk cache, and so costs nothing."""
+    thinking: str = ""
+    """What a reasoning model thought before its answer, where the endpoint shows it."""
 
     @property
     def truncated(self) -> bool:
@@ -47,7 +51,12 @@ class Completion:
     @property
     def refused(self) -> bool:
         """Whether the model or a content filter returned no text."""
-        return not self.text.strip() or self.finish_reason == "content_filter"
+        return (not self.text.strip() and not self.truncated) or self.finish_reason == "content_filter"
+
+    @property
+    def thought_out(self) -> bool:
+        """Whether all tokens went into thinking: the reply was cut before its answer began."""
+        return self.truncated and not self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)

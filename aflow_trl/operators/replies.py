@@ -14,7 +14,8 @@ class ReplyError(AflowError):
 
 def tagged(*names: str) -> Callable[[str], dict[str, str]]:
     """
-    Build a parser for replies of the form `<name>…</name>`, one element for each of `names`.
+    Build a parser for replies of the form `<name>…</name>`, one element for each of `names`. The last one counts, as
+    models quote the format, or change their mind.
 
     Returns:
         `Callable[[str], dict[str, str]]`: The parser; it maps a reply to the stripped contents by name and raises
@@ -25,9 +26,9 @@ def tagged(*names: str) -> Callable[[str], dict[str, str]]:
         contents = {}
         lowered = text.lower()
         for name in names:
-            start = lowered.find(f"<{name}>")
-            # Searched for from the first tag on, once: a regular expression would try again from every tag.
-            end = lowered.find(f"</{name}>", start)
+            # Searched for from the end, once: a regular expression would try again from every tag.
+            end = lowered.rfind(f"</{name}>")
+            start = lowered.rfind(f"<{name}>", 0, max(0, end))
             if start < 0 or end < 0:
                 raise ReplyError(f"the reply has no <{name}> element")
             contents[name] = text[start + len(name) + 2 : end].strip()

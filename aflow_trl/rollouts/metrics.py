@@ -83,10 +83,16 @@ def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[
         "executor/shared": 1 - paid_calls / used_calls if used_calls else 0.0,
         "executor/parse_errors": float(sum(node.parse_errors for node in nodes)),
         "executor/truncated": float(sum(node.truncated for node in nodes)),
+        "executor/thought_out": float(sum(node.thought_out for node in nodes)),
         "executor/refused": float(sum(node.refused for node in nodes)),
         "executor/rejected": float(sum(node.rejected for node in nodes)),
         "execution/wall_s": wall_s,
     }
+    calls_by_operator, malformed = Counter[str](), Counter[str]()
+    for node in nodes:
+        calls_by_operator[node.operator] += node.model_calls
+        malformed[node.operator] += node.parse_errors
+    metrics |= {f"malformed/{name}": malformed[name] / calls for name, calls in calls_by_operator.items() if calls}
     if lower_bound_s > 0:
         metrics["execution/wall_over_bound"] = wall_s / lower_bound_s
     if None not in costs:

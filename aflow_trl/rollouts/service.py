@@ -120,14 +120,14 @@ class Rollouts:
         salt = f"{self.seed} {step}" if self.phase == TRAIN else f"{self.seed} {self.phase} {step}"
         rollouts = await self.execute(texts, rows, salt=salt, phase=self.phase, step=step)
         batch = RolloutBatch(tuple(rollouts), step, loop.time() - started)
-        self.count_batch(batch.unscored, len(rollouts))
+        self.count_batch(batch.lost, len(rollouts))
         self._log(batch, columns)
         return batch
 
-    def count_batch(self, unscored: int, total: int) -> None:
+    def count_batch(self, lost: int, total: int) -> None:
         """Note the size of a batch; evaluations do not count, for they say nothing about training steps."""
         if self.phase == TRAIN:
-            self.latest_counts = (unscored, total)
+            self.latest_counts = (lost, total)
             self.batches += 1
 
     async def execute(
