@@ -67,7 +67,7 @@ def test_run_prints_json() -> None:
 
 
 def test_run_without_a_key_names_the_variable() -> None:
-    result = aflow("run", MATH, "--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "NO_SUCH_VARIABLE")
+    result = aflow("run", MATH, "--base-url", "https://executor.invalid/v1", "--api-key-env", "NO_SUCH_VARIABLE")
     assert result.returncode == 2 and "NO_SUCH_VARIABLE" in result.stderr and "Traceback" not in result.stderr
 
 
@@ -235,7 +235,11 @@ BAD_RECIPES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("wrong workflow", {"baseline_workflows": ["Custom -> Solve"]}, ["unknown_operator", "Solve"]),
     ("missing operator module", {"operator_modules": ["no_such_module"]}, ["no_such_module", "PYTHONPATH"]),
     ("missing data", {"train_data": "none.jsonl"}, ["none.jsonl", "does not exist"]),
-    ("no key", {"executor_base_url": "http://127.0.0.1:9/v1", "executor_api_key_env": "NO_KEY"}, ["NO_KEY", "Export"]),
+    (
+        "no key",
+        {"executor_base_url": "https://executor.invalid/v1", "executor_api_key_env": "NO_KEY"},
+        ["NO_KEY", "Export"],
+    ),
     (
         "endpoint refuses",
         {
