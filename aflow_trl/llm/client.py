@@ -286,8 +286,11 @@ class LLMClient:
         # The page of a gateway may come and go, if the endpoint behind it has answered before.
         is_page = not error.structured and slot.endpoint in self._proven
         if control.failure and not is_page:
-            hint = self._hint(error)
-            raise FatalEndpointError(f"{error}{hint}; a tiny request fails as well: {control.failure}") from None
+            same = control.failure == str(error)
+            reason = (
+                "a tiny request fails in the same way" if same else f"a tiny request fails, too: {control.failure}"
+            )
+            raise FatalEndpointError(f"{error}{self._hint(error)} ({reason})") from None
         if control.failure:
             raise RetryLaterError(str(error)) from None
         if error.blames_request:
@@ -313,7 +316,7 @@ class LLMClient:
         """What a user may have meant, for the errors that first attempts run into."""
         base_url = (self.config.executor_base_url or "").rstrip("/")
         if error.status == 404 and base_url != SIMULATED and not re.search(r"/v\d", base_url):
-            return f". Did you mean executor_base_url: {base_url}/v1?"
+            return f" Did you mean executor_base_url: {base_url}/v1?"
         return ""
 
     async def _send_hedged(
