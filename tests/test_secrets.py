@@ -90,7 +90,7 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(url: str) -> Non
     assert "planted" not in str(error.value)
 
 
-def test_a_recipe_is_published_without_what_names_a_secret(tmp_path: Path) -> None:
+def test_a_recipe_is_published_without_what_names_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -102,9 +102,13 @@ def test_a_recipe_is_published_without_what_names_a_secret(tmp_path: Path) -> No
                 "hub_token": "hf_x",
                 "env": {"A": "secret"},
                 "run_name": "https://u:p@host/v1?api_key=secret",
+                "executor_extra_headers": {"X-Portal": "secret", "api-key": "$AZURE", "Ocp-Apim": "$AZURE"},
+                "executor_query": {"api-version": "1", "key": "secret", "subscription-key": "secret"},
+                "executor_extra_body": {"api_key": "secret", "enable_thinking": False},
             }
         )
     )
+    monkeypatch.setenv("AZURE", "secret")
     public = load_recipe([str(path), "--bf16", "false", "--use_cpu", "true"]).public_source
     assert public == {
         "model_name_or_path": "tiny",
@@ -112,6 +116,9 @@ def test_a_recipe_is_published_without_what_names_a_secret(tmp_path: Path) -> No
         "executor_max_tokens": 64,
         "executor_api_key_env": "NAME_OF_A_VARIABLE",
         "run_name": "https://host/v1",
+        "executor_extra_headers": {"api-key": "$AZURE", "Ocp-Apim": "$AZURE"},
+        "executor_query": {"api-version": "1"},
+        "executor_extra_body": {"enable_thinking": False},
     }
 
 

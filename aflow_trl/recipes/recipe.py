@@ -84,7 +84,8 @@ class Recipe:
     @property
     def public_source(self) -> dict[str, Any]:
         """Content of the recipe file without secrets, for the summary and the model card."""
-        return {name: _public(value) for name, value in self.source.items() if not _is_secret(name)}
+        public: dict[str, Any] = _public(self.source)
+        return public
 
     @property
     def workflow(self) -> WorkflowArguments:
@@ -222,7 +223,9 @@ class Recipe:
         )
 
 
-_SECRET_NAMES = re.compile(r"token|secret|password|api_key|credential|authorization", re.IGNORECASE)
+_SECRET_NAMES = re.compile(
+    r"token|secret|password|api[-_]?key|(?:^|[-_])key$|credential|authorization|cookie|subscription", re.IGNORECASE
+)
 _COUNTED_TOKENS = re.compile(r"tokens|_per_mtok|token_type|api_key_env$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=://)([^\s?#]+)[?#]\S*")
@@ -237,7 +240,14 @@ def _is_secret(name: object) -> bool:
 def _public(value: Any) -> Any:
     """A value without keys that name secrets, and URLs without credentials and queries."""
     if isinstance(value, Mapping):
-        return {name: _public(item) for name, item in value.items() if not _is_secret(name)}
+        return {
+            # A header may hold a key whatever its name; one that names a variable does not.
+            name: {key: text for key, text in item.items() if str(text).startswith("$")}
+            if name == "executor_extra_headers" and isinstance(item, Mapping)
+            else _public(item)
+            for name, item in value.items()
+            if not _is_secret(name) and not (name == "executor_extra_headers" and isinstance(item, str))
+        }
     if isinstance(value, list):
         return [_public(item) for item in value]
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("", value)) if isinstance(value, str) else value

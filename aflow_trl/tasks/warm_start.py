@@ -58,7 +58,7 @@ WINNERS_FILE = "winners.json"
 LOG_FILE = "search.jsonl"
 EXECUTOR_SETTINGS = (
     *("executor_base_url", "executor_model", "executor_temperature", "executor_top_p", "executor_max_tokens"),
-    *("executor_reasoning_effort", "executor_omit", "executor_extra_body"),
+    *("executor_reasoning_effort", "executor_omit"),
 )
 """Fields of the executor that decide its replies."""
 
