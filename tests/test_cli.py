@@ -66,6 +66,15 @@ def test_run_prints_json() -> None:
     assert [node["operator"] for node in trace["nodes"]] == ["Custom", "Review"]
 
 
+def test_any_key_of_the_executor_can_be_set() -> None:
+    assert aflow("run", MATH, "--workflow", "Custom", "--set", "executor_max_tokens=77").returncode == 0
+    for text in ("max_tokens=77", "executor_max_tokens"):
+        result = aflow("run", MATH, "--workflow", "Custom", "--set", text)
+        assert result.returncode == 2 and "KEY=VALUE" in result.stderr
+    result = aflow("run", MATH, "--workflow", "Custom", "--set", "executor_omit=[seeds]")
+    assert result.returncode == 2 and "'seeds'" in result.stderr
+
+
 def test_run_without_a_key_names_the_variable() -> None:
     result = aflow("run", MATH, "--base-url", "https://executor.invalid/v1", "--api-key-env", "NO_SUCH_VARIABLE")
     assert result.returncode == 2 and "NO_SUCH_VARIABLE" in result.stderr and "Traceback" not in result.stderr

@@ -137,6 +137,11 @@ async def test_error_page_of_a_gateway_ends_no_run_that_has_worked() -> None:
     assert rollouts.engine.fatal is None and values == [1.0] * 6
 
 
+async def test_step_of_rejected_calls_counts_as_lost() -> None:
+    values, rollouts, _ = await rewards_against(lambda number: CONTESTED["413"][0], count=4, control=GOOD)
+    assert values == [0.0] * 4 and rollouts.latest_counts == (4, 4)
+
+
 async def test_broken_endpoint_of_a_pool_is_dropped() -> None:
     async with FaultServer(lambda number: error(401)) as broken, FaultServer(lambda number: GOOD) as server:
         client = LLMClient(config(broken.base_url, executor_pool=[server.base_url], executor_call_timeout_s=5.0))

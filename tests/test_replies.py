@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from aflow_trl.dsl import parse
+from aflow_trl.engine import RolloutRequest
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.llm.replies import read_completion, split_thinking
 from aflow_trl.llm.retry import RetryLaterError, _retry_after, classify_exception, without_keys
+from aflow_trl.operators import Problem
 from aflow_trl.operators.replies import tagged
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
@@ -217,3 +220,10 @@ async def test_reply_that_thought_itself_out_counts_as_truncated(endpoint: Scrip
     completion = await endpoint.client().complete(MESSAGES, seed=0)
     assert completion.truncated and completion.thought_out and not completion.refused
     assert completion.thinking == "and then"
+
+
+async def test_thinking_is_kept_in_the_trace_and_out_of_the_answer(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = lambda prompt, number: "<think>Is it 41?</think>42"
+    trace = (await endpoint.engine().run([RolloutRequest(parse("Custom -> Custom"), Problem("6 * 7?"))]))[0]
+    assert trace.answer == "42" and trace.nodes[0].thinking == "Is it 41?"
+    assert not any("41" in prompt for prompt in endpoint.prompts)
