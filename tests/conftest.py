@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from hypothesis import settings
 
 from aflow_trl.engine import Engine
 from aflow_trl.llm import ExecutorConfig, LLMClient
@@ -24,6 +25,11 @@ KEY_NAME = "AFLOW_TEST_KEY"
 os.environ[KEY_NAME] = "sk-planted-secret-0123456789"
 
 Script = Callable[[str, int], Any]
+
+
+# Time says nothing about a property: a busy machine may take a second for an example.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
