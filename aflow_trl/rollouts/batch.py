@@ -68,13 +68,8 @@ class RolloutBatch:
 
     @property
     def lost(self) -> int:
-        """Number of rollouts that say nothing about their workflows: unscored, or most of their calls rejected."""
-        return sum(rollout.correctness is None or _mostly_rejected(rollout) for rollout in self.rollouts)
-
-
-def _mostly_rejected(rollout: ScoredRollout) -> bool:
-    rejected = sum(node.rejected for node in rollout.trace.nodes)
-    return rejected > sum(node.model_calls for node in rollout.trace.nodes)
+        """Number of rollouts that say nothing about their workflows."""
+        return sum(rollout.lost for rollout in self.rollouts)
 
 
 def rollout_row(rollout: ScoredRollout) -> RolloutRow:

@@ -28,6 +28,12 @@ class ScoredRollout:
     """`id`, `source` and `difficulty` of the row."""
 
     @property
+    def lost(self) -> bool:
+        """Whether it says nothing about its workflow: it is unscored, or most of its requests were rejected."""
+        rejected = sum(node.rejected for node in self.trace.nodes)
+        return self.correctness is None or rejected > sum(node.model_calls for node in self.trace.nodes)
+
+    @property
     def correct(self) -> bool:
         """Whether the answer is right."""
         return self.correctness == 1.0

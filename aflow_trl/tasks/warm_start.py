@@ -317,10 +317,11 @@ async def _measure(
         if fatal is not None:
             raise fatal
     results = [by_request[request] for request in requests]
-    lost = sum(result.correctness is None for result in results)
+    lost = sum(gather_object([sum(rollout.lost for rollout in scored)]))
     if lost > training.max_unscored_share * len(results):
         raise RunStoppedError(
-            f"{lost} of {len(results)} runs of the search could not be scored: the endpoint, the sandbox or a scorer "
-            "keeps failing, see the traces. Earlier results are kept: fix the cause and start the same command again."
+            f"{lost} of {len(results)} runs of the search could not be scored, or had most of their requests rejected: "
+            "the endpoint, the sandbox or a scorer keeps failing, see the traces. Earlier results are kept: fix the "
+            "cause and start the same command again."
         )
     return results

@@ -72,7 +72,8 @@ class WorkflowGRPOConfig(GRPOConfig):
             to the rollouts. Beyond it a warning is logged; after three generations in a row the run stops with a
             checkpoint.
         max_unscored_share (`float`, *optional*, defaults to `0.5`):
-            Share of unscored rollouts in a step beyond which the step counts as lost (workflow rewards only).
+            Share of rollouts that are unscored, or had most of their requests rejected, beyond which a step counts as
+            lost (workflow rewards only).
         max_lost_steps (`int`, *optional*, defaults to `3`):
             Consecutive lost steps after which the run stops with a checkpoint.
         collapse_guard (`str`, *optional*, defaults to `"stop"`):

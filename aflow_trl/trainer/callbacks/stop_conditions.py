@@ -19,7 +19,8 @@ class StopConditions(TrainerCallback):
         rollouts ([`~aflow_trl.rollouts.Rollouts`]):
             Service to watch.
         max_unscored_share (`float`, *optional*, defaults to `0.5`):
-            Share of unscored rollouts, over all processes, beyond which a step counts as lost.
+            Share of rollouts that are unscored, or had most of their requests rejected, beyond which a step counts as
+            lost; over all processes.
         max_lost_steps (`int`, *optional*, defaults to `3`):
             Consecutive lost steps after which training stops.
     """
@@ -46,18 +47,19 @@ class StopConditions(TrainerCallback):
         """Request a checkpoint and the end of training if a condition holds, the same on every process."""
         gathered = gather_object([(self.rollouts.engine.fatal, *self.rollouts.latest_counts)])
         fatal = next((error for error, _, _ in gathered if error is not None), None)
-        unscored, total = (sum(column) for column in zip(*(row[1:] for row in gathered), strict=True))
+        lost, total = (sum(column) for column in zip(*(row[1:] for row in gathered), strict=True))
         if self.rollouts.batches > self._batches:
             # Several optimiser steps may train on one batch; each batch counts once.
             self._batches = self.rollouts.batches
-            self._lost_steps = self._lost_steps + 1 if unscored > self.max_unscored_share * total else 0
+            self._lost_steps = self._lost_steps + 1 if lost > self.max_unscored_share * total else 0
         if fatal is not None:
             self.reason = str(fatal)
         elif self._lost_steps >= self.max_lost_steps:
             self.reason = (
-                f"{unscored} of {total} rollouts could not be scored, and more than {self.max_unscored_share:.0%} in "
-                f"each of the last {self._lost_steps} steps (max_unscored_share, max_lost_steps): the endpoint, the "
-                "sandbox or a scorer keeps failing, see the traces"
+                f"{lost} of {total} rollouts could not be scored, or had most of their requests rejected, and more "
+                f"than {self.max_unscored_share:.0%} in each of the last {self._lost_steps} steps "
+                "(max_unscored_share, max_lost_steps): the endpoint, the sandbox or a scorer keeps failing, or the "
+                "prompts are too long for the model; see the traces"
             )
         if self.reason is not None:
             control.should_save = control.should_training_stop = True
