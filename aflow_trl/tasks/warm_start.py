@@ -320,8 +320,8 @@ async def _measure(
     lost = sum(gather_object([sum(rollout.lost for rollout in scored)]))
     if lost > training.max_unscored_share * len(results):
         raise RunStoppedError(
-            f"{lost} of {len(results)} runs of the search could not be scored, or had most of their requests rejected: "
-            "the endpoint, the sandbox or a scorer keeps failing, see the traces. Earlier results are kept: fix the "
-            "cause and start the same command again."
+            f"{lost} of {len(results)} runs of the search could not be scored, or had most of their requests "
+            "rejected: the endpoint, the sandbox or a scorer keeps failing, see the traces. Earlier results are kept: "
+            "fix the cause and start the same command again."
         )
     return results
