@@ -21,7 +21,7 @@ from aiohttp import web
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.errors import RejectedRequestError
 from aflow_trl.llm import CallCache, Completion, Usage
-from aflow_trl.llm.cache import _checksum, _serialize, _Write
+from aflow_trl.llm.cache import _STORE, _checksum, _serialize, _Write
 from aflow_trl.operators import Problem
 from conftest import ScriptedEndpoint, chat_response
 from fault_server import FaultServer, chat, error, late, reply
@@ -214,13 +214,15 @@ async def test_writes_respect_the_size_limit(tmp_path: Path, monkeypatch: pytest
 def test_close_right_after_the_first_put_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer still has to open the file when `close` waits for it."""
 
-    def slow_checksum(reply: str) -> str:
+    def open_slowly(self: CallCache) -> None:
         time.sleep(0.2)  # delays the writer until `close` waits
-        return _checksum(reply)
+        opened(self)
 
-    monkeypatch.setattr("aflow_trl.llm.cache._checksum", slow_checksum)
+    opened = CallCache._open_or_set_aside
+    monkeypatch.setattr(CallCache, "_open_or_set_aside", open_slowly)
     cache = CallCache(tmp_path / "c.sqlite")
-    cache._enqueue(_Write("key", _serialize(GOOD), None))
+    row = ("key", _serialize(GOOD), _checksum(_serialize(GOOD)), time.time())
+    cache._enqueue(_Write(_STORE, row, None))
     closer = threading.Thread(target=cache.close, daemon=True)
     closer.start()
     closer.join(timeout=5)

@@ -25,7 +25,7 @@ from aflow_trl.operators import (
     State,
     load_operators,
 )
-from conftest import ScriptedEndpoint, operator_script
+from conftest import ScriptedEndpoint, chat_response, operator_script
 
 CODE = "```python\ndef double(x):\n    return 2 * x\n```"
 WRONG_CODE = "```python\ndef double(x):\n    return 3 * x\n```"
@@ -221,7 +221,8 @@ async def test_malformed_reply_is_requested_again_once(
 async def test_two_malformed_replies_fail_the_operator(
     operator: str, state: State, good: str, endpoint: ScriptedEndpoint
 ) -> None:
-    endpoint.script = lambda prompt, number: "not in the format"
+    # Cut, so that its last line says nothing either.
+    endpoint.script = lambda prompt, number: chat_response("not in the format", finish_reason="length")
     call = OperatorCall(endpoint.client(), seed=1)
     with pytest.raises(OperatorFailureError):
         await DEFAULT_OPERATORS[operator]().run(state, {}, call)

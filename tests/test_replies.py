@@ -141,7 +141,7 @@ async def test_reasoning_models_get_the_parameters_they_take(endpoint: ScriptedE
 def test_parameters_are_part_of_the_cache_key() -> None:
     def key(**options: Any) -> str:
         client = LLMClient(ExecutorConfig(executor_base_url="http://localhost/v1", **options))
-        return client._cache_key(MESSAGES, 0, None)
+        return client._cache_key(client._chat_request(MESSAGES, 0, None, None))
 
     keys = [
         key(),

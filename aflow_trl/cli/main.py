@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import AflowError
-from . import cache, check, data, evaluate, export, recipe_commands, run, search, simulate
+from . import cache, check, data, endpoint, evaluate, export, recipe_commands, run, search, simulate
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="aflow-trl", description="Train a language model to compose agentic workflows, and run what it composes."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (check, run, export, evaluate, search, cache):
+    for module in (check, run, export, evaluate, search, endpoint, cache):
         module.add_parser(commands)
     recipe_commands.add_parsers(commands)
     for module in (data, simulate):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
-from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
+from ..llm import SIMULATED, CallCache, EndpointProfile, ExecutorConfig, LLMClient
+from ..operators import preflight
 from ..simulator import simulated_client
 
 # argparse has no public name for the type.
@@ -48,6 +51,24 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def executor_config(
+    options: argparse.Namespace, *, base_url: str | None = None, model: str | None = None
+) -> ExecutorConfig:
+    """The executor that the flags of [`add_executor_flags`] describe, or another endpoint or model."""
+    base_url = base_url or options.base_url
+    given: dict[str, Any] = {
+        "executor_base_url": base_url,
+        "executor_model": model or options.executor,
+        "executor_api_key_env": options.api_key_env,
+    }
+    if base_url == SIMULATED:  # free; the price of another endpoint is looked up or unknown
+        given |= {"executor_input_usd_per_mtok": 0.0, "executor_output_usd_per_mtok": 0.0}
+    try:
+        return ExecutorConfig(**given | _executor_settings(options.set))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from None
+
+
 def executor_client(
     options: argparse.Namespace,
     *,
@@ -55,21 +76,25 @@ def executor_client(
     model: str | None = None,
     cache: CallCache | None = None,
 ) -> LLMClient:
-    """Client of the executor that the flags of [`add_executor_flags`] describe, or of another endpoint or model."""
-    base_url = base_url or options.base_url
-    simulated = base_url == SIMULATED
-    given: dict[str, Any] = {
-        "executor_base_url": base_url,
-        "executor_model": model or options.executor,
-        "executor_api_key_env": options.api_key_env,
-    }
-    if simulated:  # free; the price of another endpoint is looked up or unknown
-        given |= {"executor_input_usd_per_mtok": 0.0, "executor_output_usd_per_mtok": 0.0}
-    try:
-        config = ExecutorConfig(**given | _executor_settings(options.set))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(str(error)) from None
-    return simulated_client(config, cache=cache) if simulated else LLMClient(config, cache=cache)
+    """
+    Client of the executor of [`executor_config`], after its preflight.
+
+    Raises:
+        [`FatalEndpointError`]: The endpoint cannot be used.
+    """
+    config = executor_config(options, base_url=base_url, model=model)
+    if config.executor_base_url == SIMULATED:
+        return simulated_client(config, cache=cache)
+    client = LLMClient(config, cache=cache)
+
+    async def prepare() -> EndpointProfile:
+        try:
+            return await preflight(client)
+        finally:
+            await client.aclose()
+
+    print(f"executor {config.executor_model} at {client.host}: {asyncio.run(prepare())}", file=sys.stderr)
+    return client
 
 
 def _executor_settings(texts: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from .client import LLMClient, Spending
 from .config import SIMULATED, ExecutorConfig
 from .endpoints import api_key
 from .limiter import Priority
+from .preflight import probe
+from .profile import EndpointProfile
 from .types import Completion, Messages, Price, Usage
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "CacheStats",
     "CallCache",
     "Completion",
+    "EndpointProfile",
     "ExecutorConfig",
     "LLMClient",
     "Messages",
@@ -20,4 +23,5 @@ __all__ = [
     "Spending",
     "Usage",
     "api_key",
+    "probe",
 ]

@@ -1,23 +1,31 @@
 """
 Disk cache of replies: a call that has been paid for is not paid for again, across steps, runs, processes and kills.
 
-SQLite in WAL mode, with replies as JSON beside a checksum. A reply is on disk before a workflow continues with it.
+SQLite in WAL mode, with replies as JSON beside a checksum. A reply is on disk before a workflow continues with it. Who
+is about to make a call takes a lease on it, so that others, in this process or another one, wait for the reply.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import hashlib
 import json
 import logging
+import os
+import socket
 import sqlite3
 import threading
 import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
+
+import psutil
 
 from .types import Completion, Usage
 
@@ -30,27 +38,37 @@ PRUNE_EVERY = 1_000
 """Number of writes between two checks of the size, which scan the whole table."""
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a lock that another process holds."""
+LEASE_POLL_S = 0.05
+"""Pause between two looks for a reply that another caller is about to get."""
 MAX_BATCH = 256
-"""Maximum number of replies in a transaction; one transaction a reply would be bound by the disk's syncs."""
+"""Maximum number of changes in a transaction; one transaction a reply would be bound by the disk's syncs."""
 
 # WITHOUT ROWID stores a reply next to its key, which saves the look-up of a row id.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies
     (key TEXT PRIMARY KEY, reply TEXT NOT NULL, checksum TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS replies_by_use ON replies (used);
+CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
 """
+_STORE = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)"
+_TOUCH = "UPDATE replies SET used = ? WHERE key = ?"
+# Changes a row only if there is none, or its holder has not released it in time.
+_ACQUIRE = (
+    "INSERT INTO leases VALUES (:key, :owner, :until) ON CONFLICT (key) DO UPDATE "
+    "SET owner = :owner, until = :until WHERE until < :now OR owner = :dead"
+)
+_RELEASE = "DELETE FROM leases WHERE key = ? AND owner = ?"
 _BYTES = "LENGTH(key) + LENGTH(CAST(reply AS BLOB)) + LENGTH(checksum) + 8"
 _SIZE = f"SELECT COUNT(*), COALESCE(SUM({_BYTES}), 0) FROM replies"
 
 
 class _Write(NamedTuple):
-    """A job of the writer thread."""
+    """A statement for the writer thread."""
 
-    key: str
-    reply: str | None
-    """Reply to store; `None` records that the stored one was used."""
-    done: Future[None] | None
-    """Resolved once the reply is on disk."""
+    statement: str
+    parameters: Sequence[object] | Mapping[str, object]
+    done: Future[int] | None
+    """Resolved once the change is on disk, to the number of rows; `-1` after an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +117,7 @@ class CallCache:
             logger.warning("cannot read the cache %s (%s); the call is sent", self.path, error)
             return None
         if completion is not None:
-            self._enqueue(_Write(key, None, None))
+            self._enqueue(_Write(_TOUCH, (time.time(), key), None))
         elif row is not None:
             logger.warning("a reply in the cache %s is damaged; the call is sent again", self.path)
         return completion
@@ -108,9 +126,60 @@ class CallCache:
         """Store a reply unless it is truncated or refused; it is on disk when this returns."""
         if completion.truncated or completion.refused:
             return
-        done: Future[None] = Future()
-        self._enqueue(_Write(key, _serialize(completion), done))
-        await asyncio.wrap_future(done)
+        reply = _serialize(completion)
+        await self._written(_STORE, (key, reply, _checksum(reply), time.time()))
+
+    @contextlib.asynccontextmanager
+    async def lease(self, key: str, seconds: float) -> AsyncIterator[Completion | None]:
+        """
+        The reply of a call, or the right to make it.
+
+        While another caller holds the lease of the call, it waits for the reply. If the call yields none that is
+        stored, everyone who waited makes it.
+
+        Args:
+            key (`str`):
+                Key of the call.
+            seconds (`float`):
+                Time after which the lease of a holder on another machine ends; on this one, it ends with the process.
+
+        Yields:
+            [`Completion`], *optional*: The stored reply; `None` if the caller has to make the call.
+        """
+        stored, leased = self.get(key), False
+        if stored is None:
+            leased = await self._acquire(key, seconds)
+            stored = self.get(key)  # another process may have completed the call meanwhile
+            while stored is None and not leased and (owner := self._owner(key)) is not None:
+                if not _is_alive(owner):
+                    leased = await self._acquire(key, seconds, dead=owner)
+                else:
+                    await asyncio.sleep(LEASE_POLL_S)
+                stored = self.get(key)
+        try:
+            yield stored
+        finally:
+            if leased:
+                self._enqueue(_Write(_RELEASE, (key, _this_process()), None))
+
+    async def _acquire(self, key: str, seconds: float, dead: str = "") -> bool:
+        now = time.time()
+        row = {"key": key, "owner": _this_process(), "until": now + seconds, "now": now, "dead": dead}
+        return await self._written(_ACQUIRE, row) > 0
+
+    def _owner(self, key: str) -> str | None:
+        """Who holds the lease of a call; `None` if nobody does."""
+        try:
+            query = "SELECT owner FROM leases WHERE key = ? AND until >= ?"
+            row = self._connection().execute(query, (key, time.time())).fetchone()
+        except sqlite3.Error:  # `get` has warned
+            return None
+        return None if row is None else str(row[0])
+
+    async def _written(self, statement: str, parameters: Sequence[object] | Mapping[str, object]) -> int:
+        done: Future[int] = Future()
+        self._enqueue(_Write(statement, parameters, done))
+        return await asyncio.wrap_future(done)
 
     def stats(self) -> CacheStats:
         """Number and size of the replies, and when they were last used."""
@@ -223,25 +292,41 @@ class CallCache:
                 return
 
     def _write_batch(self, batch: list[_Write]) -> None:
-        now = time.time()
-        rows = [(write.key, write.reply, _checksum(write.reply), now) for write in batch if write.reply is not None]
         try:
             with self._connection() as connection:
-                connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", rows)
-                connection.executemany(
-                    "UPDATE replies SET used = ? WHERE key = ?",
-                    [(now, write.key) for write in batch if write.reply is None],
-                )
-            self._unchecked_writes += len(rows)
+                counts = [connection.execute(write.statement, write.parameters).rowcount for write in batch]
+            self._unchecked_writes += sum(write.statement is _STORE for write in batch)
             if self._unchecked_writes >= PRUNE_EVERY:
                 self._unchecked_writes = 0
                 self.prune()
         except (sqlite3.Error, OSError) as error:
             # The reply itself is good: the run continues, and pays again if it needs the reply again.
             logger.warning("cannot write the cache %s: %s", self.path, error)
-        for write in batch:
+            counts = [-1] * len(batch)
+        for write, count in zip(batch, counts, strict=True):
             if write.done is not None and write.done.set_running_or_notify_cancel():
-                write.done.set_result(None)
+                write.done.set_result(count)
+
+
+@functools.cache
+def _process_of(pid: int) -> str:
+    # The time of its start, because numbers of processes are used again.
+    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f}"
+
+
+def _this_process() -> str:
+    return _process_of(os.getpid())
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the process that holds a lease runs; one on another machine is taken to."""
+    host, pid, _ = owner.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return True
+    try:
+        return _process_of.__wrapped__(int(pid)) == owner
+    except (psutil.Error, ValueError):
+        return False
 
 
 def call_key(*parts: object) -> str:

@@ -7,22 +7,24 @@ import functools
 import logging
 import os
 import random
-import re
 import time
 import weakref
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
 import openai
 
-from ..errors import FatalEndpointError, RejectedRequestError, RunBudgetError, UnavailableError
+from ..errors import FatalEndpointError, RunBudgetError, UnavailableError
+from .arbiter import CONTROL_MESSAGES, Arbiter, hint
 from .cache import CallCache, call_key
-from .config import SIMULATED, ExecutorConfig, as_mapping
+from .config import JSON_SCHEMA, LIMITS, SIMULATED, ExecutorConfig, as_mapping
 from .endpoints import endpoints, extra_headers
 from .limiter import REPLIES_PER_TURN, EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Slot
+from .profile import EndpointProfile
 from .replies import MAX_BODY_BYTES, estimate_usage, read_completion
 from .retry import ContestedError, RetryLaterError, classify_exception
 from .types import Completion, Messages, Usage
@@ -32,10 +34,9 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.5
 """Pause before the first retry, doubled with each further one."""
 MAX_BACKOFF_S = 20.0
-CONTROL_MESSAGES: Messages = [{"role": "user", "content": "Reply with the word ready."}]
-"""Request that every endpoint should answer: it is made at the start, and to find out who is to blame for an error."""
 FIRST_CONTACTS = 3
 """Attempts to connect before the first reply, where a wrong address is more likely than an outage."""
+MODELS_TIMEOUT_S = 10.0
 LONG_PAUSE_S, LONG_ATTEMPT, TELL_EVERY_S = 5.0, 4, 30.0
 """A pause or an attempt from which on the user is told what a call waits for, and how often."""
 
@@ -61,13 +62,11 @@ class Spending:
     """Their cost, estimated where no reply came; `None` if a price is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Control:
-    """A control request: a tiny one with the parameters of all others."""
+class _Request(NamedTuple):
+    """A request without the model."""
 
-    sent_at: float
-    failure: str
-    """Why it failed; empty if it was answered."""
+    messages: Messages
+    fields: dict[str, Any]
 
 
 @dataclass
@@ -76,9 +75,7 @@ class _LoopState:
 
     clients: dict[EndpointLimiter, openai.AsyncOpenAI]
     scheduler: Scheduler
-    control_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    controls: dict[EndpointLimiter, _Control] = field(default_factory=dict)
-    """Latest control request of each endpoint."""
+    arbiter: Arbiter
     replies: EventLoopThrottle = field(default_factory=lambda: EventLoopThrottle(REPLIES_PER_TURN))
 
 
@@ -108,6 +105,8 @@ class LLMClient:
         spending: Spending | None = None,
     ) -> None:
         self.config = config
+        self.profile: EndpointProfile | None = None
+        """What a preflight found; `None` if there was none."""
         self.cache = cache
         self.spending = spending or Spending()
         # Read here and not at the first call, so that a missing key is reported before anything expensive starts.
@@ -127,6 +126,20 @@ class LLMClient:
         """Host of the endpoint, for messages; never contains the API key."""
         return urlsplit(self.config.executor_base_url or "").netloc or SIMULATED
 
+    def follow(self, profile: EndpointProfile) -> None:
+        """Send requests in the way that a preflight has found to be accepted."""
+        self.profile, self.config = profile, profile.applied_to(self.config)
+
+    def fingerprint(self) -> str:
+        """Digest of everything that a profile depends on: configuration, keys and headers, but no limits."""
+        fields = {name: value for name, value in asdict(self.config).items() if name not in LIMITS}
+        return call_key(fields, self._endpoints, self._extra_headers)
+
+    @property
+    def structured(self) -> bool:
+        """Whether operators ask for JSON that the endpoint enforces; tags in the text serve elsewhere."""
+        return self.config.executor_structured == JSON_SCHEMA
+
     async def complete(
         self,
         messages: Messages,
@@ -134,6 +147,7 @@ class LLMClient:
         seed: int,
         temperature: float | None = None,
         priority: Priority | None = None,
+        response_format: Mapping[str, Any] | None = None,
     ) -> Completion:
         """
         Request one chat completion, with retries within one overall deadline.
@@ -147,6 +161,8 @@ class LLMClient:
                 Overrides the configured temperature.
             priority ([`Priority`], *optional*):
                 Priority of the call while it waits for a slot.
+            response_format (`Mapping[str, Any]`, *optional*):
+                Form of the reply, in the terms of the OpenAI API.
 
         Returns:
             [`Completion`]: The reply.
@@ -157,35 +173,71 @@ class LLMClient:
             [`FatalEndpointError`]: No later call can succeed either.
             [`RunBudgetError`]: The USD budget of the run is spent.
         """
+        request = self._chat_request(messages, seed, temperature, response_format)
         if self.cache is None:
-            return await self._request_with_retries(messages, seed, temperature, priority)
-        key = self._cache_key(messages, seed, temperature)
-        if (cached := self.cache.get(key)) is not None:
-            return cached
-        completion = await self._request_with_retries(messages, seed, temperature, priority)
-        await self.cache.put(key, completion)
-        return completion
+            return await self._request_with_retries(request, priority)
+        key = self._cache_key(request)
+        # A call may take its deadline, and as long again where the endpoint asks to wait.
+        async with self.cache.lease(key, 2 * self.config.executor_call_timeout_s) as stored:
+            if stored is not None:
+                return stored
+            completion = await self._request_with_retries(request, priority)
+            await self.cache.put(key, completion)
+            return completion
 
-    async def ping(self) -> float:
+    async def ask_once(
+        self, messages: Messages, *, seed: int = 0, response_format: Mapping[str, Any] | None = None
+    ) -> Completion:
+        """
+        Make one call past the cache, whose errors say nothing about a workflow.
+
+        Raises:
+            [`ContestedError`]: The endpoint refuses the request.
+            [`EndpointError`]: It cannot be used.
+        """
+        request = self._chat_request(messages, seed, None, response_format)
+        return await self._request_with_retries(request, contest=False)
+
+    async def ping(self) -> Completion:
         """
         Make one tiny call, before anything expensive starts. It bypasses the cache.
 
         Returns:
-            `float`: Latency in seconds.
+            [`Completion`]: The reply.
 
         Raises:
             [`FatalEndpointError`]: The endpoint cannot serve this run. The message names model, host and reason, never
                 the API key.
         """
-        started = time.monotonic()
         try:
-            await self._request_with_retries(CONTROL_MESSAGES, 0, None, is_control=True)
-        except (UnavailableError, RejectedRequestError) as error:
+            return await self.ask_once(CONTROL_MESSAGES)
+        except ContestedError as error:
+            raise self.fatal(f"{error}{hint(error, self.config)}") from error
+        except UnavailableError as error:
             raise FatalEndpointError(
                 f"the executor {self.config.executor_model!r} at {self.host} does not answer: {error}. "
                 "Check executor_base_url and executor_model, and that the endpoint is running."
             ) from None
-        return time.monotonic() - started
+
+    def fatal(self, reason: str) -> FatalEndpointError:
+        """An error that names model and host."""
+        return FatalEndpointError(f"{reason} (model {self.config.executor_model!r} at {self.host})")
+
+    async def models(self) -> object:
+        """
+        What the endpoint says about its models.
+
+        Returns:
+            `object`: JSON of its `/models`; `None` if it has no such page.
+        """
+        client = next(iter(self._state().clients.values()))
+        try:
+            reply = await client.with_options(timeout=MODELS_TIMEOUT_S).models.with_raw_response.list(
+                extra_headers=self._extra_headers, extra_query=as_mapping(self.config.executor_query)
+            )
+            return reply.http_response.json()
+        except TRANSPORT_ERRORS:
+            return None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; a later call opens new ones."""
@@ -194,27 +246,37 @@ class LLMClient:
             for client in state.clients.values():
                 await client.close()
 
-    def _cache_key(self, messages: Messages, seed: int, temperature: float | None) -> str:
-        config = self.config
-        temperature = config.executor_temperature if temperature is None else temperature
-        return call_key(
-            [config.executor_base_url, config.executor_model, [_encodable(message) for message in messages]],
-            # Greedy samples do not depend on the seed.
-            config.parameters(temperature, seed if temperature > 0 else 0),
-            [config.executor_query, config.executor_extra_headers],
-        )
-
-    async def _request_with_retries(
+    def _chat_request(
         self,
         messages: Messages,
         seed: int,
         temperature: float | None,
-        priority: Priority | None = None,
-        *,
-        is_control: bool = False,
+        response_format: Mapping[str, Any] | None,
+    ) -> _Request:
+        config = self.config
+        fields = config.parameters(config.executor_temperature if temperature is None else temperature, seed)
+        if response_format is not None:
+            fields["response_format"] = response_format
+        return _Request([_encodable(message) for message in messages], fields)
+
+    def _cache_key(self, request: _Request) -> str:
+        config, fields = self.config, dict(request.fields)
+        # Greedy samples do not depend on the seed.
+        if fields.get("temperature") == 0 and "seed" in fields:
+            fields["seed"] = 0
+        return call_key(
+            [config.executor_base_url, config.executor_model, request.messages],
+            fields,
+            [config.executor_query, config.executor_extra_headers],
+        )
+
+    async def _request_with_retries(
+        self, request: _Request, priority: Priority | None = None, *, contest: bool = True
     ) -> Completion:
-        scheduler = self._state().scheduler
-        reserved = estimate_usage(messages, "").prompt_tokens + self.config.executor_max_tokens
+        """Send a request until it is answered; `contest` has a control request tell who is to blame for an error."""
+        state = self._state()
+        scheduler = state.scheduler
+        reserved = estimate_usage(request.messages, "").prompt_tokens + self.config.executor_max_tokens
         priority = priority or Priority()
         deadline = time.monotonic() + self.config.executor_call_timeout_s
         # What an endpoint asks us to wait extends the deadline, too, but not without end.
@@ -229,11 +291,12 @@ class LLMClient:
                 self._check_budget()
                 # The wait for a slot is due to our limits, not to the endpoint, so it extends the deadline.
                 deadline += slot.sent_at - queued_at
-                send = functools.partial(self._send, messages, seed, temperature, deadline)
+                send = functools.partial(self._send, request, deadline)
                 try:
                     completion = await self._send_hedged(slot.endpoint, send, reserved)
                 except ContestedError as error:
-                    await self._settle(error, slot, is_control)
+                    if contest:
+                        await state.arbiter.settle(error, slot)
                     raise
                 tokens = completion.usage.total
                 slot.endpoint.answered()
@@ -253,9 +316,8 @@ class LLMClient:
             except RunBudgetError:
                 raise
             except FatalEndpointError as error:
-                message = f"{error} (model {self.config.executor_model!r} at {self.host})"
                 if not scheduler.drop(slot.endpoint):
-                    raise FatalEndpointError(message) from None
+                    raise self.fatal(str(error)) from None
                 logger.warning("an endpoint of the pool is not used any more: %s", error)
                 pause_s = 0.0
             finally:
@@ -263,61 +325,6 @@ class LLMClient:
             # The slot is free during the pause: other calls need not wait for a retry.
             await asyncio.sleep(pause_s)
             wall_s += time.monotonic() - slot.sent_at
-
-    async def _settle(self, error: ContestedError, slot: Slot, is_control: bool) -> None:
-        """
-        Find out who is to blame for an HTTP error: the request of a workflow, or whatever all requests share.
-
-        Raises:
-            [`RejectedRequestError`]: The endpoint serves other requests, so this one is at fault.
-            [`FatalEndpointError`]: A control request fails as well: key, model, address or a parameter is wrong.
-            [`UnavailableError`]: The endpoint does not answer now, or the error passes.
-        """
-        if is_control:
-            raise FatalEndpointError(f"{error}{self._hint(error)}") from None
-        if error.names_content and slot.endpoint in self._proven:
-            raise RejectedRequestError(str(error)) from None
-        state = self._state()
-        async with state.control_lock:
-            control = state.controls.get(slot.endpoint)
-            # A control request says something about a request that was sent before it.
-            if control is None or control.sent_at < slot.sent_at:
-                control = state.controls[slot.endpoint] = await self._control(slot.endpoint)
-        # The page of a gateway may come and go, if the endpoint behind it has answered before.
-        is_page = not error.structured and slot.endpoint in self._proven
-        if control.failure and not is_page:
-            same = control.failure == str(error)
-            reason = (
-                "a tiny request fails in the same way" if same else f"a tiny request fails, too: {control.failure}"
-            )
-            raise FatalEndpointError(f"{error}{self._hint(error)} ({reason})") from None
-        if control.failure:
-            raise RetryLaterError(str(error)) from None
-        if error.blames_request:
-            raise RejectedRequestError(str(error)) from None
-        # Such as the error page of a gateway between us and an endpoint that works.
-        raise RetryLaterError(f"{error}, while a tiny request is answered") from None
-
-    async def _control(self, endpoint: EndpointLimiter) -> _Control:
-        sent_at = time.monotonic()
-        try:
-            await self._send(CONTROL_MESSAGES, 0, None, sent_at + self.config.executor_call_timeout_s, endpoint)
-        except (ContestedError, FatalEndpointError) as error:
-            if isinstance(error, RunBudgetError):
-                raise
-            return _Control(sent_at, str(error))
-        except RetryLaterError as error:
-            if error.fallback is None:
-                raise UnavailableError(str(error)) from None
-        self._proven.add(endpoint)
-        return _Control(sent_at, "")
-
-    def _hint(self, error: ContestedError) -> str:
-        """What a user may have meant, for the errors that first attempts run into."""
-        base_url = (self.config.executor_base_url or "").rstrip("/")
-        if error.status == 404 and base_url != SIMULATED and not re.search(r"/v\d", base_url):
-            return f" Did you mean executor_base_url: {base_url}/v1?"
-        return ""
 
     async def _send_hedged(
         self,
@@ -349,12 +356,11 @@ class LLMClient:
             if second_slot is not None:
                 scheduler.release(second_slot)
 
-    async def _send(
-        self, messages: Messages, seed: int, temperature: float | None, deadline: float, endpoint: EndpointLimiter
-    ) -> Completion:
+    async def _send(self, request: _Request, deadline: float, endpoint: EndpointLimiter) -> Completion:
+        messages = request.messages
         self.spending.requests += 1
         try:
-            call = self._request(endpoint, messages, seed, temperature)
+            call = self._request(endpoint, request)
             completion = await asyncio.wait_for(call, max(0.0, deadline - time.monotonic()))
         except asyncio.CancelledError:
             # The request may have reached the endpoint.
@@ -379,9 +385,7 @@ class LLMClient:
             )
         return completion
 
-    async def _request(
-        self, endpoint: EndpointLimiter, messages: Messages, seed: int, temperature: float | None
-    ) -> Completion:
+    async def _request(self, endpoint: EndpointLimiter, request: _Request) -> Completion:
         config, state = self.config, self._state()
         try:
             # Streamed, so that the size of the body can be limited.
@@ -390,10 +394,7 @@ class LLMClient:
                 # The SDK validates every message, which takes a third of the processor time of a call; `extra_body`
                 # bypasses the validation and overrides the empty list.
                 messages=[],
-                extra_body={
-                    "messages": [_encodable(message) for message in messages],
-                    **config.parameters(config.executor_temperature if temperature is None else temperature, seed),
-                },
+                extra_body={"messages": request.messages, **request.fields},
                 extra_headers=self._extra_headers,
                 extra_query=as_mapping(config.executor_query),
             )
@@ -406,7 +407,11 @@ class LLMClient:
                         raise UnavailableError(f"the reply is larger than {MAX_BODY_BYTES} bytes")
         except TRANSPORT_ERRORS as error:
             raise classify_exception(error) from None
-        return read_completion(bytes(content), messages, response.headers)
+        return read_completion(bytes(content), request.messages, response.headers)
+
+    async def _control(self, endpoint: EndpointLimiter) -> None:
+        request = self._chat_request(CONTROL_MESSAGES, 0, None, None)
+        await self._send(request, time.monotonic() + self.config.executor_call_timeout_s, endpoint)
 
     def _pay(self, usage: Usage) -> None:
         cost = self.config.cost(usage)
@@ -466,7 +471,8 @@ class LLMClient:
                     timeout=config.executor_call_timeout_s,
                     http_client=self._http_client(),
                 )
-            state = self._states[loop] = _LoopState(clients, Scheduler(list(clients)))
+            arbiter = Arbiter(self._control, self._proven, config)
+            state = self._states[loop] = _LoopState(clients, Scheduler(list(clients)), arbiter)
         return state
 
 

@@ -13,6 +13,16 @@ from .prices import list_price
 from .types import Price, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"
+AUTO, JSON_SCHEMA, TAGS = STRUCTURED = ("auto", "json_schema", "tags")
+"""Values of `executor_structured`."""
+LIMITS = frozenset(
+    f"executor_{name}"
+    for name in (
+        *("concurrency", "rpm", "tpm", "call_timeout_s", "hedge_after_s", "max_usd"),
+        *("input_usd_per_mtok", "output_usd_per_mtok", "cached_usd_per_mtok"),
+    )
+)
+"""Fields on which no reply depends."""
 SIMULATED = "simulated"
 """Value of `executor_base_url` that selects the simulated executor."""
 
@@ -50,6 +60,9 @@ class ExecutorConfig:
             Further headers of every request. A value `"$NAME"` is that of an environment variable.
         executor_query (`dict[str, str]`, *optional*):
             Query of the address, such as `{"api-version": "2024-10-21"}` of Azure's classic path.
+        executor_structured (`str`, *optional*, defaults to `"auto"`):
+            How operators ask for replies of several fields: `"tags"` in the text, `"json_schema"` by
+            `response_format`, or `"auto"`, the latter where the preflight finds that the endpoint enforces it.
         executor_concurrency (`int`, *optional*, defaults to `64`):
             Maximum number of calls in flight to an endpoint.
         executor_rpm (`int`, *optional*):
@@ -111,6 +124,9 @@ class ExecutorConfig:
     executor_query: dict[str, str] | str | None = field(
         default=None, metadata={"help": "Query of the address, as JSON, such as Azure's api-version."}
     )
+    executor_structured: str = field(
+        default=AUTO, metadata={"help": "Form of replies: auto, json_schema or tags.", "choices": STRUCTURED}
+    )
     executor_concurrency: int = field(
         default=64, metadata={"help": "Maximum number of calls in flight to an endpoint."}
     )
@@ -170,6 +186,8 @@ class ExecutorConfig:
                 f"executor_omit holds {sorted(unknown)[0]!r}. Use some of temperature, top_p, seed and "
                 f"{self.executor_max_tokens_field}."
             )
+        if self.executor_structured not in STRUCTURED:
+            raise ValueError(f"executor_structured is {self.executor_structured!r}. Use {', '.join(STRUCTURED)}.")
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

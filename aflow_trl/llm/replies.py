@@ -60,11 +60,12 @@ def read_completion(content: bytes, messages: Messages, headers: Mapping[str, st
         attempts = NO_CONTENT_ATTEMPTS if finish_reason != "error" else None
         raise RetryLaterError(reason, max_attempts=attempts, may_be_billed=True, usage=usage)
     answer, thinking, is_open = split_thinking(content_text or "")
+    in_text = bool(thinking) or answer != (content_text or "")
     separate = message.get("reasoning_content") or message.get("reasoning") or ""
     thinking = "\n".join(filter(None, [separate if isinstance(separate, str) else "", thinking]))
     if is_open and not answer:  # cut in the middle of its thinking, whatever the endpoint calls that
         finish_reason = "length"
-    completion = Completion(answer, finish_reason, usage, thinking=thinking)
+    completion = Completion(answer, finish_reason, usage, thinking=thinking, thinks_in_text=in_text)
     # A refusal, a tool call and a cut are the model's answer; nothing at all is a broken reply.
     if answer.strip() or finish_reason != "stop" or message.get("refusal") or message.get("tool_calls"):
         return completion
@@ -155,13 +156,22 @@ def _usage(usage: object, messages: Messages, text: str, headers: Mapping[str, s
         prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
         if prompt is not None and completion is not None:
             # Some count the reasoning in the total only, but bill it.
-            completion = max(completion, (_count(usage.get("total_tokens")) or 0) - prompt)
+            hidden = max(0.0, (_count(usage.get("total_tokens")) or 0) - prompt - completion)
+            completion += hidden
             details = usage.get("prompt_tokens_details")
             cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
             # DeepSeek's field, and Moonshot's.
             cached = cached or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens")) or 0
             cost = _count(usage.get("cost")) if cost is None else cost
-            return Usage(round(prompt), round(completion), round(min(prompt, cached)), cost_usd=cost)
+            # Zeros are a count that nobody made.
+            if completion or not text:
+                return Usage(
+                    round(prompt),
+                    round(completion),
+                    round(min(prompt, cached)),
+                    hidden_tokens=round(hidden),
+                    cost_usd=cost,
+                )
     return estimate_usage(messages, text, cost)
 
 

@@ -19,6 +19,8 @@ class Usage:
     """Prompt tokens served from the endpoint's prompt cache, usually at a lower price."""
     estimated: bool = False
     """Whether the reply reported no usage, and the numbers are estimated from the length of the text."""
+    hidden_tokens: int = 0
+    """Completion tokens that only the total counts, as some endpoints count reasoning; included above."""
     cost_usd: float | None = None
     """What the endpoint says that the call costs; `None` if it says nothing."""
 
@@ -42,6 +44,8 @@ class Completion:
     """Whether it comes from the disk cache, and so costs nothing."""
     thinking: str = ""
     """What a reasoning model thought before its answer, where the endpoint shows it."""
+    thinks_in_text: bool = False
+    """Whether the endpoint put the thinking into the text, from which it has been separated."""
 
     @property
     def truncated(self) -> bool:

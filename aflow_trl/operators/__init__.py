@@ -14,8 +14,9 @@ from .builtin import (
     Test,
 )
 from .final_answer import final_answer
+from .preflight import preflight
 from .registry import DEFAULT_OPERATORS, OperatorRegistry, load_operators, operator
-from .replies import ReplyError
+from .replies import ReplyError, ReplyForm, tagged
 from .types import Candidate, Problem, State
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Problem",
     "Programmer",
     "ReplyError",
+    "ReplyForm",
     "Review",
     "Revise",
     "ScEnsemble",
@@ -42,4 +44,6 @@ __all__ = [
     "final_answer",
     "load_operators",
     "operator",
+    "preflight",
+    "tagged",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from ..dsl import OperatorSpec
 from ..errors import AflowError
 from ..llm import Completion, LLMClient, Priority
 from ..text import model_text
-from .replies import ReplyError
+from .replies import ReplyError, ReplyForm
 from .types import State
 
 Parsed = TypeVar("Parsed")
@@ -51,13 +52,7 @@ class OperatorCall:
         Raises:
             [`EndpointError`]: The endpoint did not deliver; the engine handles it.
         """
-        # Counted by prompt, not overall: concurrent calls start in any order, and each must draw the same seed again.
-        self._calls_by_prompt[prompt] += 1
-        seed = self.draw_seed(f"{self._calls_by_prompt[prompt]} {prompt}")
-        messages = [{"role": "user", "content": prompt}]
-        completion = await self.client.complete(messages, seed=seed, priority=self.priority)
-        self.completions.append(completion)
-        return model_text(completion.text)
+        return model_text((await self._ask(prompt)).text)
 
     async def ask_for(self, prompt: str, parse: Callable[[str], Parsed]) -> Parsed:
         """
@@ -67,7 +62,8 @@ class OperatorCall:
             prompt (`str`):
                 Prompt.
             parse (`Callable[[str], Parsed]`):
-                Parser that raises [`ReplyError`] for a malformed reply.
+                Parser that raises [`ReplyError`] for a malformed reply. For the form that [`tagged`] builds, the
+                reply is requested as JSON where the endpoint enforces a schema.
 
         Returns:
             `Parsed`: The parsed reply.
@@ -75,17 +71,35 @@ class OperatorCall:
         Raises:
             [`OperatorFailureError`]: Both replies were malformed.
         """
+        form, schema = parse if isinstance(parse, ReplyForm) else None, None
+        if form is not None and self.client.structured:
+            prompt, schema = form.ask_for_json(prompt), form.schema()
         try:
-            return parse(await self.ask(prompt))
+            return parse(model_text((await self._ask(prompt, schema)).text))
         except ReplyError:
             self.parse_errors += 1
             self.asked_again += 1
         # The hint also changes the seed, which depends on the prompt: the same request would return the same reply.
+        reply = await self._ask(f"{prompt}\n{RETRY_HINT}", schema)
         try:
-            return parse(await self.ask(f"{prompt}\n{RETRY_HINT}"))
+            return parse(model_text(reply.text))
         except ReplyError as error:
             self.parse_errors += 1
+            if form is not None and form.last_line_counts and not reply.truncated:
+                with contextlib.suppress(ReplyError):
+                    return cast(Parsed, form.guess(model_text(reply.text)))
             raise OperatorFailureError(str(error)) from None
+
+    async def _ask(self, prompt: str, response_format: Mapping[str, Any] | None = None) -> Completion:
+        # Counted by prompt, not overall: concurrent calls start in any order, and each must draw the same seed again.
+        self._calls_by_prompt[prompt] += 1
+        seed = self.draw_seed(f"{self._calls_by_prompt[prompt]} {prompt}")
+        messages = [{"role": "user", "content": prompt}]
+        completion = await self.client.complete(
+            messages, seed=seed, priority=self.priority, response_format=response_format
+        )
+        self.completions.append(completion)
+        return completion
 
     def draw_seed(self, purpose: str) -> int:
         """Derive the seed of a random choice of this run from `purpose`; a non-negative integer below 2**31."""

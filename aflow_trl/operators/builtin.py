@@ -15,7 +15,7 @@ from .base import Operator, OperatorCall, OperatorFailureError
 from .final_answer import final_answer
 from .prompts import render
 from .registry import builtin
-from .replies import ReplyError, fenced, tagged
+from .replies import fenced, tagged
 from .types import Candidate, Problem, State
 
 PROGRAM_ATTEMPTS = 3
@@ -53,7 +53,7 @@ class AnswerGenerate(Operator):
 
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         prompt = render("AnswerGenerate", attempt=_attempt(state), problem=state.problem.statement)
-        reply = await call.ask_for(prompt, tagged("thought", "answer"))
+        reply = await call.ask_for(prompt, tagged("thought", "answer", last_line_counts=True))
         answer = code_block(reply["answer"]) if state.problem.domain == "code" else reply["answer"]
         return state.with_candidate(Candidate(f"{reply['thought']}\nThe answer is {reply['answer']}", answer))
 
@@ -153,17 +153,10 @@ class Review(Operator):
     async def run(self, state: State, arguments: Mapping[str, str], call: OperatorCall) -> State:
         solution = state.solution or "(there is no solution yet)"
         prompt = render("Review", problem=state.problem.statement, solution=solution)
-        feedback, verdict = await call.ask_for(prompt, _parse_review)
-        return replace(state, feedback=feedback, verdict=verdict)
-
-
-def _parse_review(text: str) -> tuple[str, bool]:
-    reply = tagged("feedback", "verdict")(text)
-    verdict = reply["verdict"].lower().strip(" .")
-    # Compared as a whole: "correct" is part of "incorrect", and "not correct" is neither.
-    if verdict not in ("correct", "incorrect"):
-        raise ReplyError(f"the verdict is {verdict!r}, expected correct or incorrect")
-    return reply["feedback"], verdict == "correct"
+        reply = await call.ask_for(
+            prompt, tagged("feedback", "verdict", choices={"verdict": ("correct", "incorrect")})
+        )
+        return replace(state, feedback=reply["feedback"], verdict=reply["verdict"] == "correct")
 
 
 @builtin
@@ -245,11 +238,6 @@ async def _choose(operator: str, candidates: list[Candidate], state: State, call
     # Not strict: candidates beyond the alphabet have no letter, so they cannot be chosen.
     lettered = "\n".join(f"{letter}: {c.text}" for letter, c in zip(LETTERS, candidates, strict=False))
 
-    def parse(text: str) -> int:
-        letter = tagged("choice")(text)["choice"].strip(" .").upper()
-        if letter not in LETTERS[: len(candidates)] or len(letter) != 1:
-            raise ReplyError(f"the choice is {letter!r}, expected a letter of a candidate")
-        return LETTERS.index(letter)
-
     prompt = render(operator, problem=state.problem.statement, candidates=lettered)
-    return await call.ask_for(prompt, parse)
+    reply = await call.ask_for(prompt, tagged("choice", choices={"choice": LETTERS[: len(candidates)]}))
+    return LETTERS.index(reply["choice"])

@@ -33,6 +33,7 @@ from ..data import Message, PolicyPrompt, policy_prompts, sum_rows, synthetic_ro
 from ..dsl import Vocabulary, format_workflow, sample_workflow
 from ..improvement import Attempt, Failure, Improvement, improvement_messages
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry, load_operators
+from ..storage import cache_root
 
 Example: TypeAlias = dict[str, list[Message]]
 """`prompt` and `completion` of supervised fine-tuning."""
@@ -103,7 +104,7 @@ def build_tiny_policy(
         `Path`: Folder for `from_pretrained`.
     """
     registry = DEFAULT_OPERATORS if operators is None else operators
-    root = cache_dir or Path(os.environ.get("AFLOW_TRL_CACHE", Path.home() / ".cache" / "aflow_trl"))
+    root = cache_dir or cache_root()
     folder = root / f"tiny-policy-{task}-{prompt}-seed{seed}-{_fingerprint(prompt, registry)}"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if not _is_complete(folder):

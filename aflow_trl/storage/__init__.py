@@ -1,5 +1,6 @@
 """Files of a run: JSON Lines that survive a kill, strict JSON, the settings a folder was begun with."""
 
+from .cache_root import cache_root
 from .json_files import check_or_write_settings, check_settings, finite, write_json
 from .jsonl import JsonLines, TraceFile, read_rows, set_aside, trace_parts
 from .versions import versions
@@ -7,6 +8,7 @@ from .versions import versions
 __all__ = [
     "JsonLines",
     "TraceFile",
+    "cache_root",
     "check_or_write_settings",
     "check_settings",
     "finite",

@@ -6,9 +6,11 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import gather_object, wait_for_everyone
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -18,6 +20,7 @@ from ..data import Row, load_rows
 from ..engine import Engine
 from ..errors import DataError, RecipeError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Price, Spending, Usage
+from ..operators import preflight
 from ..policies import build_tiny_policy, write_spec
 from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
 from ..rewards import RewardFunction
@@ -84,7 +87,7 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
     """
     The engine with its executors, and the layers of the sandbox.
 
-    Every executor is called once and the sandbox is started, so that what is missing is reported now and not in the
+    Every executor is tried and the sandbox is started, so that what is missing is reported now and not in the
     middle of a batch.
 
     Args:
@@ -119,14 +122,19 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
     models = {name: client_for(config) for name, config in recipe.operator_executors.items()}
     allow_weak_sandbox(recipe.run.allow_weak_sandbox)
 
-    async def probe() -> tuple[Layers, list[float]]:
+    async def probe() -> Layers:
         try:
-            return (await fork_server()).layers, [await client.ping() for client in clients]
+            for client in clients:
+                if client.config.executor_base_url != SIMULATED:
+                    await preflight(client)
+            return (await fork_server()).layers
         finally:
             for client in clients:
                 await client.aclose()
 
-    layers, latencies_s = asyncio.run(probe())
+    # The others read the profile that the first process leaves.
+    with PartialState().main_process_first():
+        layers = asyncio.run(probe())
     if cache is not None:
         try:
             cache.stats()
@@ -135,8 +143,8 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
                 f"the cache {cache.path} cannot be used: {error}. Name another file with call_cache, or turn it off."
             ) from error
     print_rank0(f"sandbox: {layers}")
-    for client, latency_s in zip(clients, latencies_s, strict=True):
-        print_rank0(f"executor {client.config.executor_model} at {client.host} answered in {latency_s * 1000:.0f} ms")
+    for client in clients:
+        print_rank0(f"executor {client.config.executor_model} at {client.host}: {client.profile or 'ready'}")
         if None in (client.config.price.input_usd, client.config.price.output_usd):
             print_rank0(
                 f"warning: the price of {client.config.executor_model} at {client.host} is unknown, so USD are not "
@@ -293,12 +301,21 @@ def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]
 
 
 def totals(rollouts: Rollouts) -> dict[str, Any]:
-    """Model calls, rollouts, unscored ones, USD and ledger of the whole run, over all processes."""
+    """Model calls, rollouts, USD, ledger of the whole run over all processes, and the profiles of its endpoints."""
     processes = gather_object([rollouts.totals | {"usd": rollouts.engine.client.spending.usd}])
     costs = [process.pop("usd") for process in processes]
     sums = {name: sum(process[name] for process in processes) for name in rollouts.totals}
     ledger = Ledger.sum(gather_object([rollouts.ledger]))
-    return sums | {"usd": None if None in costs else sum(costs), "ledger": ledger.to_json()}
+    endpoints = [
+        {"model": client.config.executor_model, "host": client.host} | asdict(client.profile)
+        for client in dict.fromkeys(rollouts.engine.clients.values())
+        if client.profile is not None
+    ]
+    return sums | {
+        "usd": None if None in costs else sum(costs),
+        "ledger": ledger.to_json(),
+        "endpoints": endpoints,
+    }
 
 
 def print_rank0(line: str) -> None:

@@ -1,0 +1,59 @@
+"""What a preflight has found out about an endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .config import AUTO, JSON_SCHEMA, TAGS, ExecutorConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointProfile:
+    """How an endpoint serves the requests of a configuration."""
+
+    max_tokens_field: str
+    """Name under which the maximum number of tokens is sent."""
+    omitted: tuple[str, ...] = ()
+    """Parameters that are not sent, because the recipe says so or the endpoint refuses them."""
+    renegotiated: tuple[str, ...] = ()
+    """What the endpoint refused and the preflight changed, in words."""
+    thinking: str = "none"
+    """`none`, `text` (separated from the answer), `field`, or `hidden` (only billed)."""
+    usage: str = "reported"
+    """`reported`, `reasoning in the total only`, or `missing` (estimated)."""
+    seed: str = "not sent"
+    """`honoured`, `ignored`, `no effect` (equal replies to different seeds) or `not sent`."""
+    context_tokens: int | None = None
+    """Maximum number of tokens of prompt and reply together; `None` if the endpoint does not say."""
+    json_schema: bool = False
+    """Whether it enforces a JSON schema."""
+    malformed: tuple[str, ...] = ()
+    """Operators whose reply to a trial was not in the required form."""
+    latency_s: float = 0.0
+    requests: int = 0
+    """HTTP requests of the preflight."""
+    usd: float | None = None
+    """Their cost; `None` if the price is unknown."""
+
+    def __str__(self) -> str:
+        replies = "JSON by schema" if self.json_schema else "tags"
+        parts = [f"{self.latency_s * 1000:.0f} ms", f"replies as {replies}", f"seed {self.seed}", *self.renegotiated]
+        if self.thinking != "none":
+            parts.append({"hidden": "thinks unseen", "text": "thinks in the text", "field": "thinks"}[self.thinking])
+        if self.usage != "reported":
+            parts.append(f"usage: {self.usage}")
+        if self.malformed:
+            parts.append(f"warning: malformed replies to {', '.join(self.malformed)}")
+        return ", ".join(parts)
+
+    def applied_to(self, config: ExecutorConfig) -> ExecutorConfig:
+        """The configuration that the endpoint accepts."""
+        structured = config.executor_structured
+        if structured == AUTO:
+            structured = JSON_SCHEMA if self.json_schema else TAGS
+        return replace(
+            config,
+            executor_max_tokens_field=self.max_tokens_field,
+            executor_omit=list(self.omitted),
+            executor_structured=structured,
+        )
