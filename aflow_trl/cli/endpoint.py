@@ -76,7 +76,7 @@ def _table(client: LLMClient) -> Table:
         ),
         "usage": profile.usage if profile.usage != "missing" else "missing (estimated)",
         "context": f"{profile.context_tokens} tokens" if profile.context_tokens else "not said",
-        "replies": "JSON by schema" if client.structured else "tags in the text",
+        "replies": config.executor_structured,
         "malformed": ", ".join(profile.malformed) or "none",
         "price": "unknown" if unknown else f"{price.input_usd:g} / {price.output_usd:g} USD per million tokens",
         "latency": f"{profile.latency_s:.2f} s",

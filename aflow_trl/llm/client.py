@@ -21,7 +21,7 @@ import openai
 from ..errors import FatalEndpointError, RunBudgetError, UnavailableError
 from .arbiter import CONTROL_MESSAGES, Arbiter, hint
 from .cache import CallCache, call_key
-from .config import JSON_SCHEMA, LIMITS, SIMULATED, ExecutorConfig, as_mapping
+from .config import LIMITS, SIMULATED, ExecutorConfig, as_mapping
 from .endpoints import endpoints, extra_headers
 from .limiter import REPLIES_PER_TURN, EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Slot
 from .profile import EndpointProfile
@@ -135,11 +135,6 @@ class LLMClient:
         fields = {name: value for name, value in asdict(self.config).items() if name not in LIMITS}
         return call_key(fields, self._endpoints, self._extra_headers)
 
-    @property
-    def structured(self) -> bool:
-        """Whether operators ask for JSON that the endpoint enforces; tags in the text serve elsewhere."""
-        return self.config.executor_structured == JSON_SCHEMA
-
     async def complete(
         self,
         messages: Messages,
@@ -185,18 +180,23 @@ class LLMClient:
             await self.cache.put(key, completion)
             return completion
 
-    async def ask_once(
-        self, messages: Messages, *, seed: int = 0, response_format: Mapping[str, Any] | None = None
+    async def ask_uncontested(
+        self,
+        messages: Messages,
+        *,
+        seed: int = 0,
+        response_format: Mapping[str, Any] | None = None,
+        max_attempts: int | None = None,
     ) -> Completion:
         """
-        Make one call past the cache, whose errors say nothing about a workflow.
+        Make one call past the cache, without asking who is to blame for an error.
 
         Raises:
             [`ContestedError`]: The endpoint refuses the request.
             [`EndpointError`]: It cannot be used.
         """
         request = self._chat_request(messages, seed, None, response_format)
-        return await self._request_with_retries(request, contest=False)
+        return await self._request_with_retries(request, contest=False, max_attempts=max_attempts)
 
     async def ping(self) -> Completion:
         """
@@ -210,7 +210,7 @@ class LLMClient:
                 the API key.
         """
         try:
-            return await self.ask_once(CONTROL_MESSAGES)
+            return await self.ask_uncontested(CONTROL_MESSAGES)
         except ContestedError as error:
             raise self.fatal(f"{error}{hint(error, self.config)}") from error
         except UnavailableError as error:
@@ -271,7 +271,12 @@ class LLMClient:
         )
 
     async def _request_with_retries(
-        self, request: _Request, priority: Priority | None = None, *, contest: bool = True
+        self,
+        request: _Request,
+        priority: Priority | None = None,
+        *,
+        contest: bool = True,
+        max_attempts: int | None = None,
     ) -> Completion:
         """Send a request until it is answered; `contest` has a control request tell who is to blame for an error."""
         state = self._state()
@@ -303,6 +308,8 @@ class LLMClient:
                 self._proven.add(slot.endpoint)
                 return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
             except RetryLaterError as error:
+                if attempt == max_attempts:
+                    raise
                 if error.fallback is not None and attempt >= (error.max_attempts or 1):
                     return replace(error.fallback, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
                 if error.unreachable and attempt >= FIRST_CONTACTS and not self._proven:

@@ -13,7 +13,7 @@ from .prices import list_price
 from .types import Price, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"
-AUTO, JSON_SCHEMA, TAGS = STRUCTURED = ("auto", "json_schema", "tags")
+AUTO, JSON_SCHEMA, JSON_OBJECT, TAGS = STRUCTURED = ("auto", "json_schema", "json_object", "tags")
 """Values of `executor_structured`."""
 LIMITS = frozenset(
     f"executor_{name}"
@@ -61,8 +61,9 @@ class ExecutorConfig:
         executor_query (`dict[str, str]`, *optional*):
             Query of the address, such as `{"api-version": "2024-10-21"}` of Azure's classic path.
         executor_structured (`str`, *optional*, defaults to `"auto"`):
-            How operators ask for replies of several fields: `"tags"` in the text, `"json_schema"` by
-            `response_format`, or `"auto"`, the latter where the preflight finds that the endpoint enforces it.
+            How operators ask for replies of several fields: `"tags"` in the text, `"json_schema"` by OpenAI's
+            `response_format`, `"json_object"` with the schema beside it (llama-cpp-python), or `"auto"`: whichever of
+            the two the preflight finds enforced, else tags.
         executor_concurrency (`int`, *optional*, defaults to `64`):
             Maximum number of calls in flight to an endpoint.
         executor_rpm (`int`, *optional*):
@@ -125,7 +126,11 @@ class ExecutorConfig:
         default=None, metadata={"help": "Query of the address, as JSON, such as Azure's api-version."}
     )
     executor_structured: str = field(
-        default=AUTO, metadata={"help": "Form of replies: auto, json_schema or tags.", "choices": STRUCTURED}
+        default=AUTO,
+        metadata={
+            "help": "How replies of several fields are asked for.",
+            "choices": STRUCTURED,
+        },
     )
     executor_concurrency: int = field(
         default=64, metadata={"help": "Maximum number of calls in flight to an endpoint."}
@@ -228,6 +233,14 @@ class ExecutorConfig:
         for name in self.executor_omit or ():
             fields.pop(name, None)
         return fields | as_mapping(self.executor_extra_body)
+
+    def response_format(self, schema: dict[str, Any]) -> dict[str, Any] | None:
+        """Field that asks for JSON of a schema; `None` if replies are to hold tags."""
+        if self.executor_structured == JSON_SCHEMA:
+            return {"type": JSON_SCHEMA, "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+        if self.executor_structured == JSON_OBJECT:
+            return {"type": JSON_OBJECT, "schema": schema}
+        return None
 
     @property
     def _is_openai(self) -> bool:

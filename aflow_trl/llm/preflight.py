@@ -11,13 +11,14 @@ from typing import Any
 
 from ..errors import EndpointError, FatalEndpointError, RunBudgetError
 from .client import LLMClient
-from .config import ExecutorConfig
+from .config import JSON_OBJECT, JSON_SCHEMA, TAGS, ExecutorConfig
 from .profile import EndpointProfile
 from .retry import ContestedError
 from .types import Completion, Messages, Usage
 
 FEATURE_TIMEOUT_S = 60.0
 """Time that a trial of a feature may take; one that fails or hangs is a feature that is not there."""
+TRIAL_ATTEMPTS = 2
 HIDDEN_TOKENS = 16
 """Tokens beyond one for each character of a reply from which on a model must have thought unseen."""
 REFUSED = re.compile(
@@ -35,19 +36,12 @@ SCHEMA_FIELDS: dict[str, Any] = {
     "verdict": {"type": "string", "enum": ["affirmative", "negative"]},
 }
 SCHEMA: dict[str, Any] = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "reply",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": SCHEMA_FIELDS,
-            "required": list(SCHEMA_FIELDS),
-            "additionalProperties": False,
-        },
-    },
+    "type": "object",
+    "properties": SCHEMA_FIELDS,
+    "required": list(SCHEMA_FIELDS),
+    "additionalProperties": False,
 }
-"""A schema with words that a model would hardly choose by itself, in a prompt that does not mention JSON."""
+"""A schema with words that a model would hardly choose by itself; the prompt does not mention JSON."""
 CONTEXT_FIELDS = (
     "max_model_len",
     "context_length",
@@ -93,7 +87,7 @@ async def probe(client: LLMClient) -> EndpointProfile:
             f"executor_max_tokens is {config.executor_max_tokens}, but prompt and reply together may have "
             f"{context_tokens} tokens. Lower it, to a half of that at most, or serve the model with a longer context"
         )
-    seed, json_schema = await asyncio.gather(_seed(client), _enforces_schema(client))
+    seed, structured = await asyncio.gather(_seed(client), _structured(client))
     return EndpointProfile(
         config.executor_max_tokens_field,
         tuple(config.executor_omit or ()),
@@ -102,7 +96,7 @@ async def probe(client: LLMClient) -> EndpointProfile:
         usage=_usage(reply.usage),
         seed=seed,
         context_tokens=context_tokens,
-        json_schema=json_schema,
+        structured=structured,
         latency_s=reply.wall_s,
     )
 
@@ -128,8 +122,10 @@ def _renegotiated(config: ExecutorConfig, refusal: str) -> tuple[ExecutorConfig,
 
 async def _trial(client: LLMClient, messages: Messages, **options: Any) -> Completion | None:
     """A reply to a trial; `None` if the endpoint cannot do what is tried."""
+    # Some servers answer what they do not know with a 500, which no patience helps.
+    call = client.ask_uncontested(messages, max_attempts=TRIAL_ATTEMPTS, **options)
     try:
-        return await asyncio.wait_for(client.ask_once(messages, **options), FEATURE_TIMEOUT_S)
+        return await asyncio.wait_for(call, FEATURE_TIMEOUT_S)
     except RunBudgetError:
         raise
     except (EndpointError, asyncio.TimeoutError):
@@ -147,17 +143,23 @@ async def _seed(client: LLMClient) -> str:
     return "honoured" if first != other else "no effect"
 
 
-async def _enforces_schema(client: LLMClient) -> bool:
-    reply = await _trial(client, SCHEMA_MESSAGES, response_format=SCHEMA)
+async def _structured(client: LLMClient) -> str:
+    """The first form of a schema that the endpoint enforces."""
+    for form in (JSON_SCHEMA, JSON_OBJECT):
+        config = replace(client.config, executor_structured=form)
+        reply = await _trial(client, SCHEMA_MESSAGES, response_format=config.response_format(SCHEMA))
+        if reply is not None and _is_of_schema(reply.text):
+            return form
+    return TAGS
+
+
+def _is_of_schema(text: str) -> bool:
     try:
-        content = json.loads(reply.text) if reply is not None else None
-    except ValueError:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
         return False
-    return (
-        isinstance(content, dict)
-        and content.keys() == SCHEMA_FIELDS.keys()
-        and content["verdict"] in SCHEMA_FIELDS["verdict"]["enum"]
-    )
+    verdicts = SCHEMA_FIELDS["verdict"]["enum"]
+    return isinstance(content, dict) and content.keys() == SCHEMA_FIELDS.keys() and content["verdict"] in verdicts
 
 
 def _thinking(reply: Completion) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .config import AUTO, JSON_SCHEMA, TAGS, ExecutorConfig
+from .config import AUTO, TAGS, ExecutorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class EndpointProfile:
     """`honoured`, `ignored`, `no effect` (equal replies to different seeds) or `not sent`."""
     context_tokens: int | None = None
     """Maximum number of tokens of prompt and reply together; `None` if the endpoint does not say."""
-    json_schema: bool = False
-    """Whether it enforces a JSON schema."""
+    structured: str = TAGS
+    """How replies of several fields are asked for: `json_schema` or `json_object` if enforced, else `tags`."""
     malformed: tuple[str, ...] = ()
     """Operators whose reply to a trial was not in the required form."""
     latency_s: float = 0.0
@@ -36,8 +36,8 @@ class EndpointProfile:
     """Their cost; `None` if the price is unknown."""
 
     def __str__(self) -> str:
-        replies = "JSON by schema" if self.json_schema else "tags"
-        parts = [f"{self.latency_s * 1000:.0f} ms", f"replies as {replies}", f"seed {self.seed}", *self.renegotiated]
+        parts = [f"{self.latency_s * 1000:.0f} ms", f"replies: {self.structured}", f"seed {self.seed}"]
+        parts += self.renegotiated
         if self.thinking != "none":
             parts.append({"hidden": "thinks unseen", "text": "thinks in the text", "field": "thinks"}[self.thinking])
         if self.usage != "reported":
@@ -49,11 +49,9 @@ class EndpointProfile:
     def applied_to(self, config: ExecutorConfig) -> ExecutorConfig:
         """The configuration that the endpoint accepts."""
         structured = config.executor_structured
-        if structured == AUTO:
-            structured = JSON_SCHEMA if self.json_schema else TAGS
         return replace(
             config,
             executor_max_tokens_field=self.max_tokens_field,
             executor_omit=list(self.omitted),
-            executor_structured=structured,
+            executor_structured=self.structured if structured == AUTO else structured,
         )

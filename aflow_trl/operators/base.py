@@ -71,9 +71,10 @@ class OperatorCall:
         Raises:
             [`OperatorFailureError`]: Both replies were malformed.
         """
-        form, schema = parse if isinstance(parse, ReplyForm) else None, None
-        if form is not None and self.client.structured:
-            prompt, schema = form.ask_for_json(prompt), form.schema()
+        form = parse if isinstance(parse, ReplyForm) else None
+        schema = None if form is None else self.client.config.response_format(form.schema())
+        if form is not None and schema is not None:
+            prompt = form.ask_for_json(prompt)
         try:
             return parse(model_text((await self._ask(prompt, schema)).text))
         except ReplyError:

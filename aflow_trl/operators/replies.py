@@ -62,13 +62,12 @@ class ReplyForm:
         return dict.fromkeys(self.names, "") | {self.names[0]: before.strip(), self.names[-1]: last.strip()}
 
     def schema(self) -> dict[str, Any]:
-        """`response_format` that makes an endpoint reply with a JSON object of the fields."""
+        """JSON schema of an object of the fields."""
         fields = {
             name: {"type": "string"} | ({"enum": list(self.choices[name])} if name in self.choices else {})
             for name in self.names
         }
-        schema = {"type": "object", "properties": fields, "required": list(self.names), "additionalProperties": False}
-        return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+        return {"type": "object", "properties": fields, "required": list(self.names), "additionalProperties": False}
 
     def ask_for_json(self, prompt: str) -> str:
         """The prompt, with a JSON object in place of the elements that it ends with."""
