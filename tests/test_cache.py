@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,97 @@ async def test_reply_with_other_fields_is_a_miss(tmp_path: Path) -> None:
     with sqlite3.connect(cache.path) as connection:
         connection.execute("UPDATE replies SET reply = ?, checksum = ?", (reply, _checksum(reply)))
     assert cache.get("key") is None
+
+
+# -- leases ----------------------------------------------------------------------------------------------------------
+
+TWO_PROCESSES = """
+import asyncio, sys
+from pathlib import Path
+from aflow_trl.llm import CallCache, ExecutorConfig, LLMClient
+
+async def main(base_url, path, calls):
+    client = LLMClient(ExecutorConfig(executor_base_url=base_url), cache=CallCache(Path(path)))
+    messages = [[{"role": "user", "content": f"question {n}"}] for n in range(int(calls))]
+    replies = await asyncio.gather(*(client.complete(message, seed=0) for message in messages))
+    await client.aclose()
+    print(client.spending.requests, sum(reply.cached for reply in replies), len(replies))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def start(base_url: str, path: Path, calls: int) -> asyncio.subprocess.Process:
+    arguments = [sys.executable, "-c", TWO_PROCESSES, base_url, str(path), str(calls)]
+    return await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+
+
+def slowly(seconds: float) -> Any:
+    async def answer(prompt: str) -> str:
+        await asyncio.sleep(seconds)
+        return f"reply to {prompt}"
+
+    return lambda prompt, number: answer(prompt)
+
+
+async def test_two_processes_pay_once_for_what_both_ask(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.script = slowly(0.5)
+    processes = [await start(endpoint.base_url, tmp_path / "c.sqlite", 20) for _ in range(2)]
+    outputs = [(await process.communicate())[0].split() for process in processes]
+    assert len(endpoint.payloads) == 20 == sum(int(requests) for requests, _, _ in outputs)
+    assert sum(int(cached) for _, cached, _ in outputs) == 20
+
+
+async def test_lease_of_a_killed_process_is_taken_over(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.script = lambda prompt, number: silence() if number == 1 else "42"
+    path = tmp_path / "c.sqlite"
+
+    async def silence() -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    process = await start(endpoint.base_url, path, 1)
+    while not endpoint.payloads:
+        await asyncio.sleep(0.05)
+    process.kill()
+    await process.wait()
+    client = endpoint.client()
+    client.cache = CallCache(path)
+    message = [{"role": "user", "content": "question 0"}]
+    begin = time.monotonic()
+    assert (await client.complete(message, seed=0)).text == "42"
+    assert time.monotonic() - begin < 5
+
+
+async def test_equal_calls_at_once_are_made_once(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.script = slowly(0.1)
+    client = endpoint.client()
+    client.cache = CallCache(tmp_path / "c.sqlite")
+    message = [{"role": "user", "content": "x"}]
+    replies = await asyncio.gather(*(client.complete(message, seed=0) for _ in range(8)))
+    assert len(endpoint.payloads) == 1 and len({reply.text for reply in replies}) == 1
+
+
+async def test_reply_that_is_not_stored_makes_nobody_wait_in_turn(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    async def cut() -> Any:
+        await asyncio.sleep(0.3)
+        return chat_response("4", finish_reason="length")
+
+    endpoint.script = lambda prompt, number: cut()
+    client = endpoint.client()
+    client.cache = CallCache(tmp_path / "c.sqlite")
+    begin = time.monotonic()
+    await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}], seed=0) for _ in range(6)))
+    assert len(endpoint.payloads) == 6 and time.monotonic() - begin < 1.5
+
+
+async def test_failed_call_releases_its_lease(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    cache = CallCache(tmp_path / "c.sqlite")
+    with pytest.raises(RuntimeError):
+        async with cache.lease("key", 60) as stored:
+            assert stored is None
+            raise RuntimeError
+    async with cache.lease("key", 60) as stored:
+        assert stored is None
+    cache.close()
+    assert sqlite3.connect(cache.path).execute("SELECT COUNT(*) FROM leases").fetchone() == (0,)

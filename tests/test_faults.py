@@ -207,6 +207,50 @@ async def test_a_failed_attempt_that_may_be_billed_is_counted() -> None:
 
 CHAT_USAGE = Usage(10, 5)
 """Usage that the completions of the fault server report."""
+NOT_BILLED = [name for name in RETRIED if name[:3] in ("429", "408", "409", "500", "502", "503", "504", "529")]
+"""Faults before any work was done."""
+WITHOUT_USAGE = ("usage missing", "usage null", "usage nonsense", "usage negative")
+
+
+@pytest.mark.parametrize("name", RETRIED)
+async def test_bill_of_a_retried_fault(name: str) -> None:
+    """An endpoint that refuses does no work; one that breaks off may have done it, and sends a bill."""
+    _, rollouts, _ = await rewards_against(lambda number: RETRIED[name] if number == 1 else GOOD)
+    client = rollouts.engine.client
+    extra = client.spending.usd - client.config.price.cost(CHAT_USAGE)
+    assert extra == pytest.approx(0.0) if name in NOT_BILLED or "inside" in name else extra >= 0
+
+
+@pytest.mark.parametrize("name", FATAL)
+async def test_fatal_fault_costs_nothing(name: str) -> None:
+    _, rollouts, _ = await rewards_against(lambda number: FATAL[name])
+    assert rollouts.engine.client.spending.usd == 0.0
+
+
+@pytest.mark.parametrize("name", CONTESTED)
+async def test_refused_request_costs_its_control_requests(name: str) -> None:
+    _, rollouts, server = await rewards_against(lambda number: CONTESTED[name][0], control=GOOD)
+    client = rollouts.engine.client
+    assert client.spending.usd == pytest.approx(server.controls * client.config.price.cost(CHAT_USAGE))
+    # A request that is refused for its content is not sent again.
+    assert server.requests == 1 or CONTESTED[name][1] is None
+
+
+@pytest.mark.parametrize("name", SCORED)
+async def test_bill_of_a_usable_reply(name: str) -> None:
+    _, rollouts, _ = await rewards_against(lambda number: SCORED[name][0])
+    client = rollouts.engine.client
+    reported = client.config.price.cost(CHAT_USAGE)
+    assert client.spending.usd > 0 if name in WITHOUT_USAGE else client.spending.usd == pytest.approx(reported)
+
+
+@pytest.mark.parametrize("name", SCORED)
+async def test_ping_takes_every_usable_reply(name: str) -> None:
+    async with FaultServer(lambda number: SCORED[name][0]) as server:
+        client = LLMClient(config(server.base_url))
+        await client.ping()
+        await client.aclose()
+    assert server.requests == 1
 
 
 def resident_mib(peak: bool = False) -> float:

@@ -11,12 +11,25 @@ import aflow_trl
 
 PACKAGE = Path(aflow_trl.__file__).parent
 ROOMS = (
-    *("errors", "text", "assets", "storage", "dsl", "sandbox", "llm", "answers", "operators", "engine", "scoring"),
+    *(
+        "errors",
+        "text",
+        "assets",
+        "console",
+        "storage",
+        "dsl",
+        "sandbox",
+        "llm",
+        "answers",
+        "operators",
+        "engine",
+        "scoring",
+    ),
     *("data", "simulator", "rollouts", "rewards", "improvement", "policies", "trainer", "runs", "evaluation"),
     *("warm_start", "recipes", "tasks", "inference", "export", "cli", "train"),
 )
 """From the bottom to the top: a room imports only rooms before it."""
-NO_IMPORTS = ("errors", "text", "assets", "sandbox", "dsl", "llm", "answers")
+NO_IMPORTS = ("errors", "text", "assets", "console", "sandbox", "dsl", "llm", "answers")
 """The bottom: they know `errors` and the files that ship, nothing else."""
 
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 import aflow_trl
+from aflow_trl.console import report_console
 from aflow_trl.dsl import extract
 from aflow_trl.engine import RolloutRequest
 from aflow_trl.operators import Problem
 from aflow_trl.operators.replies import ReplyError, fenced, tagged
 from aflow_trl.rewards import stated_answer
-from aflow_trl.runs import new_figure, report_console, save_figure
+from aflow_trl.runs import new_figure, save_figure
 from aflow_trl.storage import write_json
 from aflow_trl.text import MAX_TEXT_CHARS, model_text
 from command_line import is_drawn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from ..console import report_console
 from ..dsl import analyze, format_workflow, mermaid, parse
 from ..operators import load_operators
-from ..runs import report_console
 from .options import Commands
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..console import report_console
 from ..operators import DEFAULT_OPERATORS
-from ..runs import report_console
 from .options import Commands
 
 

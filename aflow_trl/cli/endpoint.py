@@ -7,10 +7,10 @@ import asyncio
 
 from rich.table import Table
 
+from ..console import report_console
 from ..errors import RecipeError
 from ..llm import SIMULATED, ExecutorConfig, LLMClient
 from ..operators import preflight
-from ..runs import report_console
 from .options import ANY_MACHINE, Commands, add_executor_flags, executor_config
 
 

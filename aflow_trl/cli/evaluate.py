@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..console import report_console
 from ..errors import RecipeError
 from ..operators import load_operators
-from ..runs import report_console
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client, reply_cache
 
 """Minimum width of the table, in characters; in a narrower terminal its columns would break into single letters."""

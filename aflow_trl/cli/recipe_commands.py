@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ..console import report_console
 from ..errors import RecipeError
-from ..runs import report_console
 from .options import ANY_MACHINE, Commands
 
 """Minimum width of a table, in characters; in a narrower terminal its columns would be cut."""

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..console import report_console
 from ..dsl import format_workflow, parse
 from ..engine import Engine, Outcome, Trace
 from ..errors import RecipeError
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..operators import OperatorRegistry, Problem, load_operators
-from ..runs import report_console
 from ..text import model_text
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ PRUNE_EVERY = 1_000
 """Number of writes between two checks of the size, which scan the whole table."""
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a lock that another process holds."""
+_NUMBERS = itertools.count()
+"""Numbers of the leases of this process."""
 LEASE_POLL_S = 0.05
 """Pause between two looks for a reply that another caller is about to get."""
 MAX_BATCH = 256
@@ -147,27 +150,29 @@ class CallCache:
             [`Completion`], *optional*: The stored reply; `None` if the caller has to make the call.
         """
         stored, leased = self.get(key), False
-        if stored is None:
-            leased = await self._acquire(key, seconds)
-            stored = self.get(key)  # another process may have completed the call meanwhile
-            while stored is None and not leased and (owner := self._owner(key)) is not None:
-                if not _is_alive(owner):
-                    leased = await self._acquire(key, seconds, dead=owner)
-                else:
-                    await asyncio.sleep(LEASE_POLL_S)
-                stored = self.get(key)
+        owner = f"{_this_process()} {next(_NUMBERS)}"
         try:
+            if stored is None:
+                leased = await self._acquire(key, owner, seconds)
+                stored = self.get(key)  # another process may have completed the call meanwhile
+            while stored is None and not leased and (holder := self._holder(key)) is not None:
+                if _is_alive(holder):
+                    await asyncio.sleep(LEASE_POLL_S)
+                else:
+                    leased = await self._acquire(key, owner, seconds, dead=holder)
+                stored = self.get(key)
             yield stored
         finally:
-            if leased:
-                self._enqueue(_Write(_RELEASE, (key, _this_process()), None))
+            # Also if it was cancelled while it acquired the lease.
+            if leased or stored is None:
+                self._enqueue(_Write(_RELEASE, (key, owner), None))
 
-    async def _acquire(self, key: str, seconds: float, dead: str = "") -> bool:
+    async def _acquire(self, key: str, owner: str, seconds: float, dead: str = "") -> bool:
         now = time.time()
-        row = {"key": key, "owner": _this_process(), "until": now + seconds, "now": now, "dead": dead}
+        row = {"key": key, "owner": owner, "until": now + seconds, "now": now, "dead": dead}
         return await self._written(_ACQUIRE, row) > 0
 
-    def _owner(self, key: str) -> str | None:
+    def _holder(self, key: str) -> str | None:
         """Who holds the lease of a call; `None` if nobody does."""
         try:
             query = "SELECT owner FROM leases WHERE key = ? AND until >= ?"
@@ -320,11 +325,12 @@ def _this_process() -> str:
 
 def _is_alive(owner: str) -> bool:
     """Whether the process that holds a lease runs; one on another machine is taken to."""
-    host, pid, _ = owner.rsplit(" ", 2)
+    process = owner.rpartition(" ")[0]
+    host, pid, _ = process.rsplit(" ", 2)
     if host != socket.gethostname():
         return True
     try:
-        return _process_of.__wrapped__(int(pid)) == owner
+        return _process_of.__wrapped__(int(pid)) == process
     except (psutil.Error, ValueError):
         return False
 

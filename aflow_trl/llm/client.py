@@ -112,6 +112,9 @@ class LLMClient:
         # Read here and not at the first call, so that a missing key is reported before anything expensive starts.
         self._endpoints = endpoints(config)
         self._extra_headers = extra_headers(config)
+        # The SDK sends a key unless it is told not to.
+        keyless = {"Authorization": openai.Omit()} if config.executor_api_key_env is None else {}
+        self._headers: dict[str, str | openai.Omit] = {**self._extra_headers, **keyless}
         self._http_client = http_client or _aiohttp_client
         self._proven: set[EndpointLimiter] = set()
         """Endpoints that have answered a request."""
@@ -233,7 +236,7 @@ class LLMClient:
         client = next(iter(self._state().clients.values()))
         try:
             reply = await client.with_options(timeout=MODELS_TIMEOUT_S).models.with_raw_response.list(
-                extra_headers=self._extra_headers, extra_query=as_mapping(self.config.executor_query)
+                extra_headers=self._headers, extra_query=as_mapping(self.config.executor_query)
             )
             return reply.http_response.json()
         except TRANSPORT_ERRORS:
@@ -402,7 +405,7 @@ class LLMClient:
                 # bypasses the validation and overrides the empty list.
                 messages=[],
                 extra_body={"messages": request.messages, **request.fields},
-                extra_headers=self._extra_headers,
+                extra_headers=self._headers,
                 extra_query=as_mapping(config.executor_query),
             )
             async with stream as response:

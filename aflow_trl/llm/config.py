@@ -40,7 +40,8 @@ class ExecutorConfig:
         executor_model (`str`, *optional*, defaults to `"gpt-4o-mini"`):
             Model name sent with every call.
         executor_api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
-            Environment variable that holds the API key. The key itself never appears in a recipe.
+            Environment variable that holds the API key. The key itself never appears in a recipe. If `None`, no
+            `Authorization` header is sent, as where the key goes into a header of `executor_extra_headers`.
         executor_temperature (`float`, *optional*, defaults to `0.7`):
             Sampling temperature of the executor.
         executor_top_p (`float`, *optional*, defaults to `1.0`):
@@ -81,8 +82,8 @@ class ExecutorConfig:
             wins. It pays off where a few calls take many times as long as the rest; the 95th percentile of the
             latency is a good value. If `None`, calls are never hedged.
         executor_input_usd_per_mtok (`float`, *optional*):
-            Price of a million prompt tokens in USD. If `None`, the price in `configs/prices.yaml` for a model of the
-            OpenAI API, else unknown.
+            Price of a million prompt tokens in USD. If `None`, the list price of the endpoint's host in
+            `configs/prices.yaml`, else unknown.
         executor_output_usd_per_mtok (`float`, *optional*):
             Price of a million completion tokens in USD, with the same default.
         executor_cached_usd_per_mtok (`float`, *optional*):
@@ -101,7 +102,7 @@ class ExecutorConfig:
         metadata={"help": "Base URL of the OpenAI-compatible endpoint; 'simulated' runs the simulated executor."},
     )
     executor_model: str = field(default="gpt-4o-mini", metadata={"help": "Model name sent with every call."})
-    executor_api_key_env: str = field(
+    executor_api_key_env: str | None = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the API key."}
     )
     executor_temperature: float = field(default=0.7, metadata={"help": "Sampling temperature of the executor."})
@@ -206,8 +207,7 @@ class ExecutorConfig:
     @functools.cached_property
     def price(self) -> Price:
         """Price of the executor's tokens: the configured one, else the list price."""
-        # Another endpoint may serve a model of the same name at a price of its choice.
-        listed = list_price(self.executor_model) if self._is_openai else Price(None, None)
+        listed = list_price(urlsplit(self.executor_base_url or "").hostname or "", self.executor_model)
         return Price(
             _first_set(self.executor_input_usd_per_mtok, listed.input_usd),
             _first_set(self.executor_output_usd_per_mtok, listed.output_usd),
@@ -241,10 +241,6 @@ class ExecutorConfig:
         if self.executor_structured == JSON_OBJECT:
             return {"type": JSON_OBJECT, "schema": schema}
         return None
-
-    @property
-    def _is_openai(self) -> bool:
-        return urlsplit(self.executor_base_url or "").hostname == urlsplit(OPENAI_URL).hostname
 
 
 def as_mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:

@@ -32,20 +32,22 @@ def endpoints(config: ExecutorConfig) -> list[Endpoint]:
     pool = [config]
     for entry in config.executor_pool or []:
         base_url, _, key_variable = entry.strip().partition(" ")
-        key_variable = key_variable.strip() or config.executor_api_key_env
-        pool.append(replace(config, executor_base_url=base_url, executor_api_key_env=key_variable, executor_pool=None))
+        variable = key_variable.strip() or config.executor_api_key_env
+        pool.append(replace(config, executor_base_url=base_url, executor_api_key_env=variable, executor_pool=None))
     return [Endpoint(_base_url(member), api_key(member)) for member in pool]
 
 
 def api_key(config: ExecutorConfig) -> str:
     """
-    API key of the endpoint; a placeholder for the simulated executor, and for a server on this machine without one.
+    API key of the endpoint; a placeholder for the simulated executor, a server on this machine, or if none is sent.
 
     Raises:
         [`RecipeError`]: The environment variable of a real endpoint is empty, or holds what no header can carry.
     """
     if config.executor_base_url == SIMULATED:
         return "simulated"
+    if config.executor_api_key_env is None:
+        return "none"
     key = os.environ.get(config.executor_api_key_env, "").strip()
     if not key and urlsplit(config.executor_base_url or "").hostname in _LOOPBACK:
         return "none"

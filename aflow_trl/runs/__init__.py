@@ -1,6 +1,5 @@
 """Results of a run: summary tables, plots, sections of the model card, replay."""
 
-from .console import report_console
 from .learning import learning_report, plot_frontier, print_learning
 from .model_card import compose_card_sections, task_card_sections
 from .plots import COLOURS, new_figure, plot_learning_curve, save_figure
@@ -24,7 +23,6 @@ __all__ = [
     "print_summary",
     "print_winners",
     "replay",
-    "report_console",
     "save_figure",
     "task_card_sections",
 ]

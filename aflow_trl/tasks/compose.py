@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..console import report_console
 from ..data import build_dataset
 from ..errors import FatalEndpointError, RunStoppedError
 from ..evaluation import HeldOutEvaluator
@@ -22,7 +23,6 @@ from ..runs import (
     plot_frontier,
     plot_learning_curve,
     print_summary,
-    report_console,
 )
 from .preflight import check_trainer
 from .session import (

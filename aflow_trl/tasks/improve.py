@@ -16,6 +16,7 @@ import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from ..console import report_console
 from ..data import DOMAINS, PolicyPrompt, Row
 from ..dsl import format_workflow, sample_workflow
 from ..errors import DataError, RecipeError
@@ -23,7 +24,7 @@ from ..improvement import Attempt, Failure, Improvement, improvement_messages, l
 from ..recipes import Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
 from ..rollouts import Rollouts, RowColumns, ScoredRollout, valid_share, workflow_counts
-from ..runs import plot_gains, print_gains, report_console, task_card_sections
+from ..runs import plot_gains, print_gains, task_card_sections
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
 from .preflight import check_trainer

@@ -13,12 +13,13 @@ import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from ..console import report_console
 from ..data import PolicyPrompt, Row
 from ..errors import DataError
 from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
 from ..rollouts import RowColumns
-from ..runs import plot_reasoning, print_reasoning, report_console, task_card_sections
+from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
