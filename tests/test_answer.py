@@ -29,7 +29,7 @@ def write_questions(folder: Path, questions: list[dict[str, Any]]) -> str:
 def test_a_file_of_questions_is_answered_line_by_line(tmp_path: Path) -> None:
     questions = [{"id": "a", "question": MATH}, {"id": "b", "question": MATH, "domain": "math", "answer": "25"}]
     source, target = write_questions(tmp_path, questions), tmp_path / "out.jsonl"
-    result = aflow("run", "--input", source, "--output", str(target), "--workflow", "Programmer")
+    result = aflow("run", "--simulated", "--input", source, "--output", str(target), "--workflow", "Programmer")
     assert result.returncode == 0, result.stderr
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == ["a", "b"] and answers[0]["answer"] == answers[1]["answer"]
@@ -37,18 +37,23 @@ def test_a_file_of_questions_is_answered_line_by_line(tmp_path: Path) -> None:
 
 
 def test_a_bad_question_is_named_by_line(tmp_path: Path) -> None:
-    result = aflow("run", "--input", write_questions(tmp_path, [{"question": "q"}, {"text": "q"}]))
+    result = aflow("run", "--simulated", "--input", write_questions(tmp_path, [{"question": "q"}, {"text": "q"}]))
     assert result.returncode == 2 and "line 2" in result.stderr and "'text'" in result.stderr
 
 
 def test_the_answer_is_short_and_the_trace_long() -> None:
-    short, long = (aflow("run", MATH, "--workflow", "Custom -> Review", *flags).stdout for flags in ([], ["--trace"]))
+    short, long = (
+        aflow("run", MATH, "--simulated", "--workflow", "Custom -> Review", *flags).stdout
+        for flags in ([], ["--trace"])
+    )
     assert "answer" in short and "positive" not in short
     assert ("positive" in long or "negative" in long) and "Review" in long
 
 
 def test_a_policy_samples_workflows_and_their_answers_are_voted_on(tiny_model: Path) -> None:
-    content = json.loads(aflow("run", MATH, "--model", str(tiny_model), "--best-of", "3", "--json").stdout)
+    content = json.loads(
+        aflow("run", MATH, "--simulated", "--model", str(tiny_model), "--best-of", "3", "--json").stdout
+    )
     assert len(content["workflows"]) == len(content["traces"]) == 3
 
 
@@ -79,18 +84,18 @@ def test_a_name_of_the_hub_stays_as_it_is() -> None:
 
 
 def test_a_policy_that_does_not_exist_is_named() -> None:
-    result = aflow("run", MATH, "--model", "no/such/policy")
+    result = aflow("run", MATH, "--simulated", "--model", "no/such/policy")
     assert result.returncode == 2 and "no/such/policy" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("flags", [["--best-of", "2"], ["--checkpoint", "1"]])
 def test_flags_of_a_policy_need_a_policy(flags: list[str]) -> None:
-    result = aflow("run", MATH, *flags)
+    result = aflow("run", MATH, "--simulated", *flags)
     assert result.returncode == 2 and "--model" in result.stderr
 
 
 def test_at_least_one_workflow_has_to_be_sampled(tiny_model: Path) -> None:
-    result = aflow("run", MATH, "--model", str(tiny_model), "--best-of", "0")
+    result = aflow("run", MATH, "--simulated", "--model", str(tiny_model), "--best-of", "0")
     assert result.returncode == 2 and "--best-of" in result.stderr and "at least 1" in result.stderr
 
 

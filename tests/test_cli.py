@@ -56,22 +56,24 @@ def test_a_user_error_is_exit_code_2_with_the_position_and_no_traceback() -> Non
 
 
 def test_run_answers_and_prints_the_trace() -> None:
-    result = aflow("run", MATH, "--workflow", "[Programmer, Programmer, Programmer] -> ScEnsemble", "--trace")
+    result = aflow(
+        "run", MATH, "--simulated", "--workflow", "[Programmer, Programmer, Programmer] -> ScEnsemble", "--trace"
+    )
     assert result.returncode == 0, result.stderr
     assert "Programmer" in result.stdout and "answer  25" in result.stdout
 
 
 def test_run_prints_json() -> None:
-    trace = json.loads(aflow("run", MATH, "--workflow", "Custom -> Review", "--json").stdout)
+    trace = json.loads(aflow("run", MATH, "--simulated", "--workflow", "Custom -> Review", "--json").stdout)
     assert [node["operator"] for node in trace["nodes"]] == ["Custom", "Review"]
 
 
 def test_any_key_of_the_executor_can_be_set() -> None:
-    assert aflow("run", MATH, "--workflow", "Custom", "--set", "executor_max_tokens=77").returncode == 0
+    assert aflow("run", MATH, "--simulated", "--workflow", "Custom", "--set", "executor_max_tokens=77").returncode == 0
     for text in ("max_tokens=77", "executor_max_tokens"):
-        result = aflow("run", MATH, "--workflow", "Custom", "--set", text)
+        result = aflow("run", MATH, "--simulated", "--workflow", "Custom", "--set", text)
         assert result.returncode == 2 and "KEY=VALUE" in result.stderr
-    result = aflow("run", MATH, "--workflow", "Custom", "--set", "executor_omit=[seeds]")
+    result = aflow("run", MATH, "--simulated", "--workflow", "Custom", "--set", "executor_omit=[seeds]")
     assert result.returncode == 2 and "'seeds'" in result.stderr
 
 
@@ -416,7 +418,7 @@ def test_a_replay_with_another_recipe_shows_its_advantages(runs: ShortRuns, tmp_
 
 @pytest.mark.slow
 def test_the_trained_policy_answers_a_question(runs: ShortRuns) -> None:
-    result = aflow("run", MATH, "--model", str(runs.output_dir), "--json")
+    result = aflow("run", MATH, "--simulated", "--model", str(runs.output_dir), "--json")
     trace = json.loads(result.stdout)
     # Whether the workflow of a policy that was hardly trained succeeds is another question.
     assert trace["workflow"] and result.returncode == (0 if trace["outcome"] == "ok" else 1), result.stderr[-2000:]

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..console import report_console
 from ..errors import RecipeError
 from ..operators import load_operators
-from .options import Commands, add_executor_flags, add_policy_flags, executor_client, reply_cache
+from .options import Commands, add_executor_flags, add_policy_flags, executor_client
 
 """Minimum width of the table, in characters; in a narrower terminal its columns would break into single letters."""
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     policy = None
     if options.model:
         policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
-    client = executor_client(options, cache=reply_cache(options.base_url, out))
+    client = executor_client(options, data=options.data, cache_folder=out)
     console = report_console(stderr=True)
 
     def on_progress(name: str, finished: int, total: int) -> None:

@@ -16,6 +16,7 @@ from ..errors import RecipeError
 from ..llm import SIMULATED, CallCache, EndpointProfile, ExecutorConfig, LLMClient
 from ..operators import preflight
 from ..simulator import simulated_client
+from ..storage import read_run
 
 # argparse has no public name for the type.
 Commands = argparse._SubParsersAction
@@ -25,9 +26,22 @@ ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that describe the executor."""
-    parser.add_argument("--base-url", default=SIMULATED, help="OpenAI-compatible endpoint (default: simulated)")
-    parser.add_argument("--executor", default="gpt-4o-mini", help="model behind the endpoint (default: gpt-4o-mini)")
-    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the API key")
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="OpenAI-compatible endpoint (default: that of the run named by --model, else OPENAI_BASE_URL or OpenAI)",
+    )
+    parser.add_argument(
+        "--executor", metavar="MODEL", help="model behind the endpoint (default: as --base-url, else gpt-4o-mini)"
+    )
+    parser.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable that holds the API key (default: OPENAI_API_KEY)"
+    )
+    parser.add_argument(
+        "--simulated",
+        action="store_true",
+        help="have the simulated executor answer, which knows its own problems only (default for synthetic data)",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -52,40 +66,85 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def executor_config(
-    options: argparse.Namespace, *, base_url: str | None = None, model: str | None = None
+    options: argparse.Namespace, *, data: str = "", base_url: str | None = None, model: str | None = None
 ) -> ExecutorConfig:
-    """The executor that the flags of [`add_executor_flags`] describe, or another endpoint or model."""
-    base_url = base_url or options.base_url
-    given: dict[str, Any] = {
-        "executor_base_url": base_url,
-        "executor_model": model or options.executor,
-        "executor_api_key_env": options.api_key_env,
-    }
+    """
+    The executor that the flags of [`add_executor_flags`] describe.
+
+    Args:
+        options (`argparse.Namespace`):
+            Flags.
+        data (`str`, *optional*, defaults to `""`):
+            Problems; the simulated executor is the default for synthetic ones.
+        base_url (`str`, *optional*):
+            Another endpoint than that of the flags.
+        model (`str`, *optional*):
+            Another model than that of the flags.
+
+    Raises:
+        [`RecipeError`]: The flags contradict each other, or describe no executor.
+    """
+    base_url, model = base_url or options.base_url, model or options.executor
+    if options.simulated and base_url not in (None, SIMULATED):
+        raise RecipeError(f"--simulated and the endpoint {base_url} exclude each other.")
+    settings = _executor_settings(options.set)
+    recorded: dict[str, Any] = {}
+    if base_url is None and model is None and not {"executor_base_url", "executor_model"} & settings.keys():
+        recorded = _executor_of_run(getattr(options, "model", None))
+    if options.simulated or (data == "synthetic" and base_url is None and not recorded):
+        base_url = SIMULATED
+    given = {"executor_base_url": base_url, "executor_model": model, "executor_api_key_env": options.api_key_env}
     if base_url == SIMULATED:  # free; the price of another endpoint is looked up or unknown
         given |= {"executor_input_usd_per_mtok": 0.0, "executor_output_usd_per_mtok": 0.0}
     try:
-        return ExecutorConfig(**given | _executor_settings(options.set))
+        return ExecutorConfig(
+            **recorded | {name: value for name, value in given.items() if value is not None} | settings
+        )
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from None
+
+
+def _executor_of_run(folder: str | None) -> dict[str, Any]:
+    """The executor with which the run in a folder was trained; empty if it is none."""
+    run = read_run(Path(folder)) if folder else None
+    names = {item.name for item in fields(ExecutorConfig)}
+    # A budget was that of the training.
+    return {
+        name: value for name, value in (run or {}).get("executor", {}).items() if name in names - {"executor_max_usd"}
+    }
 
 
 def executor_client(
     options: argparse.Namespace,
     *,
+    data: str = "",
+    cache_folder: Path | None = None,
     base_url: str | None = None,
     model: str | None = None,
-    cache: CallCache | None = None,
 ) -> LLMClient:
     """
-    Client of the executor of [`executor_config`], after its preflight.
+    Client of the executor of [`executor_config`], after its preflight. A line says who answers.
+
+    Args:
+        options (`argparse.Namespace`):
+            Flags.
+        data (`str`, *optional*, defaults to `""`):
+            Problems, as for [`executor_config`].
+        cache_folder (`Path`, *optional*):
+            Folder in which paid replies are kept.
+        base_url (`str`, *optional*):
+            Another endpoint than that of the flags.
+        model (`str`, *optional*):
+            Another model than that of the flags.
 
     Raises:
         [`FatalEndpointError`]: The endpoint cannot be used.
     """
-    config = executor_config(options, base_url=base_url, model=model)
+    config = executor_config(options, data=data, base_url=base_url, model=model)
     if config.executor_base_url == SIMULATED:
-        return simulated_client(config, cache=cache)
-    client = LLMClient(config, cache=cache)
+        print("executor: the simulated executor, which is no language model", file=sys.stderr)
+        return simulated_client(config)
+    client = LLMClient(config, cache=None if cache_folder is None else CallCache(cache_folder / "calls.sqlite"))
 
     async def prepare() -> EndpointProfile:
         try:
@@ -93,7 +152,7 @@ def executor_client(
         finally:
             await client.aclose()
 
-    print(f"executor {config.executor_model} at {client.host}: {asyncio.run(prepare())}", file=sys.stderr)
+    print(f"executor: {config.executor_model} at {client.host}, {asyncio.run(prepare())}", file=sys.stderr)
     return client
 
 
@@ -107,8 +166,3 @@ def _executor_settings(texts: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"--set {text}: give KEY=VALUE, where the key is one of {', '.join(sorted(names))}.")
         settings[name] = yaml.safe_load(value)
     return settings
-
-
-def reply_cache(base_url: str, folder: Path) -> CallCache | None:
-    """Cache of replies in an output folder; none for the simulated executor, which is free."""
-    return None if base_url == SIMULATED else CallCache(folder / "calls.sqlite")

@@ -80,12 +80,14 @@ def run_warm_start(options: argparse.Namespace) -> None:
     """Run the warm start of a recipe."""
     from ..recipes import load_recipe
     from ..runs import print_winners
+    from ..storage import RunRecord
     from ..tasks import run_warm_start
 
     recipe = load_recipe([options.recipe, *options.overrides])
     if recipe.compose.warm_start_settings is None:
         recipe = load_recipe([options.recipe, *options.overrides, "--warm_start", "true"])
-    print_winners(run_warm_start(recipe), report_console())
+    with RunRecord(recipe.output_dir):
+        print_winners(run_warm_start(recipe), report_console())
 
 
 def run_replay(options: argparse.Namespace) -> None:

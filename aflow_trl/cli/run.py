@@ -17,7 +17,9 @@ from ..dsl import format_workflow, parse
 from ..engine import Engine, Outcome, Trace
 from ..errors import RecipeError
 from ..inference import Answered, Question, answer_questions, read_questions
+from ..llm import SIMULATED
 from ..operators import OperatorRegistry, Problem, load_operators
+from ..simulator import knows
 from ..text import model_text
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client
 
@@ -32,7 +34,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "run",
         help="answer questions with a workflow, fixed or composed by a policy",
         description="Answer one question, or a JSONL file of them, and print answer, workflow and cost.",
-        epilog='example: aflow-trl run "What is 6 * 7?" --workflow "Custom -> Review ? Revise : done"',
+        epilog='example: aflow-trl run "What is 6 * 7?" --executor gpt-4o-mini --workflow "Custom -> Review ? Revise : done"',
     )
     parser.add_argument("question", nargs="?", help="question, in quotes")
     parser.add_argument(
@@ -79,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
         questions = read_questions(Path(options.input))
     workflows = _workflows(options, questions, operators)
     client = executor_client(options)
+    if client.config.executor_base_url == SIMULATED:
+        _check_simulated(questions)
     engine = Engine(client, operators=operators)
 
     async def answer_all(on_answer: Callable[[Answered], None]) -> None:
@@ -99,6 +103,21 @@ def run(options: argparse.Namespace) -> None:
     answered = sum(item.best.outcome is Outcome.OK for item in answers)
     calls = sum(item.model_calls for item in answers)
     print(f"{answered} of {len(answers)} questions answered with {calls} model calls, in {options.output}")
+
+
+def _check_simulated(questions: Sequence[Question]) -> None:
+    """
+    Refuse questions that the simulated executor cannot read.
+
+    Raises:
+        [`RecipeError`]: There is one.
+    """
+    unknown = next((item.problem.question for item in questions if not knows(item.problem.statement)), None)
+    if unknown is not None:
+        raise RecipeError(
+            f"the simulated executor knows its own synthetic problems only, and not {unknown[:80]!r}. Name an "
+            "endpoint with --base-url and a model with --executor."
+        )
 
 
 def _workflows(

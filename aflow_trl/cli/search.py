@@ -8,7 +8,7 @@ from pathlib import Path
 from ..dsl import format_workflow, parse
 from ..errors import RecipeError
 from ..operators import load_operators
-from .options import Commands, add_executor_flags, executor_client, reply_cache
+from .options import Commands, add_executor_flags, executor_client
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -49,11 +49,10 @@ def run(options: argparse.Namespace) -> None:
             raise RecipeError(f"--{flag} must be at least 1, got {getattr(options, flag)}.")
     vocabulary = load_operators(options.operator_module).vocabulary
     out = Path(options.out)
-    client = executor_client(options, cache=reply_cache(options.base_url, out))
+    client = executor_client(options, data=options.data, cache_folder=out)
     editor = client
     if options.optimizer or options.optimizer_url:
-        base_url = options.optimizer_url or options.base_url
-        editor = executor_client(options, base_url=base_url, model=options.optimizer)
+        editor = executor_client(options, data=options.data, base_url=options.optimizer_url, model=options.optimizer)
 
     def on_round(domain: str, tried: Tried) -> None:
         parent = tried.parent or "-"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,10 +14,11 @@ import torch
 
 from ..errors import AflowError, RunStoppedError
 from ..recipes import load_recipe
-from ..tasks import RUN
+from ..tasks import run
 from ..tasks.session import print_rank0
-from ..trainer import close_process_group
+from ..trainer import INTERRUPTION, close_process_group
 
+PR_SET_PDEATHSIG = 1
 EXIT_STOPPED = 3
 """Exit code of a run that was stopped early with a checkpoint."""
 
@@ -29,15 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Recipe and its overrides. Defaults to the command line of the process.
 
     Raises:
-        `SystemExit`: With code 2 after a user error, 3 if the run was stopped early with a checkpoint.
+        `SystemExit`: With code 2 after a user error, 3 if the run was stopped early, by a condition or a signal.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     _use_all_cores()
+    _end_with_the_launcher()
     stopped = False
     try:
-        recipe = load_recipe(sys.argv[1:] if arguments is None else arguments)
-        RUN[recipe.run.task](recipe)
+        with INTERRUPTION.handling_signals():
+            run(load_recipe(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:
+        print_rank0(f"stopped: {error or 'an interrupt'} was received. --resume goes on from the last checkpoint.")
+        stopped = True
     except RunStoppedError as error:
         print_rank0(f"stopped: {error}")
         stopped = True
@@ -50,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     close_process_group()
     if stopped:
         raise SystemExit(EXIT_STOPPED)
+
+
+def _end_with_the_launcher() -> None:
+    """Have the system send SIGTERM when a launcher dies, which would leave its processes behind."""
+    launched = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
+    if launched and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _use_all_cores() -> None:

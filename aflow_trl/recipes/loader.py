@@ -64,6 +64,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     task = _task(source, flags)
     parts = (RunArguments, TASK_ARGUMENTS.get(task, TASK_ARGUMENTS[COMPOSE]), *_SHARED_PARTS)
     _check_keys(path, source, flags, parts, task)
+    given = {flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
     flags, lists = _split_lists(flags, parts)
     parser = TrlParser(parts, prog="aflow-trl train")
     parser.set_defaults(**TASK_DEFAULTS.get(task, {}))
@@ -75,7 +76,11 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
         run, task_arguments, executor, training, model = parser.parse_args_into_dataclasses(flags)
     except (ValueError, TypeError, ImportError) as error:  # ImportError: DeepSpeed is configured but not installed
         raise RecipeError(f"{path or 'flags'}: {error}") from None
-    recipe = Recipe(run, task_arguments, executor, training, model, source)
+    effective = dict(source)
+    for name in given & {item.name for part in parts for item in fields(part)}:
+        holder = next(part for part in (run, task_arguments, executor, training, model) if hasattr(part, name))
+        effective[name] = getattr(holder, name)
+    recipe = Recipe(run, task_arguments, executor, training, model, effective)
     check_recipe(recipe)
     _complete_training(recipe)
     return recipe

@@ -67,6 +67,9 @@ def operator_executors(
     return configs
 
 
+ADDRESS = ("executor_base_url", "executor_model")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a run needs."""
@@ -79,12 +82,23 @@ class Recipe:
     """Complete: reward weights, model loading, constrained decoding and the checkpoint to resume are filled in."""
     model: ModelConfig
     source: Mapping[str, Any]
-    """Content of the recipe file, for the record."""
+    """Keys of the recipe file and of flags, with the values that hold, for the record."""
 
     @property
     def public_source(self) -> dict[str, Any]:
-        """Content of the recipe file without secrets, for the summary and the model card."""
+        """[`source`] without secrets, for the summary and the model card."""
         public: dict[str, Any] = _public(self.source)
+        return public
+
+    @property
+    def public_executor(self) -> dict[str, Any]:
+        """The executor without secrets: address, model and everything that differs from its default."""
+        given = {
+            item.name: value
+            for item in fields(self.executor)
+            if (value := getattr(self.executor, item.name)) != item.default or item.name in ADDRESS
+        }
+        public: dict[str, Any] = _public(given)
         return public
 
     @property

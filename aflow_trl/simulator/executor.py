@@ -108,6 +108,11 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
     return _WRITERS[name](_Reply(solved, fields, rng, table))
 
 
+def knows(problem: str) -> bool:
+    """Whether a problem is one of those that the simulated executor can solve, right or wrong."""
+    return read_problem(problem) is not None
+
+
 class _Reply:
     """State of a reply that is being written."""
 

@@ -3,16 +3,20 @@
 from .cache_root import cache_root
 from .json_files import check_or_write_settings, check_settings, finite, write_json
 from .jsonl import JsonLines, TraceFile, read_rows, set_aside, trace_parts
+from .run_record import RUN_FILE, RunRecord, read_run
 from .versions import versions
 
 __all__ = [
+    "RUN_FILE",
     "JsonLines",
+    "RunRecord",
     "TraceFile",
     "cache_root",
     "check_or_write_settings",
     "check_settings",
     "finite",
     "read_rows",
+    "read_run",
     "set_aside",
     "trace_parts",
     "versions",

@@ -1,11 +1,33 @@
 """What a run can train: composing workflows, improving a given one, plain reasoning. Wiring only."""
 
+from typing import Any
+
+from ..recipes import Recipe
 from .compose import run_compose
 from .improve import run_improve
 from .reason import run_reason
+from .run_folder import run_folder
 from .warm_start import run_warm_start
 
-RUN = {"compose": run_compose, "improve": run_improve, "reason": run_reason}
-"""By `task` of a recipe: runs it from start to end and returns its summary."""
+_TASKS = {"compose": run_compose, "improve": run_improve, "reason": run_reason}
 
-__all__ = ["RUN", "run_compose", "run_improve", "run_reason", "run_warm_start"]
+
+def run(recipe: Recipe) -> dict[str, Any] | None:
+    """
+    Run a recipe from start to end, in its output folder, which no other process may use meanwhile.
+
+    Args:
+        recipe ([`~aflow_trl.recipes.Recipe`]):
+            Checked recipe.
+
+    Returns:
+        `dict[str, Any]`, *optional*: The summary, as written to `summary.json`; `None` if a finished run was resumed.
+
+    Raises:
+        [`AflowError`]: A user error, or a run that had to be stopped; see `errors.py`.
+    """
+    with run_folder(recipe) as is_due:
+        return _TASKS[recipe.run.task](recipe) if is_due else None
+
+
+__all__ = ["run", "run_compose", "run_folder", "run_improve", "run_reason", "run_warm_start"]

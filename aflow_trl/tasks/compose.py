@@ -31,6 +31,7 @@ from .session import (
     build_rollouts,
     build_trainer,
     close_executors,
+    enter_phase,
     load_problems,
     print_rank0,
     publish,
@@ -72,19 +73,19 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     prompts = [recipe.prompt.messages(row) for row in eval_rows]
     evaluator = HeldOutEvaluator(trainer, rollouts, eval_rows, prompts, seed=recipe.training.seed)
 
-    print_rank0(f"held-out evaluation on {len(eval_rows)} problems")
+    enter_phase(f"held-out evaluation on {len(eval_rows)} problems")
     stages = {"untrained": evaluator.policy("untrained")}
     fixed = {text: evaluator.workflow(text) for text in _fixed_workflows(recipe)}
     chosen: dict[str, list[ScoredRollout]] = {}
     if found is not None:
         trainer.load_policy(found.policy)
-        print_rank0("held-out evaluation of the policy after the warm start")
+        enter_phase("held-out evaluation of the policy after the warm start")
         stages["warm start"] = evaluator.policy("warm start")
         share = trainer.local_share(eval_rows)
         hard_from = recipe.training.hard_from
         chosen = {name: evaluator.run(texts, name) for name, texts in winners_for(found, share, hard_from).items()}
     train(recipe, trainer)
-    print_rank0("held-out evaluation of the trained policy")
+    enter_phase("held-out evaluation of the trained policy")
     try:
         stages["trained"] = evaluator.policy("trained")
     except FatalEndpointError as error:

@@ -35,6 +35,7 @@ from .session import (
     build_trainer,
     close_clients,
     close_executors,
+    enter_phase,
     load_problems,
     print_rank0,
     publish,
@@ -111,7 +112,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     print_rank0(f"{len(train_records)} workflows to improve, {len(eval_records)} held out")
     untrained = measure("untrained")
     train(recipe, trainer)
-    print_rank0("held-out evaluation of the trained policy")
+    enter_phase("held-out evaluation of the trained policy")
     trained = measure("trained")
     close_executors(engine, trainer)
     last = [entry["gain/mean"] for entry in trainer.state.log_history if "gain/mean" in entry][-LAST_LOGS:]

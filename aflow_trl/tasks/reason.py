@@ -23,7 +23,7 @@ from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
-from .session import build_trainer, load_problems, print_rank0, publish, run_metadata, train
+from .session import build_trainer, enter_phase, load_problems, print_rank0, publish, run_metadata, train
 
 ABOUT = (
     "This policy answers in the form `<think>…</think><answer>…</answer>`. The figures are its accuracy on held-out "
@@ -64,13 +64,13 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
     trainer.train_dataset = reasoning_dataset(kept["train"], prompt)
     trainer.eval_dataset = reasoning_dataset(kept["held_out"], prompt)
 
-    print_rank0(f"held-out evaluation on {len(kept['held_out'])} problems")
+    enter_phase(f"held-out evaluation on {len(kept['held_out'])} problems")
     untrained = _measure(recipe, trainer, kept["held_out"])
     probe_size = max(recipe.training.probe_problems, trainer.accelerator.num_processes)
     probe_rows = [{"prompt": prompt.reasoning_messages(row)} | row.columns() for row in kept["train"][:probe_size]]
     trainer.watch_collapse(probe_rows, _score_probe)
     train(recipe, trainer)
-    print_rank0("held-out evaluation of the trained policy")
+    enter_phase("held-out evaluation of the trained policy")
     trained = _measure(recipe, trainer, kept["held_out"])
     summary = {
         "task": recipe.run.task,

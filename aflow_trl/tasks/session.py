@@ -29,7 +29,8 @@ from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, simulated_client
 from ..storage import set_aside, versions, write_json
-from ..trainer import ConsoleProgress, WorkflowGRPOTrainer
+from ..trainer import INTERRUPTION, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
+from .run_folder import record_phase, record_step
 
 WARM_START_FOLDER = "warm_start"
 """Subfolder of `output_dir` for everything the warm start leaves."""
@@ -208,7 +209,7 @@ def build_trainer(
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         peft_config=get_peft_config(recipe.model),
-        callbacks=[ConsoleProgress(print_rank0)],
+        callbacks=[ConsoleProgress(print_rank0), INTERRUPTION, StepRecord(record_step)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -236,8 +237,9 @@ def train(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> None:
     Raises:
         [`RunStoppedError`]: The run was stopped; the message says how to continue from the checkpoint.
     """
-    print_rank0("training")
-    trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
+    enter_phase("training")
+    with INTERRUPTION.in_training():
+        trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
     trainer.save_model(recipe.training.output_dir)
 
 
@@ -316,6 +318,12 @@ def totals(rollouts: Rollouts) -> dict[str, Any]:
         "ledger": ledger.to_json(),
         "endpoints": endpoints,
     }
+
+
+def enter_phase(phase: str) -> None:
+    """Print and record what the run is doing from now on."""
+    print_rank0(phase)
+    record_phase(phase)
 
 
 def print_rank0(line: str) -> None:

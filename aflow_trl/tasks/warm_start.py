@@ -45,9 +45,9 @@ from .session import (
     build_engine,
     build_rollouts,
     close_clients,
+    enter_phase,
     load_problems,
     model_path,
-    print_rank0,
 )
 
 PHASE = "warm start"
@@ -135,7 +135,7 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
             wait_for_everyone()
         # Samples of a policy depend on batch size and machine: a search continues with the candidates it began with.
         candidates = json.loads((folder / CANDIDATES_FILE).read_text(encoding="utf-8"))
-        print_rank0(f"warm start: {len(candidates)} workflows on {len(groups)} groups of problems")
+        enter_phase(f"warm start: {len(candidates)} workflows on {len(groups)} groups of problems")
         _search(recipe, settings, rollouts, groups, candidates, folder)
     metadata = json.loads((folder / WINNERS_FILE).read_text(encoding="utf-8"))
     group_by_name = {str(group): group for group in groups}
@@ -145,7 +145,7 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
     }
     if not policy_folder.is_dir():
         base = base or _load(recipe)
-        print_rank0(f"warm start: fine-tuning on the winners in {settings.sft_steps} steps")
+        enter_phase(f"warm start: fine-tuning on the winners in {settings.sft_steps} steps")
         examples = sft_examples(groups, winners, recipe.prompt, seed=training.seed)
         fine_tune(*base, examples, settings, training, get_peft_config(recipe.model), policy_folder)
     # The trainer loads the policy again; two copies may not fit into the memory of a GPU.

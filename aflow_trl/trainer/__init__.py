@@ -2,12 +2,14 @@
 
 from .advantages import AdvantageConfig, RewardBatch, compute_advantages, wa_grpo
 from .callbacks import (
+    INTERRUPTION,
     SKIP_UNDER_DEEPSPEED,
     CollapseGuard,
     ConsoleProgress,
     NumericalGuard,
     Probe,
     Share,
+    StepRecord,
     StopConditions,
     SyncGuard,
 )
@@ -20,6 +22,7 @@ from .workflow_grpo_trainer import WorkflowGRPOTrainer
 __all__ = [
     "COLLAPSE_GUARDS",
     "ESTIMATORS",
+    "INTERRUPTION",
     "REPLAY_SETTINGS_FILE",
     "SKIP_UNDER_DEEPSPEED",
     "TRL_ESTIMATORS",
@@ -32,6 +35,7 @@ __all__ = [
     "ReplaySettings",
     "RewardBatch",
     "Share",
+    "StepRecord",
     "StopConditions",
     "SyncGuard",
     "WorkflowGRPOConfig",

@@ -39,6 +39,7 @@ from .advantages import (
 from .callbacks import (
     SKIP_UNDER_DEEPSPEED,
     CollapseGuard,
+    Interruption,
     NumericalGuard,
     Probe,
     Share,
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 STATEFUL_CALLBACKS = (NumericalGuard, CollapseGuard, StopConditions)
-STOPPING_CALLBACKS = (*STATEFUL_CALLBACKS, SyncGuard)
+STOPPING_CALLBACKS = (*STATEFUL_CALLBACKS, SyncGuard, Interruption)
 
 
 class WorkflowGRPOTrainer(GenerationTrainer):

@@ -46,3 +46,22 @@ class ConsoleProgress(TrainerCallback):
         }
         values = "  ".join(f"{name} {value:.2f}" for name, value in figures.items() if value is not None)
         self.print_line(f"step {state.global_step:>4}/{state.max_steps}  {values}  {remaining_s:.0f} s left")
+
+
+class StepRecord(TrainerCallback):
+    """
+    Passes on every step that is done.
+
+    Args:
+        record (`Callable[[int, int], None]`):
+            Called with the number of the step and of all steps.
+    """
+
+    def __init__(self, record: Callable[[int, int], None]) -> None:
+        self.record = record
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Pass the step on."""
+        self.record(state.global_step, state.max_steps)

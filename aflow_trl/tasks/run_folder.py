@@ -1,0 +1,96 @@
+"""The output folder of a run: guarded, recorded, never a mixture of two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import RunStoppedError
+from ..recipes import Recipe
+from ..storage import RUN_FILE, RunRecord, read_run, set_aside, versions
+from ..trainer import last_checkpoint
+
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+RESULTS = (
+    *("checkpoint-*", "traces*.jsonl*", "rewards*.jsonl*", "replay_settings.json", RUN_FILE, "summary.json"),
+    *("policy.json", "README.md", "*.png", "*.safetensors", "adapter_config.json", "config.json"),
+    *("generation_config.json", "tokenizer*", "chat_template.jinja", "training_args.bin"),
+)
+"""What a run leaves in its output folder, but for what later ones use: paid replies and the search of a warm start."""
+_current: RunRecord | None = None
+"""The record of the run of this process, while there is one."""
+
+
+@contextmanager
+def run_folder(recipe: Recipe) -> Iterator[bool]:
+    """
+    Lock the output folder of a run and keep its `run.json`; files of an earlier run that is not resumed move aside.
+
+    Yields:
+        `bool`: Whether there is anything to do: a finished run that is resumed is left as it is.
+
+    Raises:
+        [`RecipeError`]: Another process is at work in the folder, or it cannot be written.
+    """
+    global _current
+    finished = _is_finished(recipe)
+    if recipe.training.process_index != 0:
+        # The first process holds the lock for all.
+        yield not finished
+        return
+    folder = recipe.output_dir
+    with RunRecord(folder) as record:
+        if finished:
+            print(
+                f"the run in {folder} is finished, so there is nothing to resume; a larger max_steps goes on with it"
+            )
+            yield False
+            return
+        if recipe.run.resume and last_checkpoint(folder) is None:
+            print(f"there is no checkpoint in {folder} to resume from: the run begins with its first step")
+        if not (recipe.run.resume or recipe.training.resume_from_checkpoint) and read_run(folder) is not None:
+            earlier = sorted({path for pattern in RESULTS for path in folder.glob(pattern)})
+            print(f"the earlier run in {folder} is now in {set_aside(folder, earlier)}")
+        record.begin(
+            {
+                "task": recipe.run.task,
+                "recipe": recipe.public_source,
+                "executor": recipe.public_executor,
+                "versions": versions(),
+                "length": _length(recipe),
+                "phase": "start",
+                "step": 0,
+            }
+        )
+        _current = record
+        try:
+            yield True
+        except BaseException as error:
+            stopped = isinstance(error, RunStoppedError | KeyboardInterrupt)
+            record.update(outcome=STOPPED if stopped else FAILED, reason=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            record.update(outcome=FINISHED, phase="end")
+        finally:
+            _current = None
+
+
+def record_phase(phase: str) -> None:
+    """Record what a run is doing now, in the process that keeps its record."""
+    if _current is not None:
+        _current.update(phase=phase)
+
+
+def record_step(step: int, max_steps: int) -> None:
+    """Record how far training is."""
+    if _current is not None:
+        _current.update(step=step, max_steps=max_steps)
+
+
+def _is_finished(recipe: Recipe) -> bool:
+    run = read_run(recipe.output_dir) if recipe.run.resume else None
+    return run is not None and run.get("outcome") == FINISHED and run.get("length") == _length(recipe)
+
+
+def _length(recipe: Recipe) -> dict[str, float]:
+    return {"max_steps": recipe.training.max_steps, "num_train_epochs": recipe.training.num_train_epochs}

@@ -1,0 +1,68 @@
+"""SIGTERM and Ctrl-C: a checkpoint after the step, and the end of training."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption(TrainerCallback):
+    """
+    Turns the first SIGTERM or Ctrl-C during training into a checkpoint of the present step and the end of training, on
+    every process. Any other one is a `KeyboardInterrupt`.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why training was stopped; `None` if it was not."""
+        self._received = ""
+        self._in_training = False
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Receive the signals of the process; to be used in its main thread."""
+        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """Within, a signal waits for the end of the step."""
+        self.reason, self._received, self._in_training = None, "", True
+        try:
+            yield
+        finally:
+            self._in_training = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Request a checkpoint and the end of training if any process has received a signal."""
+        received = next(filter(None, gather_object([self._received])), "")
+        if received:
+            self.reason = f"{received} was received"
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if not self._in_training or self._received:
+            raise KeyboardInterrupt(name)
+        self._received = name
+        print(f"{name}: stopping after this step, with a checkpoint (once more: at once)", file=sys.stderr, flush=True)
+
+
+INTERRUPTION = Interruption()
+"""Signals belong to the process, so there is one for all its trainers."""
