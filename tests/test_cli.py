@@ -383,8 +383,10 @@ def test_a_run_reports_sandbox_progress_and_results(runs: ShortRuns) -> None:
 @pytest.mark.slow
 def test_a_fresh_run_sets_the_traces_of_an_earlier_one_aside(runs: ShortRuns) -> None:
     earlier = runs.output_dir / "earlier-1"
-    assert f"are now in {earlier}" in runs.outputs[1].stdout and "are now in" not in runs.outputs[0].stdout
-    assert {path.name for path in earlier.iterdir()} == {"traces.jsonl.gz", "rewards.jsonl.gz"}
+    assert f"is now in {earlier}" in runs.outputs[1].stdout and "is now in" not in runs.outputs[0].stdout
+    assert {"traces.jsonl.gz", "rewards.jsonl.gz", "summary.json", "run.json"} <= {
+        path.name for path in earlier.iterdir()
+    }
     phases = [[item.phase for item in read_traces(d / "traces.jsonl.gz")] for d in (earlier, runs.output_dir)]
     assert phases[0] == phases[1], "one run in each file"
 

@@ -337,7 +337,7 @@ def evaluation(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     """An evaluation by the command: its command line, its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("evaluation")
     data, valid = write_rows(folder / "test.jsonl", 1, 9), write_rows(folder / "valid.jsonl", 2, 9)
-    command = ["eval", data, "--valid", valid, "--model", str(tiny_model), "--workflow", "Custom"]
+    command = ["eval", data, "--simulated", "--valid", valid, "--model", str(tiny_model), "--workflow", "Custom"]
     command += ["--workflow", "Programmer", "--seeds", "0", "1", "--out", str(folder / "out")]
     return {"command": command, "out": folder / "out", "valid": valid, "finished": aflow(*command)}
 
@@ -372,13 +372,13 @@ def test_eval_given_again_prints_the_same_from_disk(
 
 
 def test_a_folder_of_another_evaluation_is_refused_by_name(evaluation: dict[str, Any]) -> None:
-    other = aflow("eval", evaluation["valid"], "--out", str(evaluation["out"]))
+    other = aflow("eval", "--simulated", evaluation["valid"], "--out", str(evaluation["out"]))
     assert other.returncode == 2 and "--out" in other.stderr and "data" in other.stderr
 
 
 def test_validation_on_the_tested_problems_is_refused(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "test.jsonl", 1, 3)
-    refused = aflow("eval", data, "--valid", data, "--out", str(tmp_path / "out"))
+    refused = aflow("eval", "--simulated", data, "--valid", data, "--out", str(tmp_path / "out"))
     assert refused.returncode == 2 and "3 problems are in both" in refused.stderr
 
 
@@ -400,14 +400,14 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize(("command", "texts"), BAD_ARGUMENTS, ids=[" ".join(row[0]) for row in BAD_ARGUMENTS])
 def test_a_bad_argument_is_named_with_its_remedy(command: list[str], texts: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    refused = aflow(*command, write_rows(tmp_path / "rows.jsonl", 1, 2), "--out", str(out))
+    refused = aflow(*command, "--simulated", write_rows(tmp_path / "rows.jsonl", 1, 2), "--out", str(out))
     assert refused.returncode == 2 and all(text in refused.stderr for text in texts), refused.stderr
     assert "Traceback" not in refused.stderr and not out.exists()
 
 
 @pytest.mark.parametrize("command", ["eval", "search"])
 def test_missing_data_is_named(command: str, tmp_path: Path) -> None:
-    refused = aflow(command, str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out"))
+    refused = aflow(command, "--simulated", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out"))
     assert refused.returncode == 2 and "none.jsonl" in refused.stderr and "does not exist" in refused.stderr
 
 
@@ -415,6 +415,7 @@ def test_an_empty_list_of_workflows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n  \n")
     refused = aflow(
         "eval",
+        "--simulated",
         write_rows(tmp_path / "rows.jsonl", 1, 2),
         "--workflows",
         str(tmp_path / "list.txt"),
@@ -501,7 +502,7 @@ def simulated_search(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     """A search by the command with the simulated optimizer: its command line, its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("search")
     data = write_rows(folder / "valid.jsonl", 2, 12)
-    command = ["search", data, "--rounds", "4", "--passes", "2", "--out", str(folder / "out")]
+    command = ["search", "--simulated", data, "--rounds", "4", "--passes", "2", "--out", str(folder / "out")]
     return {"command": command, "out": folder / "out", "finished": aflow(*command)}
 
 

@@ -13,7 +13,8 @@ from aflow_trl.engine import Engine
 from aflow_trl.llm import CallCache, ExecutorConfig, Price, Usage
 from aflow_trl.recipes import load_recipe
 from aflow_trl.rollouts import Account, Ledger, Rollouts, trace_name
-from aflow_trl.tasks.session import begin_run, spent_usd
+from aflow_trl.tasks.run_folder import begin_record
+from aflow_trl.tasks.session import earlier_rollouts, spent_usd
 from conftest import ScriptedEndpoint, chat_response, operator_script
 
 ROWS = [
@@ -69,7 +70,7 @@ async def record_launch(endpoint: ScriptedEndpoint, folder: Path, **options: Any
 
 async def test_resumed_run_starts_with_what_earlier_launches_spent(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
     rollouts = await record_launch(endpoint, tmp_path)
-    earlier = begin_run(
+    earlier = earlier_rollouts(
         load_recipe(["quickstart.yaml", "--warm_start", "null", "--resume", "--output_dir", str(tmp_path)])
     )
     assert spent_usd(earlier, Price(1.0, 2.0)) == pytest.approx(rollouts.engine.client.spending.usd)
@@ -80,7 +81,9 @@ async def test_fresh_run_sets_earlier_traces_aside_and_has_spent_nothing(
 ) -> None:
     await record_launch(endpoint, tmp_path)
     recorded = (tmp_path / trace_name(0)).read_bytes()
-    earlier = begin_run(load_recipe(["quickstart.yaml", "--warm_start", "null", "--output_dir", str(tmp_path)]))
+    recipe = load_recipe(["quickstart.yaml", "--warm_start", "null", "--output_dir", str(tmp_path)])
+    earlier = earlier_rollouts(recipe)
+    begin_record(recipe)
     assert earlier == [] and not (tmp_path / trace_name(0)).exists()
     assert recorded in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -89,7 +92,7 @@ async def test_calls_of_a_time_without_a_price_count_at_the_present_price(
     endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
     await record_launch(endpoint, tmp_path, executor_input_usd_per_mtok=None)
-    earlier = begin_run(
+    earlier = earlier_rollouts(
         load_recipe(["quickstart.yaml", "--warm_start", "null", "--resume", "--output_dir", str(tmp_path)])
     )
     assert spent_usd(earlier, Price(1.0, 2.0)) == pytest.approx(3 * Price(1.0, 2.0).cost(Usage(10, 5)))

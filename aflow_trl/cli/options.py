@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,8 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
-from ..llm import SIMULATED, CallCache, EndpointProfile, ExecutorConfig, LLMClient
-from ..operators import preflight
+from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
 from ..simulator import simulated_client
 from ..storage import read_run
 
@@ -123,7 +121,7 @@ def executor_client(
     model: str | None = None,
 ) -> LLMClient:
     """
-    Client of the executor of [`executor_config`], after its preflight. A line says who answers.
+    Client of the executor of [`executor_config`]. A line says who answers.
 
     Args:
         options (`argparse.Namespace`):
@@ -136,23 +134,13 @@ def executor_client(
             Another endpoint than that of the flags.
         model (`str`, *optional*):
             Another model than that of the flags.
-
-    Raises:
-        [`FatalEndpointError`]: The endpoint cannot be used.
     """
     config = executor_config(options, data=data, base_url=base_url, model=model)
     if config.executor_base_url == SIMULATED:
         print("executor: the simulated executor, which is no language model", file=sys.stderr)
         return simulated_client(config)
     client = LLMClient(config, cache=None if cache_folder is None else CallCache(cache_folder / "calls.sqlite"))
-
-    async def prepare() -> EndpointProfile:
-        try:
-            return await preflight(client)
-        finally:
-            await client.aclose()
-
-    print(f"executor: {config.executor_model} at {client.host}, {asyncio.run(prepare())}", file=sys.stderr)
+    print(f"executor: {config.executor_model} at {client.host}", file=sys.stderr)
     return client
 
 

@@ -18,7 +18,7 @@ from ..engine import Engine, Outcome, Trace
 from ..errors import RecipeError
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..llm import SIMULATED
-from ..operators import OperatorRegistry, Problem, load_operators
+from ..operators import OperatorRegistry, Problem, load_operators, preflight
 from ..simulator import knows
 from ..text import model_text
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client
@@ -34,7 +34,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "run",
         help="answer questions with a workflow, fixed or composed by a policy",
         description="Answer one question, or a JSONL file of them, and print answer, workflow and cost.",
-        epilog='example: aflow-trl run "What is 6 * 7?" --executor gpt-4o-mini --workflow "Custom -> Review ? Revise : done"',
+        epilog='example: aflow-trl run "What is 6 * 7?" --executor gpt-4o-mini --workflow "Custom -> Review"',
     )
     parser.add_argument("question", nargs="?", help="question, in quotes")
     parser.add_argument(
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
 
     async def answer_all(on_answer: Callable[[Answered], None]) -> None:
         try:
+            await preflight(client)
             async for answered in answer_questions(engine, questions, workflows, salt=str(options.seed)):
                 on_answer(answered)
         finally:

@@ -13,7 +13,7 @@ from ..dsl import format_workflow, parse
 from ..engine import Engine
 from ..errors import DataError, RecipeError
 from ..llm import SIMULATED, LLMClient
-from ..operators import DEFAULT_OPERATORS, Problem
+from ..operators import DEFAULT_OPERATORS, Problem, preflight
 from ..policies import Policy, is_adapter, read_spec, weights_digest
 from ..rollouts import Rollouts
 from ..storage import check_or_write_settings, versions, write_json
@@ -116,6 +116,7 @@ def run_evaluation(
 
     async def work() -> dict[str, Any]:
         try:
+            await preflight(client)
             return await evaluate(evaluator, policies=policies, workflows=listed, validation=validation)
         finally:
             await client.aclose()

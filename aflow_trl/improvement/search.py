@@ -23,7 +23,7 @@ from ..dsl import extract, format_workflow
 from ..engine import Engine
 from ..errors import AflowError
 from ..llm import LLMClient
-from ..operators import DEFAULT_OPERATORS
+from ..operators import DEFAULT_OPERATORS, preflight
 from ..rollouts import Rollouts
 from ..storage import JsonLines, check_or_write_settings
 from .records import Attempt, Failure, Improvement, improvement_messages, write_improvements
@@ -267,6 +267,8 @@ def optimizer(client: LLMClient) -> Propose:
     """The optimizer behind an endpoint."""
 
     async def propose(messages: Sequence[Message], seed: int) -> str:
+        if client.profile is None:
+            await preflight(client)
         return (await client.complete(list(messages), seed=seed)).text
 
     return propose
@@ -319,6 +321,7 @@ def run_search(
 
     async def work() -> None:
         try:
+            await preflight(client)
             # One domain after another: what solves math may not solve code, so each has a search.
             for domain in dict.fromkeys(row.domain for row in rows):
                 in_domain = [row for row in rows if row.domain == domain]

@@ -37,13 +37,10 @@ class EndpointProfile:
 
     def __str__(self) -> str:
         parts = [f"{self.latency_s * 1000:.0f} ms", f"replies: {self.structured}", f"seed {self.seed}"]
-        parts += self.renegotiated
         if self.thinking != "none":
             parts.append({"hidden": "thinks unseen", "text": "thinks in the text", "field": "thinks"}[self.thinking])
         if self.usage != "reported":
             parts.append(f"usage: {self.usage}")
-        if self.malformed:
-            parts.append(f"warning: malformed replies to {', '.join(self.malformed)}")
         return ", ".join(parts)
 
     def applied_to(self, config: ExecutorConfig) -> ExecutorConfig:

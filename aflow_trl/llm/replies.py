@@ -164,7 +164,7 @@ def _usage(usage: object, messages: Messages, text: str, headers: Mapping[str, s
             cached = cached or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens")) or 0
             cost = _count(usage.get("cost")) if cost is None else cost
             # Zeros are a count that nobody made.
-            if completion or not text:
+            if prompt or completion or not text:
                 return Usage(
                     round(prompt),
                     round(completion),

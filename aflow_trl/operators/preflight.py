@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import FatalEndpointError, RejectedRequestError, UnavailableError
-from ..llm import EndpointProfile, LLMClient, probe
+from ..llm import SIMULATED, EndpointProfile, LLMClient, probe
 from ..storage import cache_root, write_json
 from .base import OperatorCall, OperatorFailureError
 from .registry import DEFAULT_OPERATORS
 from .types import Candidate, Problem, State
+
+logger = logging.getLogger(__name__)
 
 KEPT_FOR_S = 3600.0
 """Time for which a profile holds."""
@@ -51,11 +54,16 @@ async def preflight(client: LLMClient, *, fresh: bool = False) -> EndpointProfil
         [`FatalEndpointError`]: The endpoint cannot serve the configuration. The message says why.
     """
     config, spending = client.config, client.spending
+    if config.executor_base_url == SIMULATED:
+        await client.ping()
+        client.profile = EndpointProfile(config.executor_max_tokens_field, seed="honoured")
+        return client.profile
     path = cache_root() / "endpoints" / f"{client.fingerprint()}.json"
     if not fresh and (profile := _stored(path)) is not None:
         client.follow(profile)
         try:
             await client.ping()
+            _warn(client, profile)
             return profile
         except FatalEndpointError:  # it may have changed meanwhile, or its message is needed
             client.config, client.profile = config, None
@@ -66,12 +74,23 @@ async def preflight(client: LLMClient, *, fresh: bool = False) -> EndpointProfil
     spent = None if usd is None or spending.usd is None else spending.usd - usd
     profile = replace(profile, malformed=malformed, requests=spending.requests - requests, usd=spent)
     client.follow(profile)
+    _warn(client, profile)
     write_json(path, asdict(profile) | {"time": time.time()})
     for other in path.parent.glob("*.json"):
         with contextlib.suppress(OSError):  # another process may have removed it
             if time.time() - other.stat().st_mtime > KEPT_FOR_S:
                 other.unlink()
     return profile
+
+
+def _warn(client: LLMClient, profile: EndpointProfile) -> None:
+    remarks = [*profile.renegotiated]
+    if profile.seed == "no effect":
+        remarks.append("all samples of a prompt are equal, so votes on them are worth nothing")
+    if profile.malformed:
+        remarks.append(f"malformed replies to {', '.join(profile.malformed)}")
+    for remark in remarks:
+        logger.warning("executor %s at %s: %s", client.config.executor_model, client.host, remark)
 
 
 def _stored(path: Path) -> EndpointProfile | None:

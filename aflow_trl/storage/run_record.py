@@ -54,6 +54,10 @@ class RunRecord:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self._lock.release()
+        if not self.content and {path.name for path in self.folder.iterdir()} <= {LOCK_FILE}:
+            # Nothing has begun: what was wrong leaves no trace.
+            (self.folder / LOCK_FILE).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def begin(self, content: Mapping[str, Any]) -> None:
         """Record what runs."""
@@ -62,10 +66,12 @@ class RunRecord:
             "process": {"host": socket.gethostname(), "pid": os.getpid()},
             "started": time.time(),
         }
-        self.update()
+        self.update(phase="start")
 
     def update(self, **changes: Any) -> None:
-        """Record a change, such as the outcome."""
+        """Record a change, such as the outcome; without effect before [`begin`]."""
+        if not self.content:
+            return
         self.content |= changes | {"updated": time.time()}
         write_json(self.folder / RUN_FILE, self.content)
 

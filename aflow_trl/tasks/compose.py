@@ -25,12 +25,13 @@ from ..runs import (
     print_summary,
 )
 from .preflight import check_trainer
+from .run_folder import begin_record
 from .session import (
-    begin_run,
     build_engine,
     build_rollouts,
     build_trainer,
     close_executors,
+    earlier_rollouts,
     enter_phase,
     load_problems,
     print_rank0,
@@ -61,10 +62,11 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.monotonic()
     eval_rows, train_rows = load_problems(recipe)
-    earlier = begin_run(recipe)
+    earlier = earlier_rollouts(recipe)
     engine, layers = build_engine(recipe, earlier)
     if recipe.compose.warm_start_settings is not None:
         check_trainer(recipe)
+    begin_record(recipe)
     rollouts = build_rollouts(recipe, engine, earlier)
     found = warm_start(recipe, rollouts, train_rows) if recipe.compose.warm_start_settings is not None else None
     rewards = workflow_rewards(rollouts, recipe.reward_names)

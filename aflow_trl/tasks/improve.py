@@ -28,13 +28,14 @@ from ..runs import plot_gains, print_gains, task_card_sections
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
 from .preflight import check_trainer
+from .run_folder import begin_record
 from .session import (
-    begin_run,
     build_engine,
     build_rollouts,
     build_trainer,
     close_clients,
     close_executors,
+    earlier_rollouts,
     enter_phase,
     load_problems,
     print_rank0,
@@ -77,10 +78,11 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
     args, seed = recipe.improve, recipe.training.seed
     eval_rows, train_rows = load_problems(recipe)
     records_of_file = _records_of_file(recipe)
-    earlier = begin_run(recipe)
+    earlier = earlier_rollouts(recipe)
     engine, _ = build_engine(recipe, earlier)
     if not recipe.is_sharded:
         check_trainer(recipe)
+    begin_record(recipe)
     rollouts = build_rollouts(recipe, engine, earlier)
     train_records, eval_records = records_of_file or _sampled_records(recipe, rollouts, train_rows, eval_rows)
     # A prompt may show the gold of a failure: no gain is measured on such a problem.

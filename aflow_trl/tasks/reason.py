@@ -23,6 +23,7 @@ from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
+from .run_folder import begin_record
 from .session import build_trainer, enter_phase, load_problems, print_rank0, publish, run_metadata, train
 
 ABOUT = (
@@ -50,6 +51,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
     if any(row.domain == "code" for row in (*eval_rows, *train_rows)):
         allow_weak_sandbox(recipe.run.allow_weak_sandbox)
         asyncio.run(fork_server())  # missing isolation is reported now, not in the middle of a batch
+    begin_record(recipe)
     prompt, max_length = recipe.prompt, recipe.reason.max_prompt_length
     train_data, eval_data = (reasoning_dataset(rows, prompt) for rows in (train_rows, eval_rows))
     trainer = build_trainer(recipe, reasoning_rewards(recipe.reward_names), train_data, eval_data)

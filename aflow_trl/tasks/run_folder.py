@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from accelerate.utils import wait_for_everyone
+
 from ..errors import RunStoppedError
 from ..recipes import Recipe
+from ..rollouts import run_files
 from ..storage import RUN_FILE, RunRecord, read_run, set_aside, versions
 from ..trainer import last_checkpoint
 
@@ -24,7 +27,7 @@ _current: RunRecord | None = None
 @contextmanager
 def run_folder(recipe: Recipe) -> Iterator[bool]:
     """
-    Lock the output folder of a run and keep its `run.json`; files of an earlier run that is not resumed move aside.
+    Lock the output folder of a run, and keep its `run.json` once [`begin_record`] has begun it.
 
     Yields:
         `bool`: Whether there is anything to do: a finished run that is resumed is left as it is.
@@ -33,35 +36,18 @@ def run_folder(recipe: Recipe) -> Iterator[bool]:
         [`RecipeError`]: Another process is at work in the folder, or it cannot be written.
     """
     global _current
-    finished = _is_finished(recipe)
+    if _is_finished(recipe):
+        if recipe.training.process_index == 0:
+            print(
+                f"the run in {recipe.output_dir} is finished: nothing to resume. A larger max_steps goes on with it."
+            )
+        yield False
+        return
     if recipe.training.process_index != 0:
         # The first process holds the lock for all.
-        yield not finished
+        yield True
         return
-    folder = recipe.output_dir
-    with RunRecord(folder) as record:
-        if finished:
-            print(
-                f"the run in {folder} is finished, so there is nothing to resume; a larger max_steps goes on with it"
-            )
-            yield False
-            return
-        if recipe.run.resume and last_checkpoint(folder) is None:
-            print(f"there is no checkpoint in {folder} to resume from: the run begins with its first step")
-        if not (recipe.run.resume or recipe.training.resume_from_checkpoint) and read_run(folder) is not None:
-            earlier = sorted({path for pattern in RESULTS for path in folder.glob(pattern)})
-            print(f"the earlier run in {folder} is now in {set_aside(folder, earlier)}")
-        record.begin(
-            {
-                "task": recipe.run.task,
-                "recipe": recipe.public_source,
-                "executor": recipe.public_executor,
-                "versions": versions(),
-                "length": _length(recipe),
-                "phase": "start",
-                "step": 0,
-            }
-        )
+    with RunRecord(recipe.output_dir) as record:
         _current = record
         try:
             yield True
@@ -73,6 +59,34 @@ def run_folder(recipe: Recipe) -> Iterator[bool]:
             record.update(outcome=FINISHED, phase="end")
         finally:
             _current = None
+
+
+def begin_record(recipe: Recipe) -> None:
+    """
+    Begin `run.json` of a run that nothing stands in the way of; files of an earlier run, not resumed, move aside.
+
+    Every process has to call it: none may write traces before.
+    """
+    folder = recipe.output_dir
+    if recipe.training.process_index == 0:
+        resumes = recipe.run.resume or recipe.training.resume_from_checkpoint
+        if recipe.run.resume and last_checkpoint(folder) is None:
+            print(f"there is no checkpoint in {folder} to resume from: the run begins with its first step")
+        files = {path for pattern in RESULTS for path in folder.glob(pattern)} if read_run(folder) else {}
+        if not resumes and (target := set_aside(folder, sorted({*files, *run_files(folder)}))) is not None:
+            print(f"the earlier run in {folder} is now in {target}")
+        if _current is not None:
+            _current.begin(
+                {
+                    "task": recipe.run.task,
+                    "recipe": recipe.public_source,
+                    "executor": recipe.public_executor,
+                    "versions": versions(),
+                    "length": _length(recipe),
+                    "step": 0,
+                }
+            )
+    wait_for_everyone()
 
 
 def record_phase(phase: str) -> None:

@@ -24,11 +24,11 @@ from ..operators import preflight
 from ..policies import build_tiny_policy, write_spec
 from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
 from ..rewards import RewardFunction
-from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, run_files, trace_name
+from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, trace_name
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, simulated_client
-from ..storage import set_aside, versions, write_json
+from ..storage import versions, write_json
 from ..trainer import INTERRUPTION, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
 from .run_folder import record_phase, record_step
 
@@ -62,26 +62,19 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     return eval_rows, train_rows
 
 
-def begin_run(recipe: Recipe) -> list[ScoredRollout]:
+def earlier_rollouts(recipe: Recipe) -> list[ScoredRollout]:
     """
-    Make the output folder ready, and return the rollouts that this process paid for in earlier launches of the run.
+    The rollouts that this process paid for in earlier launches of the run.
 
     Those are all of a resumed run, the steps that a kill undid included, and the search of a warm start in any case.
-    The traces of an earlier run that is not resumed are moved aside.
     """
-    process_index = recipe.training.process_index
-    earlier: list[ScoredRollout] = []
+    name = trace_name(recipe.training.process_index)
+    files = []
     if isinstance(recipe.arguments, ComposeArguments) and recipe.arguments.warm_start_settings is not None:
-        traces = recipe.output_dir / WARM_START_FOLDER / trace_name(process_index)
-        earlier += [recorded.rollout for recorded in read_traces(traces)]
+        files.append(recipe.output_dir / WARM_START_FOLDER / name)
     if recipe.run.resume or recipe.training.resume_from_checkpoint:
-        traces = recipe.output_dir / trace_name(process_index)
-        earlier += [recorded.rollout for recorded in read_traces(traces)]
-    elif process_index == 0 and (target := set_aside(recipe.output_dir, run_files(recipe.output_dir))) is not None:
-        print_rank0(f"the traces of an earlier run in {recipe.output_dir} are now in {target}")
-    # Before that, no process may write traces of this run.
-    wait_for_everyone()
-    return earlier
+        files.append(recipe.output_dir / name)
+    return [recorded.rollout for file in files for recorded in read_traces(file)]
 
 
 def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engine, Layers]:
@@ -126,8 +119,7 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
     async def probe() -> Layers:
         try:
             for client in clients:
-                if client.config.executor_base_url != SIMULATED:
-                    await preflight(client)
+                await preflight(client)
             return (await fork_server()).layers
         finally:
             for client in clients:

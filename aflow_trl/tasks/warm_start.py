@@ -41,10 +41,10 @@ from ..warm_start import (
 from .preflight import check_trainer
 from .session import (
     WARM_START_FOLDER,
-    begin_run,
     build_engine,
     build_rollouts,
     close_clients,
+    earlier_rollouts,
     enter_phase,
     load_problems,
     model_path,
@@ -86,7 +86,7 @@ def run_warm_start(recipe: Recipe) -> dict[str, Any]:
         `dict[str, Any]`: Calls made, number of candidates and winners of each group of problems.
     """
     _, rows = load_problems(recipe)
-    earlier = begin_run(recipe)
+    earlier = earlier_rollouts(recipe)
     engine, _ = build_engine(recipe, earlier)
     check_trainer(recipe)
     return warm_start(recipe, build_rollouts(recipe, engine, earlier), rows).metadata
