@@ -124,7 +124,11 @@ def test_a_policy_is_loaded_with_the_options_of_its_training(
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     positional = MATH if command == "run" else "synthetic"
-    flags = [] if command == "run" else ["--limit", "2", "--workflow", "Custom", "--out", str(tmp_path / "out")]
+    flags = (
+        ["--simulated"]
+        if command == "run"
+        else ["--limit", "2", "--workflow", "Custom", "--out", str(tmp_path / "out")]
+    )
     result = aflow(command, positional, "--model", model, *flags)
     assert "Traceback" not in result.stderr and result.returncode in ((0, 1) if command == "run" else (0,))
     assert received == [{"revision": "v2", "dtype": "bfloat16", "attn_implementation": "eager"}]

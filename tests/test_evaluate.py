@@ -285,7 +285,11 @@ async def test_bounds_are_reported_but_nothing_is_compared_with_them(
 async def test_an_evaluation_without_a_single_score_writes_json_that_a_strict_parser_reads(
     endpoint: ScriptedEndpoint, tmp_path: Path
 ) -> None:
-    endpoint.script = lambda prompt, number: web.Response(status=500)
+    # It works while it is tried, and fails on every problem.
+    trials = ("What is 2 + 3?", "the sum of two numbers")
+    endpoint.script = lambda prompt, number: (
+        web.Response(status=500) if "<task>" in prompt and not any(trial in prompt for trial in trials) else "ready"
+    )
     client: LLMClient = endpoint.client(executor_call_timeout_s=0.3)
 
     def run() -> dict[str, Any]:

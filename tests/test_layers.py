@@ -26,10 +26,10 @@ ROOMS = (
         "scoring",
     ),
     *("data", "simulator", "rollouts", "rewards", "improvement", "policies", "trainer", "runs", "evaluation"),
-    *("warm_start", "recipes", "tasks", "inference", "export", "cli", "train"),
+    *("warm_start", "recipes", "tasks", "inference", "export", "api", "cli", "train"),
 )
 """From the bottom to the top: a room imports only rooms before it."""
-NO_IMPORTS = ("errors", "text", "assets", "console", "sandbox", "dsl", "llm", "answers")
+NO_IMPORTS = ("errors", "text", "assets", "console", "event_loops", "sandbox", "dsl", "llm", "answers")
 """The bottom: they know `errors` and the files that ship, nothing else."""
 
 

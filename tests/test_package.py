@@ -27,7 +27,14 @@ ROOMS = sorted(module.name for module in pkgutil.iter_modules(aflow_trl.__path__
 
 
 def test_public_surface_is_small_and_importable() -> None:
-    assert sorted(aflow_trl.__all__) == ["WorkflowGRPOConfig", "WorkflowGRPOTrainer", "__version__"]
+    assert sorted(aflow_trl.__all__) == [
+        "WorkflowGRPOConfig",
+        "WorkflowGRPOTrainer",
+        "__version__",
+        "evaluate",
+        "run",
+        "train",
+    ]
     assert all(getattr(aflow_trl, name) for name in aflow_trl.__all__)
 
 
@@ -87,7 +94,7 @@ def test_every_recipe_passes_every_check_that_needs_no_machine(name: str) -> Non
     # What only a machine with a GPU accepts is turned off; everything else is as written.
     recipe = load_recipe([name, *ANY_MACHINE, "--tf32", "false", "--use_vllm", "false"])
     assert recipe.training.num_generations >= 2
-    assert set(recipe.source) == set(yaml.safe_load((ROOT / "recipes" / name).read_text()))
+    assert set(recipe.source) >= set(yaml.safe_load((ROOT / "recipes" / name).read_text()))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import RecipeError
-from ..llm import CallCache
+from ..llm import CallCache, is_cache
 from .options import Commands
 
 
@@ -21,9 +21,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("action", choices=["stats", "prune", "verify"], help="what to do")
     parser.add_argument("path", help="SQLite file, such as calls.sqlite in an output folder")
-    parser.add_argument(
-        "--max-mb", type=float, default=0.0, metavar="MB", help="prune: size to shrink to (default: 0, empty)"
-    )
+    parser.add_argument("--max-mb", type=float, metavar="MB", help="prune: size to shrink to; 0 empties the cache")
     parser.set_defaults(command=run)
 
 
@@ -35,6 +33,13 @@ def run(options: argparse.Namespace) -> None:
         raise RecipeError(
             f"the cache {options.path!r} does not exist. Name a calls.sqlite that a run wrote into its output folder."
         )
+    # A cache that is opened sets a file of another kind aside, as it does for a run that needs its place.
+    if not is_cache(path):
+        raise RecipeError(f"{options.path!r} is not a cache of replies, and is left as it is.")
+    if (options.action == "prune") != (options.max_mb is not None):
+        raise RecipeError("prune needs --max-mb, the size to shrink to; the other actions do not take it.")
+    if options.max_mb is not None and options.max_mb < 0:
+        raise RecipeError(f"--max-mb must be 0 or more, got {options.max_mb:g}.")
     cache = CallCache(path)
     if options.action == "prune":
         print(f"{cache.prune(int(options.max_mb * 1e6))} replies removed")

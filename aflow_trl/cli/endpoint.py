@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 from rich.table import Table
 
 from ..console import report_console
 from ..errors import RecipeError
+from ..event_loops import run_coroutine
 from ..llm import SIMULATED, ExecutorConfig, LLMClient
 from ..operators import preflight
 from .options import ANY_MACHINE, Commands, add_executor_flags, executor_config
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
             finally:
                 await client.aclose()
 
-        asyncio.run(work())
+        run_coroutine(work())
         console.print(_table(client))
 
 

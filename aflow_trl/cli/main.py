@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
 from ..errors import AflowError
-from . import cache, check, data, endpoint, evaluate, export, recipe_commands, run, search, simulate
+from . import cache, check, data, endpoint, evaluate, export, recipe_commands, recipes, run, search, simulate
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,10 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aflow-trl", description="Train a language model to compose agentic workflows, and run what it composes."
     )
+    parser.add_argument("--version", action="version", version=f"aflow_trl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (check, run, export, evaluate, search, endpoint, cache):
         module.add_parser(commands)
     recipe_commands.add_parsers(commands)
-    for module in (data, simulate):
+    for module in (recipes, data, simulate):
         module.add_parser(commands)
     return parser

@@ -13,6 +13,7 @@ import yaml
 
 from ..errors import RecipeError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
+from ..sandbox import allow_weak_sandbox
 from ..simulator import simulated_client
 from ..storage import read_run
 
@@ -47,6 +48,11 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any other key of the executor, as in a recipe, such as executor_max_tokens=4096 or "
         "executor_omit='[seed]'; may be repeated",
+    )
+    parser.add_argument(
+        "--allow-weak-sandbox",
+        action="store_true",
+        help="run programs of the model on a machine that cannot confine them (docs/security.md)",
     )
     parser.add_argument(
         "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
@@ -135,6 +141,7 @@ def executor_client(
         model (`str`, *optional*):
             Another model than that of the flags.
     """
+    allow_weak_sandbox(options.allow_weak_sandbox)
     config = executor_config(options, data=data, base_url=base_url, model=model)
     if config.executor_base_url == SIMULATED:
         print("executor: the simulated executor, which is no language model", file=sys.stderr)

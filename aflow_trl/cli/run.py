@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..console import report_console
 from ..dsl import format_workflow, parse
 from ..engine import Engine, Outcome, Trace
 from ..errors import RecipeError
+from ..event_loops import run_coroutine
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..llm import SIMULATED
 from ..operators import OperatorRegistry, Problem, load_operators, preflight
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
     answers: list[Answered] = []
     if options.input is None:
-        asyncio.run(answer_all(answers.append))
+        run_coroutine(answer_all(answers.append))
         _show(answers[0], options)
         if answers[0].best.outcome is not Outcome.OK:
             raise SystemExit(1)
@@ -156,7 +156,7 @@ def _answer_file(
             answers.append(answered)
             progress.advance(task)
 
-        asyncio.run(answer_all(write))
+        run_coroutine(answer_all(write))
 
 
 def _show(answered: Answered, options: argparse.Namespace) -> None:

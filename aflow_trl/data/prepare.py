@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import RecipeError, ScorerError
+from ..event_loops import run_coroutine
 from ..sandbox import run_tests
 from ..scoring import score_answer, score_code
 from ..storage import versions, write_json
@@ -195,7 +196,7 @@ def _read_splits(
         usable = tally.read - sum(tally.dropped.values())
         if usable > len(chosen):
             tally.dropped["over the limit"] += usable - len(chosen)
-        splits[split] = asyncio.run(_with_valid_gold(chosen, tally))
+        splits[split] = run_coroutine(_with_valid_gold(chosen, tally))
     if "valid" not in splits and "train" in splits:
         count = round(VALID_SHARE * len(splits["train"]))
         splits["valid"], splits["train"] = splits["train"][:count], splits["train"][count:]

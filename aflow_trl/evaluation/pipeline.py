@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..data import Row, load_rows, normal_form, selection_split, split_digest
 from ..dsl import format_workflow, parse
 from ..engine import Engine
 from ..errors import DataError, RecipeError
+from ..event_loops import run_coroutine
 from ..llm import SIMULATED, LLMClient
 from ..operators import DEFAULT_OPERATORS, Problem, preflight
 from ..policies import Policy, is_adapter, read_spec, weights_digest
@@ -121,7 +121,7 @@ def run_evaluation(
         finally:
             await client.aclose()
 
-    report = asyncio.run(work()) | {"executor": _executor_name(client), "settings": settings, "versions": versions()}
+    report = run_coroutine(work()) | {"executor": _executor_name(client), "settings": settings, "versions": versions()}
     write_json(out / "results.json", report)
     (out / "results.md").write_text(markdown_evaluation(report), encoding="utf-8")
     plot_evaluation(report, out / "accuracy_cost.png")

@@ -8,7 +8,6 @@ the earlier edits of the same parent and their gains.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from ..data import Message, PolicyPrompt, Row, load_rows, selection_split, split
 from ..dsl import extract, format_workflow
 from ..engine import Engine
 from ..errors import AflowError
+from ..event_loops import run_coroutine
 from ..llm import LLMClient
 from ..operators import DEFAULT_OPERATORS, preflight
 from ..rollouts import Rollouts
@@ -331,7 +331,7 @@ def run_search(
         finally:
             await client.aclose()
 
-    asyncio.run(work())
+    run_coroutine(work())
     write_improvements(out / "improvements.jsonl", records, DEFAULT_OPERATORS)
     return best
 

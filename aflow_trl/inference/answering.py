@@ -36,6 +36,17 @@ class Answered:
     """The first trace with the majority answer."""
 
     @property
+    def answer(self) -> str:
+        """The final answer; empty if every workflow failed."""
+        return self.best.answer
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        usd = "unknown" if self.usd is None else f"{self.usd:.4f}"
+        answer = self.answer if self.best.outcome is Outcome.OK else f"({self.best.outcome.value}: {self.best.detail})"
+        return f"**{answer}**\n\n`{self.best.workflow}` · {self.model_calls} model calls · {usd} USD"
+
+    @property
     def agreeing(self) -> int:
         """Number of successful workflows with the majority answer."""
         domain = self.question.problem.domain

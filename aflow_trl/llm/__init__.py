@@ -1,6 +1,6 @@
 """Client of the executor: a shell over `openai.AsyncOpenAI` with limits, retries, a disk cache and accounting."""
 
-from .cache import CacheStats, CallCache
+from .cache import CacheStats, CallCache, is_cache
 from .client import LLMClient, Spending
 from .config import SIMULATED, ExecutorConfig
 from .endpoints import api_key
@@ -23,5 +23,6 @@ __all__ = [
     "Spending",
     "Usage",
     "api_key",
+    "is_cache",
     "probe",
 ]

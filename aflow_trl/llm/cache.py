@@ -335,6 +335,16 @@ def _is_alive(owner: str) -> bool:
         return False
 
 
+def is_cache(path: Path) -> bool:
+    """Whether a file is a cache of replies; it is only read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT key, reply, checksum, used FROM replies LIMIT 1").fetchone()
+    except sqlite3.Error:
+        return False
+    return True
+
+
 def call_key(*parts: object) -> str:
     """Digest of everything that a reply depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from ..data import Row, load_rows
 from ..dsl import format_workflow, sample_workflow
 from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
 from ..errors import RecipeError
+from ..event_loops import run_coroutine
 from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
 from ..simulator import simulated_client
@@ -233,4 +233,4 @@ def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
         finally:
             await client.aclose()
 
-    return asyncio.run(run())
+    return run_coroutine(run())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from ..console import report_console
 from ..data import DOMAINS, PolicyPrompt, Row
 from ..dsl import format_workflow, sample_workflow
 from ..errors import DataError, RecipeError
+from ..event_loops import run_coroutine
 from ..improvement import Attempt, Failure, Improvement, improvement_messages, load_improvements
 from ..recipes import Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
@@ -217,7 +217,7 @@ def _sampled_records(
             finally:
                 await close_clients(rollouts.engine)
 
-        asyncio.run(measure())
+        run_coroutine(measure())
     return gather_object(split[0]), gather_object(split[1])
 
 

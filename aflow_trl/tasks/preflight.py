@@ -37,7 +37,7 @@ def check_trainer(recipe: Recipe) -> None:
     """
     if recipe.training.use_vllm and not is_vllm_available():
         raise RecipeError(
-            "use_vllm is set, but vLLM is not installed. Install aflow_trl[vllm], or set use_vllm: false."
+            "use_vllm is set, but vLLM is not installed. Run `pip install vllm`, or set use_vllm: false."
         )
     tokenizer = load_tokenizer(model_path(recipe), recipe.model_options)
     with tempfile.TemporaryDirectory() as folder:

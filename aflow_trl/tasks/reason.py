@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from datasets import Dataset
 from ..console import report_console
 from ..data import PolicyPrompt, Row
 from ..errors import DataError
+from ..event_loops import run_coroutine
 from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
 from ..rollouts import RowColumns
@@ -50,7 +50,7 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
     eval_rows, train_rows = load_problems(recipe)
     if any(row.domain == "code" for row in (*eval_rows, *train_rows)):
         allow_weak_sandbox(recipe.run.allow_weak_sandbox)
-        asyncio.run(fork_server())  # missing isolation is reported now, not in the middle of a batch
+        run_coroutine(fork_server())  # missing isolation is reported now, not in the middle of a batch
     begin_record(recipe)
     prompt, max_length = recipe.prompt, recipe.reason.max_prompt_length
     train_data, eval_data = (reasoning_dataset(rows, prompt) for rows in (train_rows, eval_rows))

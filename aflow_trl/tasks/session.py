@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from trl import get_peft_config
 from ..data import Row, load_rows
 from ..engine import Engine
 from ..errors import DataError, RecipeError
+from ..event_loops import run_coroutine
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Price, Spending, Usage
 from ..operators import preflight
 from ..policies import build_tiny_policy, write_spec
@@ -127,7 +127,7 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
 
     # The others read the profile that the first process leaves.
     with PartialState().main_process_first():
-        layers = asyncio.run(probe())
+        layers = run_coroutine(probe())
     if cache is not None:
         try:
             cache.stats()

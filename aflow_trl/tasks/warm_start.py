@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import random
@@ -19,6 +18,7 @@ from trl import get_peft_config
 from ..data import Row, split_digest
 from ..dsl import format_workflow, parse
 from ..errors import RecipeError, RunStoppedError
+from ..event_loops import run_coroutine
 from ..policies import load_model, load_tokenizer, sample_completions
 from ..recipes import Recipe
 from ..rollouts import Rollouts, trace_name
@@ -277,7 +277,7 @@ def _search(
             await close_clients(rollouts.engine)
 
     try:
-        asyncio.run(work())
+        run_coroutine(work())
     finally:
         rollouts.trace_path = trace_path
     winners = {str(search.group): [candidate.to_json() for candidate in search.best] for search in searches}
