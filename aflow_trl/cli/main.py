@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import AflowError
+from ..storage import versions
 from . import cache, check, data, endpoint, evaluate, export, recipe_commands, recipes, run, search, simulate
 
 
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aflow-trl", description="Train a language model to compose agentic workflows, and run what it composes."
     )
-    parser.add_argument("--version", action="version", version=f"aflow_trl {__version__}")
+    parser.add_argument("--version", action="version", version=f"aflow_trl {versions()['aflow_trl']}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (check, run, export, evaluate, search, endpoint, cache):
         module.add_parser(commands)
