@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(load_recipe(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt as error:
         print_rank0(f"stopped: {error or 'an interrupt'} was received. --resume goes on from the last checkpoint.")
-        stopped = True
+        # Everything that counts is on disk; calls in flight would end with a page of warnings each.
+        os._exit(EXIT_STOPPED)
     except RunStoppedError as error:
         print_rank0(f"stopped: {error}")
         stopped = True

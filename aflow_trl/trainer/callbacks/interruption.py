@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -61,7 +61,8 @@ class Interruption(TrainerCallback):
         if not self._in_training or self._received:
             raise KeyboardInterrupt(name)
         self._received = name
-        print(f"{name}: stopping after this step, with a checkpoint (once more: at once)", file=sys.stderr, flush=True)
+        # Not `print`, which the signal may have interrupted.
+        os.write(2, f"{name}: stopping after this step, with a checkpoint (once more: at once)\n".encode())
 
 
 INTERRUPTION = Interruption()
