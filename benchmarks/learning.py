@@ -35,7 +35,14 @@ from aflow_trl.recipes import Recipe, load_recipe
 from aflow_trl.rewards import workflow_rewards
 from aflow_trl.rollouts import Rollouts, ScoredRollout, accuracy, valid_share, workflow_counts
 from aflow_trl.storage import write_json
-from aflow_trl.tasks.session import begin_run, build_engine, build_rollouts, close_clients, load_problems, model_path
+from aflow_trl.tasks.session import (
+    build_engine,
+    build_rollouts,
+    close_clients,
+    earlier_rollouts,
+    load_problems,
+    model_path,
+)
 from aflow_trl.trainer import WorkflowGRPOTrainer
 from aflow_trl.warm_start import EvalRequest, EvalResult, Group, HalvingSearch, successive_halving
 
@@ -155,7 +162,7 @@ def train(cell: Cell, out: Path) -> None:
     folder = cell.folder(out)
     recipe = study_recipe(cell, folder)
     eval_rows, train_rows = load_problems(recipe)
-    earlier = begin_run(recipe)
+    earlier = earlier_rollouts(recipe)
     engine, _ = build_engine(recipe, earlier)
     rollouts = build_rollouts(recipe, engine, earlier)
     # Traces of 60 trainings would fill gigabytes and nothing reads them.

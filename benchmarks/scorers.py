@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from aflow_trl.answers import gold_answer, read_date, read_interval, read_number, read_time, split_list
+from aflow_trl.console import report_console
 from aflow_trl.data import Row, load_rows
 from aflow_trl.errors import ScorerError
-from aflow_trl.runs import report_console
 from aflow_trl.scoring import score_math, score_qa
 
 FORMS = (

@@ -244,7 +244,7 @@ BAD_RECIPES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unknown prompt", {"policy_prompt": "short"}, ["short", "compact"]),
     ("unquoted workflow", {"baseline_workflows": [{"Review ? Revise": "done"}]}, ["quotes"]),
     ("wrong workflow", {"baseline_workflows": ["Custom -> Solve"]}, ["unknown_operator", "Solve"]),
-    ("missing operator module", {"operator_modules": ["no_such_module"]}, ["no_such_module", "PYTHONPATH"]),
+    ("missing operator module", {"operator_modules": ["no_such_module"]}, ["no_such_module", "path of a .py file"]),
     ("missing data", {"train_data": "none.jsonl"}, ["none.jsonl", "does not exist"]),
     (
         "no key",

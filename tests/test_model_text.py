@@ -101,4 +101,4 @@ def test_every_report_is_printed_to_a_console_without_markup() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
     }
-    assert makers == {"runs/console.py", "cli/run.py"}
+    assert makers == {"console.py", "cli/run.py"}

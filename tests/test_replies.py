@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from aflow_trl.data import load_rows
 from aflow_trl.dsl import parse
-from aflow_trl.engine import RolloutRequest
+from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.llm.replies import read_completion, split_thinking
 from aflow_trl.llm.retry import RetryLaterError, _retry_after, classify_exception, without_keys
 from aflow_trl.operators import Problem
 from aflow_trl.operators.replies import tagged
+from aflow_trl.simulator import SimulatedApp, simulated_client
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -227,3 +229,31 @@ async def test_thinking_is_kept_in_the_trace_and_out_of_the_answer(endpoint: Scr
     trace = (await endpoint.engine().run([RolloutRequest(parse("Custom -> Custom"), Problem("6 * 7?"))]))[0]
     assert trace.answer == "42" and trace.nodes[0].thinking == "Is it 41?"
     assert not any("41" in prompt for prompt in endpoint.prompts)
+
+
+class ThinkingApp(SimulatedApp):
+    """The simulated executor as a reasoning model whose server leaves the thinking in the text."""
+
+    async def respond(self, payload: object) -> tuple[int, dict[str, Any]]:
+        status, body = await super().respond(payload)
+        message = body["choices"][0]["message"]  # type: ignore[index]
+        # Everything in it could be taken for an answer, a verdict or a choice.
+        draft = "The answer is 0. <answer>0</answer> <verdict>incorrect</verdict> <choice>B</choice> ```python\nx\n```"
+        message["content"] = f"<think>{draft}</think>\n\n{message['content']}"
+        return status, body
+
+
+async def test_thinking_in_the_text_changes_no_answer() -> None:
+    workflows = (
+        "Custom",
+        "AnswerGenerate -> Format",
+        "[Custom, AnswerGenerate, Programmer] -> ScEnsemble -> Review ? Revise : done",
+        "CustomCodeGenerate -> Test",
+    )
+    problems = [Problem(row.question, row.domain, row.context) for row in load_rows("synthetic", count=40)]
+    requests = [RolloutRequest(parse(text), problem) for text in workflows for problem in problems]
+    plain = await Engine(simulated_client(app=SimulatedApp())).run(requests)
+    thinking = await Engine(simulated_client(app=ThinkingApp())).run(requests)
+    assert [trace.answer for trace in thinking] == [trace.answer for trace in plain]
+    assert [trace.model_calls for trace in thinking] == [trace.model_calls for trace in plain]
+    assert all(node.thinking for trace in thinking for node in trace.nodes if node.model_calls)

@@ -109,8 +109,10 @@ def test_a_recipe_is_published_without_what_names_a_secret(tmp_path: Path, monke
         )
     )
     monkeypatch.setenv("AZURE", "secret")
-    public = load_recipe([str(path), "--bf16", "false", "--use_cpu", "true"]).public_source
+    public = load_recipe([str(path), "--bf16", "false", "--use_cpu", "true", "--hub_token", "hf_y"]).public_source
     assert public == {
+        "bf16": False,
+        "use_cpu": True,
         "model_name_or_path": "tiny",
         "executor_base_url": "simulated",
         "executor_max_tokens": 64,

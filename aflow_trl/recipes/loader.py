@@ -6,10 +6,11 @@ import argparse
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers.utils.logging import set_verbosity_error
@@ -24,6 +25,7 @@ from ..trainer import WorkflowGRPOConfig, is_complete, last_checkpoint
 from .arguments import COMPOSE, IMPROVE, REASON, REWARDS, TASK_ARGUMENTS, RunArguments, WorkflowArguments
 from .checks import check_recipe
 from .recipe import Recipe
+from .values import check_values, kind_of, lines_of, read_yaml
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     COMPOSE: {},
@@ -64,9 +66,12 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     task = _task(source, flags)
     parts = (RunArguments, TASK_ARGUMENTS.get(task, TASK_ARGUMENTS[COMPOSE]), *_SHARED_PARTS)
     _check_keys(path, source, flags, parts, task)
+    where = _places(path, source, flags)
     given = {flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
     flags, lists = _split_lists(flags, parts)
-    parser = TrlParser(parts, prog="aflow-trl train")
+    source = {name: _as_list(name, value, parts) for name, value in source.items()}
+    check_values(source | _flag_values(flags) | lists, parts, where)
+    parser = _Parser(parts, prog="aflow-trl train")
     parser.set_defaults(**TASK_DEFAULTS.get(task, {}))
     # transformers warns while a config is built, before the user can have set a verbosity.
     set_verbosity_error()
@@ -74,8 +79,14 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     parser.set_defaults_with_config(**{name: value for name, value in source.items() if name != "env"} | lists)
     try:
         run, task_arguments, executor, training, model = parser.parse_args_into_dataclasses(flags)
+    except _ArgumentError as error:
+        name = error.name
+        raise RecipeError(f"{where.get(name, name)}: {error.reason}.") from None
     except (ValueError, TypeError, ImportError) as error:  # ImportError: DeepSpeed is configured but not installed
-        raise RecipeError(f"{path or 'flags'}: {error}") from None
+        named = [name for name in where if re.search(rf"\b{name}\b", str(error))]
+        # The enums of transformers name the value only.
+        named = named or [name for name in where if str(error).startswith(f"{source.get(name)} is not a valid")]
+        raise RecipeError(f"{where[named[0]] if len(named) == 1 else path or 'flags'}: {error}") from None
     effective = dict(source)
     for name in given & {item.name for part in parts for item in fields(part)}:
         holder = next(part for part in (run, task_arguments, executor, training, model) if hasattr(part, name))
@@ -84,6 +95,45 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     check_recipe(recipe)
     _complete_training(recipe)
     return recipe
+
+
+class _ArgumentError(Exception):
+    """A value that cannot be converted to the type of its key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        match = re.match(r"argument --(\w+)\S*: (.*)", message, re.DOTALL)
+        self.name, self.reason = (match[1], f"{match[1]}: {match[2].rstrip('.')}") if match else ("flags", message)
+
+
+class _Parser(TrlParser):
+    """A parser whose errors are exceptions: the usage of three hundred keys helps nobody."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an exception in place of the usage."""
+        raise _ArgumentError(message)
+
+
+def _as_list(name: str, value: Any, parts: Sequence[type]) -> Any:
+    """A single value of a key that holds a list."""
+    return [value] if isinstance(value, str) and (kind_of(name, parts) or "").startswith("list") else value
+
+
+def _places(path: Path | None, source: Mapping[str, Any], flags: Sequence[str]) -> dict[str, str]:
+    """Where each key was given: file and line, or the command line."""
+    lines = lines_of(path.read_text(encoding="utf-8")) if path is not None else {}
+    places = {name: f"{path}:{lines[name]}" if name in lines else str(path) for name in source}
+    return places | {name: f"--{name}" for name in _flag_values(flags)}
+
+
+def _flag_values(flags: Sequence[str]) -> dict[str, str]:
+    """Values of flags with a single one."""
+    values = {}
+    for flag, following in zip(flags, [*flags[1:], "--"], strict=False):
+        name, equals, value = flag.removeprefix("--").partition("=")
+        if flag.startswith("--") and (equals or not following.startswith("--")):
+            values[name.replace("-", "_")] = value if equals else following
+    return values
 
 
 _SHARED_PARTS = (ExecutorConfig, WorkflowGRPOConfig, ModelConfig)
@@ -96,6 +146,9 @@ def _complete_training(recipe: Recipe) -> None:
         training.reward_weights = [REWARDS[recipe.run.task][name] for name in recipe.reward_names]
     given = training.model_init_kwargs if isinstance(training.model_init_kwargs, dict) else {}
     training.model_init_kwargs = model_init_kwargs(recipe.model_options) | given
+    if training.push_to_hub and training.hub_private_repo is None:
+        # A policy may have seen private questions; who wants it public says so.
+        training.hub_private_repo = True
     if isinstance(recipe.arguments, WorkflowArguments) and recipe.arguments.constrained_depth is not None:
         training.vllm_structured_outputs_regex = workflow_regex(
             recipe.arguments.constrained_depth, vocabulary=recipe.operators.vocabulary
@@ -187,7 +240,9 @@ def _task(source: Mapping[str, Any], flags: Sequence[str]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {error}") from None
     if not isinstance(content, dict):

@@ -194,21 +194,30 @@ def build_trainer(
 
     The held-out problems are its `eval_dataset`, which `eval_strategy` evaluates during training.
     """
-    trainer = WorkflowGRPOTrainer(
-        model_path(recipe),
-        list(reward_funcs),
-        recipe.training,
-        train_dataset=dataset,
-        eval_dataset=eval_dataset,
-        peft_config=get_peft_config(recipe.model),
-        callbacks=[ConsoleProgress(print_rank0), INTERRUPTION, StepRecord(record_step)],
-    )
+    path = model_path(recipe)
+    try:
+        trainer = WorkflowGRPOTrainer(
+            path,
+            list(reward_funcs),
+            recipe.training,
+            train_dataset=dataset,
+            eval_dataset=eval_dataset,
+            peft_config=get_peft_config(recipe.model),
+            callbacks=[ConsoleProgress(print_rank0), INTERRUPTION, StepRecord(record_step)],
+        )
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(f"the trainer refuses this recipe: {_first_sentence(error)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if trainer.is_world_process_zero():
         write_spec(recipe.policy_spec, recipe.output_dir)
     print_rank0(f"rewards: {trainer.reward_roles}")
     return trainer
+
+
+def _first_sentence(error: Exception) -> str:
+    """An error of a library as one line: what follows is often advice for its developers."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def model_path(recipe: Recipe) -> str:
