@@ -172,6 +172,23 @@ async def test_limit_beyond_the_context_stops_the_start() -> None:
         await client.aclose()
 
 
+async def test_seed_of_a_model_that_thinks_itself_out_is_unknown() -> None:
+    provider = PROVIDERS["OpenAI"]()
+    answer = provider.text
+    provider.text = lambda payload: (
+        "<think>and so on" if "town" in payload["messages"][-1]["content"] else answer(payload)
+    )  # type: ignore[method-assign]
+    async with serving(provider) as address:
+        client = LLMClient(config_of("OpenAI", address))
+        assert (await preflight(client)).seed == "unknown"
+        await client.aclose()
+
+
+def test_the_simulated_executor_writes_no_json() -> None:
+    with pytest.raises(ValueError, match="writes tags"):
+        ExecutorConfig(executor_base_url="simulated", executor_structured="json_schema")
+
+
 async def test_profile_decides_how_operators_ask() -> None:
     provider = PROVIDERS["Together"]()
     async with serving(provider) as address:

@@ -194,6 +194,10 @@ class ExecutorConfig:
             )
         if self.executor_structured not in STRUCTURED:
             raise ValueError(f"executor_structured is {self.executor_structured!r}. Use {', '.join(STRUCTURED)}.")
+        if self.executor_base_url == SIMULATED and self.executor_structured in (JSON_SCHEMA, JSON_OBJECT):
+            raise ValueError(
+                f"executor_structured is {self.executor_structured}, but the simulated executor writes tags."
+            )
         for name in ("executor_max_tokens", "executor_concurrency", "executor_call_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

@@ -137,7 +137,9 @@ async def _seed(client: LLMClient) -> str:
     if "seed" not in config.parameters(config.executor_temperature, 0):
         return "not sent"
     replies = await asyncio.gather(*(_trial(client, SEED_MESSAGES, seed=seed) for seed in (1, 1, 2)))
-    first, again, other = (None if reply is None else reply.text for reply in replies)
+    first, again, other = ("" if reply is None else reply.text for reply in replies)
+    if not (first and again and other):  # such as after thinking that took all tokens
+        return "unknown"
     if first != again:
         return "ignored"
     return "honoured" if first != other else "no effect"

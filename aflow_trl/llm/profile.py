@@ -22,7 +22,7 @@ class EndpointProfile:
     usage: str = "reported"
     """`reported`, `reasoning in the total only`, or `missing` (estimated)."""
     seed: str = "not sent"
-    """`honoured`, `ignored`, `no effect` (equal replies to different seeds) or `not sent`."""
+    """`honoured`, `ignored`, `no effect` (equal replies to different seeds), `not sent` or `unknown`."""
     context_tokens: int | None = None
     """Maximum number of tokens of prompt and reply together; `None` if the endpoint does not say."""
     structured: str = TAGS
