@@ -22,7 +22,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "executor randomness. The same command continues an interrupted evaluation.",
         epilog="example: aflow-trl eval data/test.jsonl --valid data/valid.jsonl --model runs/compose --out runs/eval",
     )
-    parser.add_argument("data", help="problems: a .jsonl path, a Hub dataset, or synthetic")
+    parser.add_argument("data", help="problems: a file, a Hub dataset, or synthetic")
     parser.add_argument("--valid", metavar="DATA", help="problems that the best fixed workflow is chosen on")
     parser.add_argument(
         "--model", metavar="MODEL", help="policy: output folder of a run, adapter, model folder or Hub id"

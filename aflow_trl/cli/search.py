@@ -21,7 +21,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "interrupted search.",
         epilog="example: aflow-trl search data/valid.jsonl --base-url https://api.openai.com/v1 --optimizer gpt-4o",
     )
-    parser.add_argument("data", help="validation problems: a .jsonl path, a Hub dataset, or synthetic")
+    parser.add_argument("data", help="validation problems: a file, a Hub dataset, or synthetic")
     parser.add_argument("--optimizer", metavar="MODEL", help="model that edits workflows (default: the executor's)")
     parser.add_argument("--optimizer-url", metavar="URL", help="endpoint of the optimizer (default: the executor's)")
     parser.add_argument("--rounds", type=int, default=20, help="maximum number of rounds per domain (default: 20)")

@@ -2,6 +2,7 @@
 
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, load_benchmark
 from .dedup import near_copies, normal_form
+from .files import is_data_file
 from .loading import SYNTHETIC, build_dataset, load_questions, load_rows, selection_split
 from .mixing import mix, read_ratio, shares, split_digest
 from .prepare import DataCard, prepare, print_card
@@ -28,6 +29,7 @@ __all__ = [
     "build_dataset",
     "check_policy_prompt",
     "draw_step",
+    "is_data_file",
     "load_benchmark",
     "load_questions",
     "load_rows",

@@ -1,9 +1,8 @@
-"""Loads rows from generated problems, a JSONL file, or a dataset of the Hub, and builds the training dataset."""
+"""Loads rows from generated problems, a file, or a dataset of the Hub, and builds the training dataset."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 from ..errors import DataError, RecipeError
+from .files import is_data_file, read_records
 from .prompts import PolicyPrompt
 from .schema import DOMAINS, Row, read_row
 from .synthetic import MIN_DIFFICULTY, sum_rows, synthetic_rows
@@ -43,10 +43,10 @@ def load_rows(
 
     Args:
         source (`str`):
-            `"synthetic"`, `"synthetic-sums"`, a path that ends in `.jsonl`, or a dataset of the Hub with the columns
-            of the row schema.
+            `"synthetic"`, `"synthetic-sums"`, a file (JSON Lines, JSON, CSV, TSV, Parquet), or a dataset of the Hub,
+            with the columns of the row schema.
         split (`str`, *optional*, defaults to `"train"`):
-            `"train"` or `"test"`; for a dataset of the Hub any of its splits. A JSONL file has a single split.
+            `"train"` or `"test"`; for a dataset of the Hub any of its splits. A file has a single split.
         count (`int`, *optional*):
             Maximum number of rows; required for generated data.
         seed (`int`, *optional*, defaults to `0`):
@@ -68,7 +68,7 @@ def load_rows(
         if count is None:
             raise RecipeError("synthetic data needs a number of rows: set num_train_problems and num_eval_problems.")
         return _generate(source, split, count, seed, domains, max_difficulty)
-    available = _read_jsonl(Path(source)) if source.endswith(".jsonl") else _read_hub(source, split)
+    available = _read_file(Path(source)) if is_data_file(source) else _read_hub(source, split)
     rows = [row for row in available if _matches(row, domains, max_difficulty)]
     if not available:
         raise DataError(f"{source}: there are no rows. Give at least one problem.")
@@ -125,11 +125,11 @@ def _selection(domains: Collection[str] | None, max_difficulty: int | None) -> s
 
 def load_questions(path: Path) -> list[Row]:
     """
-    Load the rows of a JSONL file that are to be answered rather than scored, so they need no gold answer.
+    Load the rows of a file that are to be answered rather than scored, so they need no gold answer.
 
     Args:
         path (`Path`):
-            JSONL file.
+            File, of a kind that [`load_rows`] reads.
 
     Returns:
         `list[Row]`: At least one row.
@@ -138,36 +138,14 @@ def load_questions(path: Path) -> list[Row]:
         [`DataError`]: A row is invalid, or there are none.
         [`RecipeError`]: The file does not exist.
     """
-    rows = _read_jsonl(path, needs_gold=False)
+    rows = _read_file(path, needs_gold=False)
     if not rows:
         raise DataError(f"{path}: there are no rows. Give at least one problem.")
     return rows
 
 
-def _read_jsonl(path: Path, *, needs_gold: bool = True) -> list[Row]:
-    if not path.is_file():
-        raise RecipeError(
-            f"the data file {str(path)!r} does not exist. Give a path relative to the working directory."
-        )
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows.append(_read_line(line, f"{path}, line {number}", needs_gold=needs_gold))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
-    return rows
-
-
-def _read_line(line: str, where: str, *, needs_gold: bool) -> Row:
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}). Write one JSON object per line.") from None
-    if not isinstance(raw, dict):
-        raise DataError(f"{where}: a JSON {type(raw).__name__}. Write one JSON object per line.")
-    return read_row(raw, where, needs_gold=needs_gold)
+def _read_file(path: Path, *, needs_gold: bool = True) -> list[Row]:
+    return [read_row(record, where, needs_gold=needs_gold) for where, record in read_records(path)]
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
@@ -177,7 +155,7 @@ def _read_hub(name: str, split: str) -> list[Row]:
     except Exception as error:
         raise RecipeError(
             f"the dataset {name!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {error}. "
-            "Use 'synthetic', a path that ends in .jsonl, or a dataset of the Hub."
+            "Use 'synthetic', a file (.jsonl, .json, .csv, .tsv, .parquet), or a dataset of the Hub."
         ) from None
     return [read_row(raw, f"{name}, row {index}") for index, raw in enumerate(dataset)]
 

@@ -29,7 +29,7 @@ class RunArguments:
             `"compose"` writes a workflow for a problem, `"improve"` improves a given workflow for a task, `"reason"`
             answers problems directly, with `<think>` and `<answer>`.
         train_data (`str`, *optional*, defaults to `"synthetic"`):
-            Training problems: `"synthetic"`, a path ending in `.jsonl`, or a dataset of the Hub.
+            Training problems: `"synthetic"`, a file, or a dataset of the Hub.
         eval_data (`str`, *optional*, defaults to `"synthetic"`):
             Held-out problems, in the same forms. No problem may be in both.
         num_train_problems (`int`, *optional*, defaults to `1000`):
@@ -52,7 +52,7 @@ class RunArguments:
 
     task: str = field(default=COMPOSE, metadata={"help": "What is trained.", "choices": list(TASKS)})
     train_data: str = field(
-        default="synthetic", metadata={"help": "Training problems: synthetic, a .jsonl path, or a Hub dataset."}
+        default="synthetic", metadata={"help": "Training problems: synthetic, a file, or a Hub dataset."}
     )
     eval_data: str = field(default="synthetic", metadata={"help": "Held-out problems, in the same forms."})
     num_train_problems: int = field(default=1000, metadata={"help": "Maximum number of training problems."})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data import check_policy_prompt
+from ..data import check_policy_prompt, is_data_file
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
@@ -82,7 +82,7 @@ def _check_resume(recipe: Recipe) -> None:
 def _check_folders(recipe: Recipe) -> None:
     """Hidden tests must not lie where the sandbox lets programs read."""
     files = {name: getattr(recipe.run, name) for name in ("train_data", "eval_data")}
-    paths = {name: Path(value) for name, value in files.items() if value.endswith(".jsonl")}
+    paths = {name: Path(value) for name, value in files.items() if is_data_file(value)}
     for name, path in {**paths, "output_dir": recipe.output_dir}.items():
         if (folder := library_folder_of(path)) is not None:
             raise RecipeError(
