@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 
 from aflow_trl.assets import asset_path
 from aflow_trl.cli.main import build_parser
+from aflow_trl.event_loops import run_coroutine
 from aflow_trl.recipes import load_recipe
 from command_line import aflow
 
@@ -195,3 +197,21 @@ async def test_evaluation_works_inside_a_running_event_loop(tmp_path: Path) -> N
     executor = ExecutorConfig(executor_base_url=SIMULATED)
     report = aflow_trl.evaluate("synthetic", executor=executor, workflows=["Custom"], limit=4, out=tmp_path)
     assert report["problems"] == 4 and (tmp_path / "results.md").is_file()
+
+
+def test_an_error_inside_a_coroutine_has_no_foreign_context() -> None:
+    """A refused connection was once blamed on the missing event loop."""
+
+    async def fail() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError) as caught:
+        run_coroutine(fail())
+    assert caught.value.__context__ is None
+
+
+def test_a_dead_endpoint_is_reported_within_seconds() -> None:
+    begin = time.monotonic()
+    result = aflow("run", MATH, "--base-url", "http://127.0.0.1:9/v1")
+    assert result.returncode == 2 and "connection was refused" in result.stderr
+    assert time.monotonic() - begin < 15

@@ -53,9 +53,7 @@ def _configs(options: argparse.Namespace) -> list[ExecutorConfig]:
     from ..recipes import load_recipe
 
     recipe = load_recipe([options.target, *options.overrides, *ANY_MACHINE])
-    configs = [recipe.executor, *recipe.operator_executors.values()]
-    distinct = [config for number, config in enumerate(configs) if config not in configs[:number]]
-    real = [config for config in distinct if config.executor_base_url != SIMULATED]
+    real = [config for config in recipe.executors if config.executor_base_url != SIMULATED]
     if not real:
         raise RecipeError(f"{options.target} uses the simulated executor, which has no endpoint.")
     return real

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import AflowError
 from ..storage import versions
-from . import cache, check, data, endpoint, evaluate, export, recipe_commands, recipes, run, search, simulate
+from . import cache, check, data, doctor, endpoint, evaluate, export, recipe_commands, recipes, run, search, simulate
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"aflow_trl {versions()['aflow_trl']}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (check, run, export, evaluate, search, endpoint, cache):
+    for module in (check, run, export, evaluate, search, endpoint, doctor, cache):
         module.add_parser(commands)
     recipe_commands.add_parsers(commands)
     for module in (recipes, data, simulate):

@@ -148,6 +148,14 @@ class Recipe:
         return operator_executors(models, self.executor, self.operators) if isinstance(models, Mapping) else {}
 
     @property
+    def executors(self) -> list[ExecutorConfig]:
+        """All executors of the run, the main one first; none for a task without workflows."""
+        if not isinstance(self.arguments, WorkflowArguments):
+            return []
+        configs = [self.executor, *self.operator_executors.values()]
+        return [config for number, config in enumerate(configs) if config not in configs[:number]]
+
+    @property
     def is_simulated(self) -> bool:
         """Whether the executor is the simulated one."""
         return self.executor.executor_base_url == SIMULATED
