@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ..errors import AflowError
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from .train import main as train
 
         return train(command_line[1:])
+    # About the future of packages that the user has not chosen.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     parser = build_parser()
     options, overrides = parser.parse_known_args(command_line)
     if overrides and not getattr(options, "takes_overrides", False):

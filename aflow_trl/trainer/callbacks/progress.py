@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 class ConsoleProgress(TrainerCallback):
     """
-    One line for each logged step: reward, accuracy, valid share, calls, remaining time.
+    One line for each logged step: reward, accuracy, valid share, calls, USD, remaining time.
 
     Args:
         print_line (`Callable[[str], None]`):
@@ -45,6 +45,8 @@ class ConsoleProgress(TrainerCallback):
             "unscored": logs.get("workflows/unscored") or None,
         }
         values = "  ".join(f"{name} {value:.2f}" for name, value in figures.items() if value is not None)
+        if logs.get("executor/usd"):
+            values += f"  {logs['executor/usd']:.4f} USD a step"
         self.print_line(f"step {state.global_step:>4}/{state.max_steps}  {values}  {remaining_s:.0f} s left")
 
 
