@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from packaging.requirements import Requirement
 
 from aflow_trl.assets import asset_path
@@ -17,6 +20,7 @@ from aflow_trl.cli.main import build_parser
 from aflow_trl.event_loops import run_coroutine
 from aflow_trl.recipes import load_recipe
 from command_line import aflow
+from conftest import ScriptedEndpoint
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -215,3 +219,18 @@ def test_a_dead_endpoint_is_reported_within_seconds() -> None:
     result = aflow("run", MATH, "--base-url", "http://127.0.0.1:9/v1")
     assert result.returncode == 2 and "connection was refused" in result.stderr
     assert time.monotonic() - begin < 15
+
+
+async def test_the_failure_of_an_operator_is_shown(
+    endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(prompt: str, number: int) -> Any:
+        if "word word" not in prompt:
+            return "ready"
+        body = {"error": {"message": "too many tokens", "code": "context_length_exceeded"}}
+        return web.json_response(body, status=400)
+
+    endpoint.script = script
+    question = "word " * 100
+    result = await asyncio.to_thread(aflow, "run", question, "--base-url", endpoint.base_url, "--workflow", "Custom")
+    assert "Custom failed" in result.stdout and "too many tokens" in result.stdout

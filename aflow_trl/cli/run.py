@@ -171,6 +171,9 @@ def _show(answered: Answered, options: argparse.Namespace) -> None:
         for trace in answered.traces:
             _print_trace(trace, console)
     console.print(f"workflow  {best.workflow or '(no valid workflow)'}")
+    for node in best.nodes:
+        if node.failure:
+            console.print(f"{node.operator} failed  {model_text(node.failure)}", style="yellow")
     if best.outcome is not Outcome.OK:
         console.print(f"{best.outcome.value}  {model_text(best.detail)}", style="bold red")
         return
