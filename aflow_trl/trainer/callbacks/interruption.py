@@ -58,7 +58,8 @@ class Interruption(TrainerCallback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if not self._in_training or self._received:
+        # A launcher that dies may cause a second SIGTERM, which must not cost the checkpoint of the first.
+        if not self._in_training or (self._received and number == signal.SIGINT):
             raise KeyboardInterrupt(name)
         self._received = name
         # Not `print`, which the signal may have interrupted.
