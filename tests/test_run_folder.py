@@ -210,4 +210,4 @@ def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(children, timeout=60)
     run = read_run(tmp_path / "run")
     assert alive == [] and run is not None and run["outcome"] == "stopped", run
-    assert (tmp_path / "run" / f"checkpoint-{run['step']}").is_dir(), run
+    assert (tmp_path / "run" / f"checkpoint-{run['step']}").is_dir(), run["reason"]

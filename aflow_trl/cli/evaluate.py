@@ -10,8 +10,6 @@ from ..errors import RecipeError
 from ..operators import load_operators
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client
 
-"""Minimum width of the table, in characters; in a narrower terminal its columns would break into single letters."""
-
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parser of the command."""

@@ -11,8 +11,6 @@ from ..console import report_console
 from ..errors import RecipeError
 from .options import ANY_MACHINE, Commands
 
-"""Minimum width of a table, in characters; in a narrower terminal its columns would be cut."""
-
 
 def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the parsers of the commands."""

@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class Interruption(TrainerCallback):
     """
-    Turns the first SIGTERM or Ctrl-C during training into a checkpoint of the present step and the end of training, on
-    every process. Any other one is a `KeyboardInterrupt`.
+    Turns SIGTERM or Ctrl-C during training into a checkpoint of the present step and the end of training, on every
+    process. A further Ctrl-C, and any signal in another phase, is a `KeyboardInterrupt`.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Interruption(TrainerCallback):
             raise KeyboardInterrupt(name)
         self._received = name
         # Not `print`, which the signal may have interrupted.
-        os.write(2, f"{name}: stopping after this step, with a checkpoint (once more: at once)\n".encode())
+        os.write(2, f"{name}: stopping after this step, with a checkpoint (Ctrl-C: at once)\n".encode())
 
 
 INTERRUPTION = Interruption()
