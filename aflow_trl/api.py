@@ -8,12 +8,14 @@ from typing import Any
 
 from .dsl import format_workflow, parse
 from .engine import Engine
+from .errors import RecipeError
 from .evaluation import PolicyChoice, run_evaluation
 from .event_loops import run_coroutine
 from .inference import Answered, Question, answer_questions
 from .llm import SIMULATED, ExecutorConfig, LLMClient
 from .operators import DEFAULT_OPERATORS, Problem, preflight
 from .policies import Policy
+from .scoring import domain_remedy, known_domains
 from .simulator import simulated_client
 
 
@@ -44,7 +46,7 @@ def run(
         best_of (`int`, *optional*):
             Number of workflows that the policy samples; their answers are voted on.
         domain (`str`, *optional*, defaults to `"math"`):
-            `"math"`, `"code"` or `"qa"`.
+            `"math"`, `"code"`, `"qa"`, or one that [`~aflow_trl.scoring.scorer`] has added.
         context (`str`, *optional*, defaults to `""`):
             Passages that the question is about.
         entry_point (`str`, *optional*):
@@ -69,6 +71,8 @@ def run(
     print(answered.best.answer)
     ```
     """
+    if domain not in known_domains():
+        raise RecipeError(f"domain is {domain!r}. {domain_remedy()}")
     client = client_of(executor)
     problem = Problem(question, domain, context, entry_point)
     if policy is None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from aflow_trl.data import (
-    DOMAINS,
     PolicyPrompt,
     Row,
     build_dataset,
@@ -23,6 +22,7 @@ from aflow_trl.data import (
 )
 from aflow_trl.errors import DataError, RecipeError
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
+from aflow_trl.scoring import BUILTIN_DOMAINS
 
 PLAIN = {"question": "What is 6 * 7?", "answer": "42", "domain": "math", "entry_point": ""}
 
@@ -209,7 +209,7 @@ def test_dataset_is_conversational_and_keeps_the_columns() -> None:
 
 
 def test_columns_of_a_row_load_as_the_same_row() -> None:
-    for row in load_rows("synthetic", count=2 * len(DOMAINS)):
+    for row in load_rows("synthetic", count=2 * len(BUILTIN_DOMAINS)):
         assert read_row(row.columns(), "here") == row
 
 

@@ -11,12 +11,24 @@ import aflow_trl
 
 PACKAGE = Path(aflow_trl.__file__).parent
 ROOMS = (
-    *("errors", "text", "assets", "console", "event_loops", "storage", "dsl", "sandbox", "llm", "answers"),
+    *(
+        "errors",
+        "text",
+        "assets",
+        "console",
+        "event_loops",
+        "user_modules",
+        "storage",
+        "dsl",
+        "sandbox",
+        "llm",
+        "answers",
+    ),
     *("operators", "engine", "scoring", "data", "simulator", "rollouts", "rewards", "improvement", "policies"),
     *("trainer", "runs", "evaluation", "warm_start", "recipes", "tasks", "inference", "export", "api", "cli", "train"),
 )
 """From the bottom to the top: a room imports only rooms before it."""
-NO_IMPORTS = ("errors", "text", "assets", "console", "event_loops", "sandbox", "dsl", "llm", "answers")
+NO_IMPORTS = ("errors", "text", "assets", "console", "event_loops", "user_modules", "sandbox", "dsl", "llm", "answers")
 """The bottom: they know `errors` and the files that ship, nothing else."""
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from transformers import AutoTokenizer, Qwen2Config
 
-from aflow_trl.data import DOMAINS, read_problem, synthetic_rows
+from aflow_trl.data import read_problem, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, operator_table
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.llm import ExecutorConfig, LLMClient
@@ -21,6 +21,7 @@ from aflow_trl.operators import Problem
 from aflow_trl.operators.prompts import fill, render
 from aflow_trl.policies.tiny import build_tokenizer
 from aflow_trl.rollouts import Rollouts
+from aflow_trl.scoring import BUILTIN_DOMAINS
 from aflow_trl.simulator import MODEL_NAME, SimulatedApp, default_skill, in_process, recognize, reply
 from aflow_trl.simulator.server import build_server
 
@@ -62,7 +63,7 @@ def test_splits_share_no_problem_and_domains_are_balanced() -> None:
     held_out = rows(300, "test")
     assert len(train) == 600
     assert not train & {(row.context, row.question) for row in held_out}
-    assert [sum(row.domain == domain for row in held_out) for domain in DOMAINS] == [100, 100, 100]
+    assert [sum(row.domain == domain for row in held_out) for domain in BUILTIN_DOMAINS] == [100, 100, 100]
 
 
 def test_replies_depend_on_the_seed_only() -> None:

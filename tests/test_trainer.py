@@ -298,11 +298,12 @@ def test_workflow_rewards_bring_their_weights_and_stop_string(tiny_model: Path, 
 def test_configuration_of_the_user_is_left_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     args = WorkflowGRPOConfig(**options(tmp_path))
     before = dict(vars(args))
+    dataset = Dataset.from_list([{"prompt": "p", "question": "q", "answer": "a"}] * 16)
     trainer = WorkflowGRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
         reward_funcs=workflow_rewards(Rollouts(Engine(simulated()))),
         args=args,
-        train_dataset=dataset(),
+        train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(tiny_model),
     )
     assert vars(args) == before and trainer.args.generation_kwargs != args.generation_kwargs

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from ..text import model_text
 from .text import latex_symbols, plain_characters, unwrap, without_commands
 
+READ_DOMAINS = ("math", "qa")
+"""Domains whose answers are told from prose; in those of the user only marked ones are."""
 MAX_BARE_WORDS = 6
 """Maximum number of words of a last line that counts as an answer without saying so."""
 MIN_PROSE_WORDS = 5
@@ -73,7 +75,7 @@ def extract_answer(text: str, domain: str) -> str:
         text (`str`):
             Output of an operator.
         domain (`str`):
-            `math`, `code` or `qa`.
+            `math`, `code`, `qa`, or one of the user's, in which only a marked answer is told from the text.
 
     Returns:
         `str`: The answer, without Markdown, quotes and math delimiters around it; empty if there is none.
@@ -84,6 +86,8 @@ def extract_answer(text: str, domain: str) -> str:
     marked = _last_marked(text)
     if marked is not None:
         return bare_answer(marked, domain)
+    if domain not in READ_DOMAINS:
+        return text
     stated = _last_stated(text, domain)
     if stated is not None:
         return bare_answer(stated, domain)

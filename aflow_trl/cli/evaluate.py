@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..console import report_console
 from ..errors import RecipeError
-from ..operators import load_operators
-from .options import Commands, add_executor_flags, add_policy_flags, executor_client
+from .options import Commands, add_executor_flags, add_policy_flags, executor_client, load_modules
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluation import PolicyChoice, print_evaluation, run_evaluation
 
     # Registers the operators, for the workflows that are parsed below.
-    load_operators(options.operator_module)
+    load_modules(options)
     out = Path(options.out)
     texts = [*options.workflow]
     if options.workflows:

@@ -13,7 +13,9 @@ import yaml
 
 from ..errors import RecipeError
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
+from ..operators import OperatorRegistry, load_operators
 from ..sandbox import allow_weak_sandbox
+from ..scoring import load_scorers
 from ..simulator import simulated_client
 from ..storage import read_run
 
@@ -57,6 +59,12 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
     )
+    parser.add_argument(
+        "--scorer-module",
+        action="append",
+        default=[],
+        help="module that defines further domains (default: those of the run named by --model); may be repeated",
+    )
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +75,22 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy-prompt", default=None, help="prompt of the policy (default: the one it was trained with)"
     )
+
+
+def load_modules(options: argparse.Namespace) -> OperatorRegistry:
+    """
+    Import the modules of the user that the flags of [`add_executor_flags`] name, and the scorers of a run.
+
+    Returns:
+        [`~aflow_trl.operators.OperatorRegistry`]: All operators.
+
+    Raises:
+        [`RecipeError`]: A module cannot be imported.
+    """
+    folder = getattr(options, "model", None)
+    run = read_run(Path(folder)) if folder else None
+    load_scorers(options.scorer_module or (run or {}).get("recipe", {}).get("scorer_modules") or [])
+    return load_operators(options.operator_module)
 
 
 def executor_config(

@@ -18,10 +18,11 @@ from ..errors import RecipeError
 from ..event_loops import run_coroutine
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..llm import SIMULATED
-from ..operators import OperatorRegistry, Problem, load_operators, preflight
+from ..operators import OperatorRegistry, Problem, preflight
+from ..scoring import domain_remedy, known_domains
 from ..simulator import knows
 from ..text import model_text
-from .options import Commands, add_executor_flags, add_policy_flags, executor_client
+from .options import Commands, add_executor_flags, add_policy_flags, executor_client, load_modules
 
 DEFAULT_WORKFLOW = "Custom"
 MAX_RESULT_CHARS = 300
@@ -55,7 +56,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         "--best-of", type=int, metavar="N", help="sample N workflows from the policy and vote on their answers"
     )
     parser.add_argument(
-        "--domain", choices=["math", "code", "qa"], default="math", help="kind of answer (default: math)"
+        "--domain", default="math", help="kind of answer: math, code, qa, or one of --scorer-module (default: math)"
     )
     parser.add_argument("--context", default="", help="passages that the question is about")
     parser.add_argument("--entry-point", default=None, help="function that a code task asks for")
@@ -69,9 +70,11 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command; exit code 1 if a single question was not answered."""
-    operators = load_operators(options.operator_module)
+    operators = load_modules(options)
     if (options.question is None) == (options.input is None):
         raise RecipeError("give either a question or a file of questions with --input.")
+    if options.domain not in known_domains():
+        raise RecipeError(f"--domain is {options.domain!r}. {domain_remedy()}")
     if options.best_of is not None and options.best_of < 1:
         raise RecipeError(f"--best-of must be at least 1, got {options.best_of}.")
     if options.input is None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..dsl import format_workflow, parse
 from ..errors import RecipeError
-from ..operators import load_operators
-from .options import Commands, add_executor_flags, executor_client
+from .options import Commands, add_executor_flags, executor_client, load_modules
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     for flag in ("rounds", "passes", "patience", "limit"):
         if getattr(options, flag) < 1:
             raise RecipeError(f"--{flag} must be at least 1, got {getattr(options, flag)}.")
-    vocabulary = load_operators(options.operator_module).vocabulary
+    vocabulary = load_modules(options).vocabulary
     out = Path(options.out)
     client = executor_client(options, data=options.data, cache_folder=out)
     editor = client

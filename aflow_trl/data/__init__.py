@@ -7,13 +7,12 @@ from .loading import SYNTHETIC, build_dataset, load_questions, load_rows, select
 from .mixing import mix, read_ratio, shares, split_digest
 from .prepare import DataCard, prepare, print_card
 from .prompts import Message, PolicyPrompt, check_policy_prompt, policy_prompts, statement
-from .schema import DOMAINS, FIELDS, Row, read_row
+from .schema import FIELDS, Row, holds_tests, read_row
 from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, sum_rows, synthetic_rows
 
 __all__ = [
     "BENCHMARKS",
     "CODE_STEPS",
-    "DOMAINS",
     "FIELDS",
     "MATH_STEPS",
     "SYNTHETIC",
@@ -29,6 +28,7 @@ __all__ = [
     "build_dataset",
     "check_policy_prompt",
     "draw_step",
+    "holds_tests",
     "is_data_file",
     "load_benchmark",
     "load_questions",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
-from ..errors import DataError, RecipeError
+from ..errors import DataError, RecipeError, ScorerError
+from ..event_loops import run_coroutine
+from ..scoring import BUILTIN_DOMAINS, custom_domain, domain_remedy, known_domains
 from .files import is_data_file, read_records
 from .prompts import PolicyPrompt
-from .schema import DOMAINS, Row, read_row
+from .schema import Row, read_row
 from .synthetic import MIN_DIFFICULTY, sum_rows, synthetic_rows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,10 @@ class _Generator:
 
 
 SYNTHETIC = "synthetic"
-_GENERATORS = {SYNTHETIC: _Generator(synthetic_rows, DOMAINS), "synthetic-sums": _Generator(sum_rows, ("math",))}
+_GENERATORS = {
+    SYNTHETIC: _Generator(synthetic_rows, BUILTIN_DOMAINS),
+    "synthetic-sums": _Generator(sum_rows, ("math",)),
+}
 
 
 def load_rows(
@@ -77,7 +85,26 @@ def load_rows(
             f"{source}: none of the {len(available)} rows matches {_selection(domains, max_difficulty)}. "
             "Select other domains or raise max_difficulty."
         )
+    _check_scorers(source, rows)
     return rows[:count]
+
+
+def _check_scorers(source: str, rows: Sequence[Row]) -> None:
+    """Try the user's scorers on a gold answer, which is reported now and not in the middle of a batch."""
+    for name in sorted({row.domain for row in rows}):
+        domain = custom_domain(name)
+        if domain is None:
+            continue
+        row = next(row for row in rows if row.domain == name)
+        try:
+            score = run_coroutine(domain.check(row.answer, row.question))
+        except ScorerError as error:
+            raise DataError(f"{source}: {error}") from error
+        if score.value < 1:
+            logger.warning(
+                "%s: the scorer of %r gives the gold answer %r %.2f; where golds are answers it should be 1",
+                *(source, name, row.answer[0][:80], score.value),
+            )
 
 
 def selection_split(source: str) -> str:
@@ -91,9 +118,9 @@ def _check_selection(count: int | None, domains: Collection[str] | None) -> None
     if domains is None:
         return
     if not domains:
-        raise RecipeError(f"domains is empty. Use some of {', '.join(DOMAINS)}, or leave it out for all.")
-    if unknown := sorted(set(domains) - set(DOMAINS)):
-        raise RecipeError(f"domains contains {unknown[0]!r}. Use some of {', '.join(DOMAINS)}.")
+        raise RecipeError(f"domains is empty. Use some of {', '.join(known_domains())}, or leave it out for all.")
+    if unknown := sorted(set(domains) - set(known_domains())):
+        raise RecipeError(f"domains contains {unknown[0]!r}. {domain_remedy()}")
 
 
 def _generate(

@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import RecipeError
-from .schema import DOMAINS, Row
+from ..scoring import BUILTIN_DOMAINS, known_domains
+from .schema import Row
 
 
 def read_ratio(text: str) -> dict[str, float]:
@@ -30,7 +31,7 @@ def read_ratio(text: str) -> dict[str, float]:
             pairs = [part.split("=") for part in text.split(",")]
             ratio = {name.strip(): float(value) for name, value in pairs}
         else:
-            ratio = dict(zip(DOMAINS, map(float, text.split(":")), strict=True))
+            ratio = dict(zip(BUILTIN_DOMAINS, map(float, text.split(":")), strict=True))
     except ValueError:
         ratio = {}
     if not _is_ratio(ratio):
@@ -42,7 +43,7 @@ def _is_ratio(ratio: Mapping[str, float]) -> bool:
     """Whether all keys are domains, and the weights are finite and not negative, with at least one above 0."""
     weights = ratio.values()
     return (
-        set(ratio) <= set(DOMAINS)
+        set(ratio) <= set(known_domains())
         and all(math.isfinite(weight) and weight >= 0 for weight in weights)
         and any(weight > 0 for weight in weights)
     )
@@ -96,7 +97,9 @@ def mix(rows: Sequence[Row], ratio: Mapping[str, float], total: int | None = Non
         [`RecipeError`]: The ratio has an unknown domain or no positive weight, or `total` is less than 1.
     """
     if not _is_ratio(ratio):
-        raise RecipeError(f"the ratio is {dict(ratio)}. Weight some of {', '.join(DOMAINS)}, at least one above 0.")
+        raise RecipeError(
+            f"the ratio is {dict(ratio)}. Weight some of {', '.join(known_domains())}, at least one above 0."
+        )
     if total is not None and total < 1:
         raise RecipeError(f"the total is {total} rows. Use at least 1.")
     rows_by_domain = {name: [row for row in rows if row.domain == name] for name in ratio}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 from ..errors import DataError
+from ..scoring import domain_remedy, known_domains
 
 Column: TypeAlias = str | int | bool | list[str]
 """Value of a row in a dataset."""
 
-DOMAINS = ("math", "code", "qa")
 FIELDS = (
     "question",
     "answer",
@@ -83,8 +83,8 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
     if not question.strip():
         raise DataError(f"{where}: 'question' is missing or empty. Every row needs a question.")
     domain = _text(raw, "domain", where) or ("code" if raw.get("entry_point") else "math")
-    if domain not in DOMAINS:
-        raise DataError(f"{where}: 'domain' is {domain!r}. Use one of {', '.join(DOMAINS)}.")
+    if domain not in known_domains():
+        raise DataError(f"{where}: 'domain' is {domain!r}. {domain_remedy()}")
     row = Row(
         question=question,
         answer=_texts(raw, "answer", where),
@@ -98,8 +98,7 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
         id=_text(raw, "id", where),
         difficulty=_whole(raw, "difficulty", where),
     )
-    if domain == "code" and not row.hidden_tests and row.answer and all("assert" in text for text in row.answer):
-        # A common plain format has four columns only and keeps the tests of a code task in `answer`.
+    if domain == "code" and not row.hidden_tests and holds_tests(row.answer):
         row = replace(row, answer=(), hidden_tests=row.answer)
     for name in ("public_tests", "hidden_tests"):
         for test in getattr(row, name):
@@ -113,6 +112,11 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
     if domain != "code" and not row.answer:
         raise DataError(f"{where}: 'answer' is missing. Every {domain} row needs a gold answer or a list of aliases.")
     return row
+
+
+def holds_tests(answer: Sequence[str]) -> bool:
+    """Whether `answer` of a code row holds its tests: a common plain format has four columns only."""
+    return bool(answer) and all("assert" in text for text in answer)
 
 
 def _check_test(test: str, name: str, where: str) -> None:

@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from ..errors import RecipeError
-from .schema import DOMAINS, Row
+from ..scoring import BUILTIN_DOMAINS
+from .schema import Row
 
 MIN_DIFFICULTY, MAX_DIFFICULTY = 1, 5
 PUBLIC_TESTS, HIDDEN_TESTS = 2, 4
@@ -132,7 +133,7 @@ class Solved:
         return function_code(self.entry_point, steps)
 
 
-def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = DOMAINS) -> Iterator[Row]:
+def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = BUILTIN_DOMAINS) -> Iterator[Row]:
     """
     Generate an endless stream of distinct problems, cycling through the domains.
 

@@ -163,6 +163,8 @@ async def _result(rollout: ScoredRollout, row: Row) -> Result:
 
 
 async def _aflow(answer: str, row: Row, variant: AflowVariant) -> float | None:
+    if row.source not in AFLOW_BENCHMARKS and row.domain not in AFLOW_BENCHMARK:
+        return None
     benchmark = row.source if row.source in AFLOW_BENCHMARKS else AFLOW_BENCHMARK[row.domain]
     try:
         score = await score_aflow(

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..data import DOMAINS, Message, PolicyPrompt, policy_prompts
+from ..data import Message, PolicyPrompt, policy_prompts
 from ..dsl import Vocabulary, format_workflow, parse
 from ..errors import DataError, DSLError, RecipeError
 from ..operators import OperatorRegistry
+from ..scoring import custom_domain, domain_remedy, known_domains
 
 SHOWN_FAILURES = 3
 SHOWN_ATTEMPTS = 5
@@ -111,8 +112,8 @@ def read_improvement(raw: Mapping[str, object], where: str, vocabulary: Vocabula
         [`DataError`]: A field is missing or invalid. The message names location, field and remedy.
     """
     domain, text, score = raw.get("domain"), raw.get("parent_workflow", ""), raw.get("parent_score")
-    if domain not in DOMAINS:
-        raise DataError(f"{where}: 'domain' is {domain!r}. Use one of {', '.join(DOMAINS)}.")
+    if domain not in known_domains():
+        raise DataError(f"{where}: 'domain' is {domain!r}. {domain_remedy()}")
     if not isinstance(score, int | float) or not 0 <= score <= 1:
         raise DataError(f"{where}: 'parent_score' is {score!r}; it must be a share between 0 and 1.")
     # Importers keep such records for analysis; there is no workflow that a policy could improve.
@@ -232,7 +233,7 @@ def improvement_messages(record: Improvement, prompt: PolicyPrompt) -> list[Mess
         f"- {_short(attempt.change)}: {attempt.gain:+.3f}" for attempt in record.experience[:SHOWN_ATTEMPTS]
     )
     fields = {
-        "task": TASK_DESCRIPTIONS[record.domain],
+        "task": _task_description(record.domain),
         "workflow": record.parent_workflow or record.parent_source,
         "score": f"{record.parent_score:.3f}",
         "failures": failures or "- none recorded",
@@ -247,3 +248,8 @@ def _short(text: str) -> str:
     """The text on one line, cut at [`SHOWN_CHARS`]."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]} …"
+
+
+def _task_description(domain: str) -> str:
+    custom = custom_domain(domain)
+    return TASK_DESCRIPTIONS[domain] if custom is None else custom.description

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 from ..dsl import OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
 from ..errors import RecipeError
+from ..user_modules import import_user_modules
 from .base import Operator
 
 OperatorClass = TypeVar("OperatorClass", bound=type[Operator])
@@ -147,39 +144,6 @@ def load_operators(modules: Sequence[str]) -> OperatorRegistry:
     Raises:
         [`RecipeError`]: A module cannot be imported.
     """
-    # As `python -m` finds them: a console script does not look into the folder it is called in.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    for module in modules:
-        name = _module_name(module)
-        # Importing is enough: the decorator adds the classes of the module to the default registry.
-        try:
-            importlib.import_module(name)
-        except RecipeError:
-            raise
-        except ModuleNotFoundError as error:
-            missing = "is not found" if error.name == name else f"needs {error.name!r}, which is not installed"
-            raise RecipeError(
-                f"operator module {module!r} {missing}. List a module in this folder, an installed one, or the path "
-                "of a .py file."
-            ) from None
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise RecipeError(
-                f"operator module {module!r} fails with {type(error).__name__}: {error} ({frame.filename}, line "
-                f"{frame.lineno})"
-            ) from error
+    # Importing is enough: the decorator adds the classes of a module to the default registry.
+    import_user_modules(modules, "operator")
     return DEFAULT_OPERATORS
-
-
-def _module_name(module: str) -> str:
-    """Name of a module, which a path of its file stands for; its folder becomes importable."""
-    path = Path(module)
-    if path.suffix != ".py":
-        return module
-    if not path.is_file():
-        raise RecipeError(f"the operator module {module!r} does not exist.")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return path.stem

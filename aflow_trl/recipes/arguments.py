@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data import DOMAINS
 from ..engine import SHARE_MODES
 from ..rewards import DEFAULT_WEIGHTS, IMPROVE_WEIGHTS, REASON_WEIGHTS
 from ..warm_start import WarmStartSettings, read_settings
@@ -36,6 +35,8 @@ class RunArguments:
             Maximum number of training problems.
         num_eval_problems (`int`, *optional*, defaults to `200`):
             Maximum number of held-out problems.
+        scorer_modules (`list[str]`, *optional*):
+            Modules that define further domains, with [`~aflow_trl.scoring.scorer`].
         domains (`list[str]`, *optional*):
             Domains whose problems are used. If `None`, all.
         max_difficulty (`int`, *optional*):
@@ -57,6 +58,7 @@ class RunArguments:
     eval_data: str = field(default="synthetic", metadata={"help": "Held-out problems, in the same forms."})
     num_train_problems: int = field(default=1000, metadata={"help": "Maximum number of training problems."})
     num_eval_problems: int = field(default=200, metadata={"help": "Maximum number of held-out problems."})
+    scorer_modules: list[str] | None = field(default=None, metadata={"help": "Modules that define further domains."})
     domains: list[str] | None = field(default=None, metadata={"help": "Domains whose problems are used."})
     max_difficulty: int | None = field(default=None, metadata={"help": "Maximum difficulty of the problems."})
     policy_prompt: str = field(default="full", metadata={"help": "Prompt of the policy."})
@@ -73,8 +75,6 @@ class RunArguments:
             raise ValueError(f"task is {self.task!r}. Use one of {', '.join(TASKS)}.")
         if self.domains is not None and not self.domains:
             raise ValueError("domains is empty, so there would be no problems. Name some, or leave it out for all.")
-        if unknown := set(self.domains or ()) - set(DOMAINS):
-            raise ValueError(f"domains holds {sorted(unknown)[0]!r}. Use some of {', '.join(DOMAINS)}.")
         _check_at_least_one(self, "num_train_problems", "num_eval_problems", "max_difficulty")
 
 

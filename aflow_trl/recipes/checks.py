@@ -9,6 +9,7 @@ from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
 from ..sandbox import library_folder_of
+from ..scoring import domain_remedy, known_domains, load_scorers
 from ..trainer import SKIP_UNDER_DEEPSPEED
 from .arguments import REWARDS, ComposeArguments, WorkflowArguments
 from .recipe import Recipe
@@ -17,6 +18,9 @@ from .recipe import Recipe
 def check_recipe(recipe: Recipe) -> None:
     """Raise a [`RecipeError`] for the first thing that is wrong; it names the value, the reason and the remedy."""
     check_policy_prompt(recipe.run.policy_prompt)
+    load_scorers(recipe.run.scorer_modules or [])
+    if unknown := sorted(set(recipe.run.domains or ()) - set(known_domains())):
+        raise RecipeError(f"domains holds {unknown[0]!r}. {domain_remedy()}")
     if not recipe.model.model_name_or_path:
         raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
     _check_rewards(recipe)

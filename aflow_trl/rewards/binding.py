@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from ..errors import DataError
 from ..rollouts import Rollouts, RowColumns
+from ..scoring import domain_remedy, known_domains
 
 RewardFunction: TypeAlias = Callable[..., Coroutine[Any, Any, list[float | None]]]
 """`async f(prompts, completions, **columns) -> list[float | None]`, as TRL calls it."""
@@ -34,6 +36,29 @@ class RewardBinding:
     score_probe: ProbeScorer
     default_weight: float
     """Weight where `reward_weights` is not given."""
+    columns: tuple[str, ...]
+    """Columns of the dataset that it cannot do without."""
+
+    def check(self, dataset: Any) -> None:
+        """
+        Refuse a dataset that it cannot score; one that is read as a stream is not looked at.
+
+        Raises:
+            [`DataError`]: A column is missing, or nothing scores the domain of a row.
+        """
+        names = getattr(dataset, "column_names", None)
+        if not isinstance(names, list):
+            return
+        if missing := sorted(set(self.columns) - set(names)):
+            raise DataError(
+                f"the dataset has no column {missing[0]!r}. Rewards that execute workflows need "
+                f"{', '.join(self.columns)}; docs/data.md describes the columns."
+            )
+        if "domain" not in names or not hasattr(dataset, "unique"):
+            return
+        for domain in dataset.unique("domain"):
+            if domain and domain not in known_domains():
+                raise DataError(f"the dataset has rows of the domain {domain!r}. {domain_remedy()}")
 
 
 def bind(function: RewardFunction, name: str, binding: RewardBinding) -> RewardFunction:

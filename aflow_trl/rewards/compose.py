@@ -166,4 +166,6 @@ def _bound(name: str, rollouts: Rollouts) -> RewardFunction:
     async def bound(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         return await function(prompts, completions, rollouts=rollouts, **columns)
 
-    return bind(bound, name, RewardBinding(rollouts, rollouts.score_probe, DEFAULT_WEIGHTS[name]))
+    return bind(
+        bound, name, RewardBinding(rollouts, rollouts.score_probe, DEFAULT_WEIGHTS[name], ("question", "answer"))
+    )

@@ -227,7 +227,9 @@ def improvement_rewards(improvements: Improvements, names: Sequence[str]) -> lis
         bind(
             functions[name],
             name,
-            RewardBinding(improvements.rollouts, improvements.score_probe, IMPROVE_WEIGHTS[name]),
+            RewardBinding(
+                improvements.rollouts, improvements.score_probe, IMPROVE_WEIGHTS[name], ("domain", "parent_workflow")
+            ),
         )
         for name in names
     ]

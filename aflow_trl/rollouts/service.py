@@ -9,9 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..data import holds_tests
 from ..engine import Engine, Outcome, RolloutRequest, Trace
+from ..errors import DataError
 from ..operators import Problem
-from ..scoring import LLMJudge, Score, quantize, score_answer
+from ..scoring import LLMJudge, Score, domain_remedy, known_domains, quantize, score_answer
 from ..storage import TraceFile
 from .batch import RolloutBatch, to_columns
 from .ledger import Ledger
@@ -271,14 +273,18 @@ class Rollouts:
 def _rows(columns: Mapping[str, Any], count: int) -> list[RowColumns]:
     for name in ("question", "answer"):
         if name not in columns:
-            raise KeyError(f"the dataset has no column {name!r}; workflow rewards need 'question' and 'answer'.")
+            raise DataError(f"the dataset has no column {name!r}. Rewards that execute workflows need it.")
     rows: list[RowColumns] = []
     for index in range(count):
         row = {name: columns[name][index] for name in COLUMNS if name in columns}
         answer = row["answer"] if isinstance(row["answer"], list | tuple) else [row["answer"]]
         row["answer"] = [str(alias) for alias in answer if alias is not None]
         if not row.get("domain"):
-            row["domain"] = "code" if row.get("hidden_tests") else "math"
+            row["domain"] = "code" if row.get("hidden_tests") or row.get("entry_point") else "math"
+        if row["domain"] not in known_domains():
+            raise DataError(f"the dataset has a row of the domain {row['domain']!r}. {domain_remedy()}")
+        if row["domain"] == "code" and not row.get("hidden_tests") and holds_tests(row["answer"]):
+            row["answer"], row["hidden_tests"] = [], row["answer"]
         rows.append(row)
     return rows
 

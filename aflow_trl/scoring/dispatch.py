@@ -14,6 +14,7 @@ from functools import partial
 from ..answers import gold_answer, read_number
 from ..errors import ScorerError
 from .code import score_code
+from .domains import custom_domain
 from .math import MAX_ANSWER_CHARS, score_math
 from .qa import score_qa
 from .symbolic import symbolically_equal
@@ -37,7 +38,7 @@ async def score_answer(
         answer (`str`):
             Final answer of a workflow.
         domain (`str`):
-            `math`, `code` or `qa`.
+            `math`, `code`, `qa`, or one that [`~aflow_trl.scoring.scorer`] has added.
         golds (`Sequence[str]`):
             Gold answers, any of which is correct.
         hidden_tests (`Sequence[str]`, *optional*):
@@ -63,6 +64,8 @@ async def score_answer(
         )
     if not golds:
         raise ScorerError("there is no gold answer; give at least one")
+    if (custom := custom_domain(domain)) is not None:
+        return await custom.score(answer, golds=golds, question=question)
     if domain == "qa":
         return await _blame(partial(score_qa, golds=golds), answer, golds[0])
     # One at a time, to leave workers of the symbolic comparison to other rollouts.

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..console import report_console
-from ..data import DOMAINS, PolicyPrompt, Row
+from ..data import PolicyPrompt, Row
 from ..dsl import format_workflow, sample_workflow
 from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
@@ -25,6 +25,7 @@ from ..recipes import Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
 from ..rollouts import Rollouts, RowColumns, ScoredRollout, valid_share, workflow_counts
 from ..runs import plot_gains, print_gains, task_card_sections
+from ..scoring import known_domains
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
 from .preflight import check_trainer
@@ -196,7 +197,7 @@ def _sampled_records(
     args, seed = recipe.improve, recipe.training.seed
     vocabulary = recipe.operators.vocabulary
     rng = random.Random(seed)
-    domains = [name for name in DOMAINS if any(row.domain == name for row in train_rows)]
+    domains = [name for name in known_domains() if any(row.domain == name for row in train_rows)]
     num_held_out = max(len(domains), round(SAMPLED_HELD_OUT_SHARE * args.num_records))
     sampled: dict[tuple[str, str], None] = {}
     while len(sampled) < args.num_records + num_held_out:

@@ -87,7 +87,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
             Everything else [`~trl.GRPOTrainer`] takes (`train_dataset`, `peft_config`, `processing_class`, …).
 
     Raises:
-        `ValueError`: The configuration contradicts itself or the reward functions.
+        `ValueError`: The configuration contradicts itself or the reward functions, or these cannot score the data.
 
     Example:
 
@@ -113,6 +113,8 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self._binding: RewardBinding | None = next(filter(None, map(reward_binding, functions)), None)
         args = complete_config(model, functions, args)
         check_hub_strategy(args)
+        if self._binding is not None:
+            self._binding.check(others[0] if others else kwargs.get("train_dataset"))
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.model_card_sections = ""
         """Markdown appended to the model card."""
