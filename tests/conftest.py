@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded: threads that wait actively for each other take ten times as long where workers share cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when trackio is imported.
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 KEY_NAME = "AFLOW_TEST_KEY"
 os.environ[KEY_NAME] = "sk-planted-secret-0123456789"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..console import report_console
 from ..errors import RecipeError
+from ..storage import PROGRESS
 from .options import Commands, add_executor_flags, add_policy_flags, executor_client, load_modules
 
 
@@ -56,6 +58,9 @@ def run(options: argparse.Namespace) -> None:
         policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
     client = executor_client(options, data=options.data, cache_folder=out)
     console = report_console(stderr=True)
+
+    PROGRESS.stream = sys.stderr
+    PROGRESS.enter(f"evaluation, results in {out}")
 
     def on_progress(name: str, finished: int, total: int) -> None:
         if finished == total:

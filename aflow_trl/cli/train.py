@@ -10,12 +10,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import datasets
 import torch
+import transformers
 
 from ..errors import AflowError, RunStoppedError
 from ..recipes import load_recipe
 from ..tasks import run
-from ..tasks.session import print_rank0
+from ..tasks.run_folder import print_rank0
 from ..trainer import INTERRUPTION, close_process_group
 
 PR_SET_PDEATHSIG = 1
@@ -36,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # The console belongs to the progress of the run.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     _use_all_cores()
     _end_with_the_launcher()
     stopped = False

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data import Message
+from ..storage import PROGRESS
 from .spec import SamplingOptions
 
 
@@ -81,5 +82,6 @@ def sample_completions(
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
             completions += [texts[index : index + copies] for index in range(0, len(texts), copies)]
+            PROGRESS.count("completions", len(completions), len(conversations))
     # Every prompt has the completions it was asked for, also where greedy decoding makes them equal.
     return [texts * (num_samples or 1) if len(texts) == 1 else texts for texts in completions]

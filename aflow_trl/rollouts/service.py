@@ -14,7 +14,7 @@ from ..engine import Engine, Outcome, RolloutRequest, Trace
 from ..errors import DataError
 from ..operators import Problem
 from ..scoring import LLMJudge, Score, domain_remedy, known_domains, quantize, score_answer
-from ..storage import TraceFile
+from ..storage import PROGRESS, TraceFile
 from .batch import RolloutBatch, to_columns
 from .ledger import Ledger
 from .metrics import execution_metrics, workflow_metrics
@@ -163,6 +163,7 @@ class Rollouts:
 
         def score(index: int, trace: Trace) -> None:
             scoring[index] = asyncio.ensure_future(self._score(trace, rows[index], scores))
+            PROGRESS.count("workflows", len(scoring), len(requests))
 
         await self.engine.run(requests, salt=salt, on_trace=score)
         rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))

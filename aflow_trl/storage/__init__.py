@@ -3,12 +3,17 @@
 from .cache_root import cache_root
 from .json_files import check_or_write_settings, check_settings, finite, write_json
 from .jsonl import JsonLines, TraceFile, read_rows, set_aside, trace_parts
+from .progress import LOG_FILE, PROGRESS, PROGRESS_FILE, Progress
 from .run_record import RUN_FILE, RunRecord, read_run
 from .versions import versions
 
 __all__ = [
+    "LOG_FILE",
+    "PROGRESS",
+    "PROGRESS_FILE",
     "RUN_FILE",
     "JsonLines",
+    "Progress",
     "RunRecord",
     "TraceFile",
     "cache_root",

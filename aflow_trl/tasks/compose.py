@@ -25,16 +25,14 @@ from ..runs import (
     print_summary,
 )
 from .preflight import check_trainer
-from .run_folder import begin_record
+from .run_folder import begin_record, enter_phase, print_rank0
 from .session import (
     build_engine,
     build_rollouts,
     build_trainer,
     close_executors,
     earlier_rollouts,
-    enter_phase,
     load_problems,
-    print_rank0,
     publish,
     run_metadata,
     totals,
@@ -73,7 +71,13 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     train_data, eval_data = (build_dataset(rows, recipe.prompt) for rows in (train_rows, eval_rows))
     trainer = build_trainer(recipe, rewards, train_data, eval_data)
     prompts = [recipe.prompt.messages(row) for row in eval_rows]
-    evaluator = HeldOutEvaluator(trainer, rollouts, eval_rows, prompts, seed=recipe.training.seed)
+    evaluator = HeldOutEvaluator(
+        trainer,
+        rollouts,
+        eval_rows,
+        prompts,
+        seed=recipe.training.seed,
+    )
 
     enter_phase(f"held-out evaluation on {len(eval_rows)} problems")
     stages = {"untrained": evaluator.policy("untrained")}

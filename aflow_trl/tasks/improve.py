@@ -29,7 +29,7 @@ from ..scoring import known_domains
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
 from .preflight import check_trainer
-from .run_folder import begin_record
+from .run_folder import begin_record, enter_phase, print_rank0
 from .session import (
     build_engine,
     build_rollouts,
@@ -37,9 +37,7 @@ from .session import (
     close_clients,
     close_executors,
     earlier_rollouts,
-    enter_phase,
     load_problems,
-    print_rank0,
     publish,
     run_metadata,
     totals,
@@ -113,6 +111,7 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         return _held_out_gains(trainer, held_out_gains, eval_records, prompts, seed, phase)
 
     print_rank0(f"{len(train_records)} workflows to improve, {len(eval_records)} held out")
+    enter_phase("held-out evaluation")
     untrained = measure("untrained")
     train(recipe, trainer)
     enter_phase("held-out evaluation of the trained policy")
@@ -206,7 +205,7 @@ def _sampled_records(
     pairs = list(sampled)
     split: tuple[list[Improvement], list[Improvement]] = ([], [])
     if recipe.training.process_index == 0:
-        print_rank0(f"measuring {len(pairs)} random workflows to be improved")
+        enter_phase(f"measuring {len(pairs)} random workflows to be improved")
 
         async def measure() -> None:
             try:

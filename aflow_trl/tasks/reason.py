@@ -23,8 +23,8 @@ from ..runs import plot_reasoning, print_reasoning, task_card_sections
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
-from .run_folder import begin_record
-from .session import build_trainer, enter_phase, load_problems, print_rank0, publish, run_metadata, train
+from .run_folder import begin_record, enter_phase, print_rank0
+from .session import build_trainer, load_problems, publish, run_metadata, train
 
 ABOUT = (
     "This policy answers in the form `<think>…</think><answer>…</answer>`. The figures are its accuracy on held-out "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,12 +11,22 @@ from accelerate.utils import wait_for_everyone
 from ..errors import RunStoppedError
 from ..recipes import Recipe
 from ..rollouts import run_files
-from ..storage import RUN_FILE, RunRecord, read_run, set_aside, versions
+from ..storage import (
+    LOG_FILE,
+    PROGRESS,
+    PROGRESS_FILE,
+    RUN_FILE,
+    RunRecord,
+    read_run,
+    set_aside,
+    versions,
+)
 from ..trainer import last_checkpoint
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 RESULTS = (
     *("checkpoint-*", "traces*.jsonl*", "rewards*.jsonl*", "replay_settings.json", RUN_FILE, "summary.json"),
+    *(PROGRESS_FILE, LOG_FILE),
     *("policy.json", "README.md", "*.png", "*.safetensors", "adapter_config.json", "config.json"),
     *("generation_config.json", "tokenizer*", "chat_template.jinja", "training_args.bin"),
 )
@@ -37,10 +48,9 @@ def run_folder(recipe: Recipe) -> Iterator[bool]:
     """
     global _current
     if _is_finished(recipe):
-        if recipe.training.process_index == 0:
-            print(
-                f"the run in {recipe.output_dir} is finished: nothing to resume. A larger max_steps goes on with it."
-            )
+        print_rank0(
+            f"the run in {recipe.output_dir} is finished: nothing to resume. A larger max_steps goes on with it."
+        )
         yield False
         return
     if recipe.training.process_index != 0:
@@ -54,11 +64,13 @@ def run_folder(recipe: Recipe) -> Iterator[bool]:
         except BaseException as error:
             stopped = isinstance(error, RunStoppedError | KeyboardInterrupt)
             record.update(outcome=STOPPED if stopped else FAILED, reason=f"{type(error).__name__}: {error}")
+            PROGRESS.log_error(error)
             raise
         else:
             record.update(outcome=FINISHED, phase="end")
         finally:
             _current = None
+            PROGRESS.close()
 
 
 def begin_record(recipe: Recipe) -> None:
@@ -71,11 +83,12 @@ def begin_record(recipe: Recipe) -> None:
     if recipe.training.process_index == 0:
         resumes = recipe.run.resume or recipe.training.resume_from_checkpoint
         if recipe.run.resume and last_checkpoint(folder) is None:
-            print(f"there is no checkpoint in {folder} to resume from: the run begins with its first step")
+            print_rank0(f"there is no checkpoint in {folder} to resume from: the run begins with its first step")
         files = {path for pattern in RESULTS for path in folder.glob(pattern)} if read_run(folder) else {}
         if not resumes and (target := set_aside(folder, sorted({*files, *run_files(folder)}))) is not None:
-            print(f"the earlier run in {folder} is now in {target}")
+            print_rank0(f"the earlier run in {folder} is now in {target}")
         if _current is not None:
+            PROGRESS.open(folder)
             _current.begin(
                 {
                     "task": recipe.run.task,
@@ -89,16 +102,29 @@ def begin_record(recipe: Recipe) -> None:
     wait_for_everyone()
 
 
-def record_phase(phase: str) -> None:
-    """Record what a run is doing now, in the process that keeps its record."""
+def print_rank0(line: str) -> None:
+    """Print and log a line of progress, in the main process only."""
+    if _is_main_process():
+        PROGRESS.print(line)
+
+
+def enter_phase(phase: str) -> None:
+    """Print and record what the run is doing from now on."""
+    if _is_main_process():
+        PROGRESS.enter(phase)
     if _current is not None:
         _current.update(phase=phase)
 
 
-def record_step(step: int, max_steps: int) -> None:
-    """Record how far training is."""
+def count_steps(step: int, max_steps: int, **figures: object) -> None:
+    """Count the steps of a training, and record them."""
+    PROGRESS.count("steps", step, max_steps, **figures)
     if _current is not None:
         _current.update(step=step, max_steps=max_steps)
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _is_finished(recipe: Recipe) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,9 +27,9 @@ from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, trace_name
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, simulated_client
-from ..storage import versions, write_json
+from ..storage import PROGRESS, versions, write_json
 from ..trainer import INTERRUPTION, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
-from .run_folder import record_phase, record_step
+from .run_folder import count_steps, enter_phase, print_rank0
 
 WARM_START_FOLDER = "warm_start"
 """Subfolder of `output_dir` for everything the warm start leaves."""
@@ -183,6 +182,7 @@ def build_rollouts(
         trace_path=(folder or recipe.output_dir) / trace_name(training.process_index),
     )
     rollouts.count(earlier)
+    PROGRESS.usd = lambda: engine.client.spending.usd
     return rollouts
 
 
@@ -203,16 +203,30 @@ def build_trainer(
             train_dataset=dataset,
             eval_dataset=eval_dataset,
             peft_config=get_peft_config(recipe.model),
-            callbacks=[ConsoleProgress(print_rank0), INTERRUPTION, StepRecord(record_step)],
+            callbacks=[ConsoleProgress(print_rank0), INTERRUPTION, StepRecord(count_steps)],
         )
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RecipeError(f"the trainer refuses this recipe: {_first_sentence(error)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    _set_up_trackers(trainer)
     if trainer.is_world_process_zero():
         write_spec(recipe.policy_spec, recipe.output_dir)
     print_rank0(f"rewards: {trainer.reward_roles}")
     return trainer
+
+
+def _set_up_trackers(trainer: WorkflowGRPOTrainer) -> None:
+    """Begin the run of each tracker now, so that one that refuses does so before the evaluation."""
+    for callback in trainer.callback_handler.callbacks:
+        if hasattr(callback, "setup"):
+            try:
+                callback.setup(trainer.args, trainer.state, trainer.model)
+            except Exception as error:  # trackers have no common base class of errors
+                name = type(callback).__name__.removesuffix("Callback").lower()
+                raise RecipeError(
+                    f"report_to: {name} refuses: {_first_sentence(error)} Name another tracker, or none."
+                ) from error
 
 
 def _first_sentence(error: Exception) -> str:
@@ -223,8 +237,9 @@ def _first_sentence(error: Exception) -> str:
 def model_path(recipe: Recipe) -> str:
     """Folder or name of the policy's model; the tiny policy is built if it is not cached."""
     if recipe.model.model_name_or_path != TINY_POLICY:
+        enter_phase(f"loading the policy {recipe.model.model_name_or_path}")
         return str(recipe.model.model_name_or_path)
-    print_rank0("loading the tiny policy (built when it is first needed, then cached)")
+    enter_phase("loading the tiny policy (built when it is first needed, then cached)")
     folder = build_tiny_policy(
         recipe.training.seed, prompt=recipe.run.policy_prompt, operators=recipe.operators, task=recipe.run.task
     )
@@ -319,18 +334,6 @@ def totals(rollouts: Rollouts) -> dict[str, Any]:
         "ledger": ledger.to_json(),
         "endpoints": endpoints,
     }
-
-
-def enter_phase(phase: str) -> None:
-    """Print and record what the run is doing from now on."""
-    print_rank0(phase)
-    record_phase(phase)
-
-
-def print_rank0(line: str) -> None:
-    """Print a line of progress, from the main process only."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(line, flush=True)
 
 
 def _cache(recipe: Recipe) -> CallCache | None:

@@ -22,7 +22,7 @@ from ..event_loops import run_coroutine
 from ..policies import load_model, load_tokenizer, sample_completions
 from ..recipes import Recipe
 from ..rollouts import Rollouts, trace_name
-from ..storage import check_settings, write_json
+from ..storage import PROGRESS, check_settings, write_json
 from ..warm_start import (
     Candidate,
     EvalRequest,
@@ -39,13 +39,13 @@ from ..warm_start import (
     successive_halving,
 )
 from .preflight import check_trainer
+from .run_folder import enter_phase
 from .session import (
     WARM_START_FOLDER,
     build_engine,
     build_rollouts,
     close_clients,
     earlier_rollouts,
-    enter_phase,
     load_problems,
     model_path,
 )
@@ -147,7 +147,14 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
         base = base or _load(recipe)
         enter_phase(f"warm start: fine-tuning on the winners in {settings.sft_steps} steps")
         examples = sft_examples(groups, winners, recipe.prompt, seed=training.seed)
-        fine_tune(*base, examples, settings, training, get_peft_config(recipe.model), policy_folder)
+        fine_tune(
+            *base,
+            examples,
+            settings,
+            training,
+            get_peft_config(recipe.model),
+            policy_folder,
+        )
     # The trainer loads the policy again; two copies may not fit into the memory of a GPU.
     base = model = tokenizer = None
     gc.collect()
@@ -268,6 +275,7 @@ def _search(
             return recorded
         results = await _measure(recipe, rollouts, shuffled, requests)
         log.append(requests, results)
+        PROGRESS.count("model calls of the search", sum(search.paid for search in searches), settings.max_calls)
         return results
 
     async def work() -> None:

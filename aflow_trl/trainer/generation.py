@@ -15,6 +15,7 @@ from trl import GRPOTrainer
 from trl.trainer import utils as trl_utils
 
 from ..rollouts import EVAL, TRAIN, completion_text
+from ..storage import PROGRESS
 from .workflow_grpo_config import WorkflowGRPOConfig
 
 T = TypeVar("T")
@@ -171,6 +172,8 @@ class GenerationTrainer(GRPOTrainer):
         local += list(prompts[: share - len(local)])
         was_training: bool = self.model.training
         generations: int = self.num_generations_eval
+        # Durations of a step have no place in a tracker outside of training, where its run may not be open.
+        trackers, self.args.report_to = self.args.report_to, []
         self.model.eval()
         # The prompts are distinct. With more than one generation per prompt, TRL's server mode would send every n-th
         # prompt only and return n completions of each.
@@ -182,8 +185,10 @@ class GenerationTrainer(GRPOTrainer):
                 for start in range(0, share, SAMPLE_BATCH):
                     completions = self._generate(local[start : start + SAMPLE_BATCH])[3]
                     texts += [completion_text(completion) for completion in completions]
+                    PROGRESS.count("completions", len(texts), share)
         finally:
             self.num_generations_eval = generations
+            self.args.report_to = trackers
             self.model.train(was_training)
         self._metrics[EVAL].clear()
         return texts

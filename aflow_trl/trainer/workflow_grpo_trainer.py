@@ -48,6 +48,7 @@ from .callbacks import (
     unchecked_because,
 )
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
+from .completions_table import print_completions
 from .generation import GenerationTrainer
 from .metrics import advantage_metrics
 from .publishing import check_hub_strategy, upload
@@ -116,6 +117,9 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         if self._binding is not None:
             self._binding.check(others[0] if others else kwargs.get("train_dataset"))
         super().__init__(model, reward_funcs, args, *others, **kwargs)
+        self._completions_to_print: int | None = args.num_completions_to_print
+        # TRL prints none.
+        self.num_completions_to_print = 0
         self.model_card_sections = ""
         """Markdown appended to the model card."""
         self.batch_shares: dict[str, tuple[float, int]] = {}
@@ -202,6 +206,14 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         for error in errors:
             if error is not None:
                 raise error
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, as TRL's trainer, with a table of completions that can be read."""
+        super().log(logs, start_time)
+        is_batch = "reward" in logs or "eval_reward" in logs
+        if is_batch and self.log_completions and self.accelerator.is_main_process:
+            name = self.reward_func_names[self.primary]
+            print_completions(self._logs, name, self.state.global_step, self._completions_to_print)
 
     # -- training ----------------------------------------------------------------------------------------------------
 

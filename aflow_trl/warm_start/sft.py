@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data import Message, PolicyPrompt, Row
 from ..dsl import CLOSING_TAG
-from ..trainer import WorkflowGRPOConfig
+from ..storage import PROGRESS
+from ..trainer import StepRecord, WorkflowGRPOConfig
 from .settings import WarmStartSettings
 from .types import Candidate, Group
 
@@ -104,6 +106,7 @@ def fine_tune(
     # The console belongs to the progress lines of the run.
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    trainer.add_callback(StepRecord(partial(PROGRESS.count, "fine-tuning steps")))
     trainer.train()
     trainer.save_model(str(scratch))
     if trainer.is_world_process_zero():

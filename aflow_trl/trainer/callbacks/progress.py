@@ -52,14 +52,14 @@ class ConsoleProgress(TrainerCallback):
 
 class StepRecord(TrainerCallback):
     """
-    Passes on every step that is done.
+    Passes on every step that is done, and what is logged.
 
     Args:
-        record (`Callable[[int, int], None]`):
-            Called with the number of the step and of all steps.
+        record (`Callable`):
+            Called with the number of the step and of all steps; and with the `metrics`, where some are logged.
     """
 
-    def __init__(self, record: Callable[[int, int], None]) -> None:
+    def __init__(self, record: Callable[..., None]) -> None:
         self.record = record
 
     def on_step_end(
@@ -67,3 +67,7 @@ class StepRecord(TrainerCallback):
     ) -> None:
         """Pass the step on."""
         self.record(state.global_step, state.max_steps)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Pass the metrics on."""
+        self.record(state.global_step, state.max_steps, metrics=dict(kwargs.get("logs") or {}))
