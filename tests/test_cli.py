@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
+from huggingface_hub import ModelCard
 
 from aflow_trl.cli.main import build_parser
 from aflow_trl.recipes import Phase, estimate, load_recipe
@@ -403,6 +404,28 @@ def test_the_model_card_shows_recipe_and_results(runs: ShortRuns) -> None:
     card = (runs.output_dir / "README.md").read_text()
     assert "Programmer" in card and "## Recipe" in card and "## Results" in card
     assert "num_train_problems: 60" in card
+
+
+@pytest.mark.slow
+def test_the_model_card_is_valid_metadata_with_intervals(runs: ShortRuns) -> None:
+    card = ModelCard.load(runs.output_dir / "README.md")
+    accuracy = runs.summaries[1]["accuracy"]["trained"]
+    (result,) = card.data.eval_results
+    assert result.metric_value == pytest.approx(accuracy["mean"], abs=1e-4)
+    assert result.metric_args["low"] == pytest.approx(accuracy["low"], abs=1e-4)
+    assert card.data.library_name == "peft" and card.data.base_model is None and card.data.license is None
+    assert "None" not in card.text.split("```")[0] and str(runs.output_dir.parent) not in card.content
+
+
+@pytest.mark.slow
+def test_the_usage_of_the_model_card_runs(
+    runs: ShortRuns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(runs.output_dir.parent)
+    card = (runs.output_dir / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(snippet, {})
+    assert capsys.readouterr().out
 
 
 @pytest.mark.slow

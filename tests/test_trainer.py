@@ -22,7 +22,7 @@ from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import EVAL, TRAIN, Rollouts, read_traces, trace_name
 from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
-from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer
+from aflow_trl.trainer import CardContent, WorkflowGRPOConfig, WorkflowGRPOTrainer
 from aflow_trl.trainer.advantages import wa_grpo
 from aflow_trl.trainer.callbacks import unchecked_because
 from trainers import (
@@ -171,10 +171,10 @@ def test_lora_trains_the_adapter_alone(tiny_model: Path, tmp_path: Path) -> None
 
 def test_model_card_carries_the_sections(tiny_model: Path, tmp_path: Path) -> None:
     trainer = build(WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path)
-    trainer.model_card_sections = "## Results\n\nmeasured"
+    trainer.card_content = CardContent(sections="## Results\n\nmeasured")
     trainer.create_model_card(model_name="x")
     card = (tmp_path / "README.md").read_text()
-    assert "WA-GRPO" in card and card.rstrip().endswith("measured")
+    assert "WA-GRPO" in card and "## Results\n\nmeasured" in card
 
 
 BAD_CONFIGS = [

@@ -17,9 +17,10 @@ from .arguments import (
 from .checks import check_recipe
 from .estimate import Phase, estimate
 from .loader import load_recipe
-from .recipe import Recipe, operator_executors
+from .recipe import ADDRESS, Recipe, operator_executors
 
 __all__ = [
+    "ADDRESS",
     "COMPOSE",
     "IMPROVE",
     "OFF",

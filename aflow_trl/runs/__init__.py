@@ -1,7 +1,7 @@
 """Results of a run: summary tables, plots, sections of the model card, replay."""
 
 from .learning import learning_report, plot_frontier, print_learning
-from .model_card import compose_card_sections, task_card_sections
+from .model_card import chat_usage, compose_card, task_card
 from .plots import COLOURS, new_figure, plot_learning_curve, save_figure
 from .replay import ReplayedStep, replay
 from .summary import print_summary, print_winners
@@ -10,7 +10,8 @@ from .task_reports import plot_gains, plot_reasoning, print_gains, print_reasoni
 __all__ = [
     "COLOURS",
     "ReplayedStep",
-    "compose_card_sections",
+    "chat_usage",
+    "compose_card",
     "learning_report",
     "new_figure",
     "plot_frontier",
@@ -24,5 +25,5 @@ __all__ = [
     "print_winners",
     "replay",
     "save_figure",
-    "task_card_sections",
+    "task_card",
 ]

@@ -8,17 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..console import report_console
 from ..data import build_dataset
 from ..errors import FatalEndpointError, RunStoppedError
 from ..evaluation import HeldOutEvaluator
-from ..recipes import Recipe
+from ..recipes import ADDRESS, Recipe
 from ..rewards import workflow_rewards
 from ..rollouts import Rollouts, ScoredRollout, accuracy, valid_share, workflow_counts
 from ..runs import (
-    compose_card_sections,
+    compose_card,
     learning_report,
     plot_frontier,
     plot_learning_curve,
@@ -33,6 +31,7 @@ from .session import (
     close_executors,
     earlier_rollouts,
     load_problems,
+    policy_name,
     publish,
     run_metadata,
     totals,
@@ -108,8 +107,13 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
         summary["accuracy"]["best_per_group"] = accuracy(chosen[winner_name(0)]).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["wall_s"] = time.monotonic() - started
-    card = compose_card_sections(
-        summary, recipe.operators.descriptions, yaml.safe_dump(recipe.public_source, sort_keys=False)
+    card = compose_card(
+        summary,
+        policy=policy_name(recipe, trainer),
+        system_prompt=recipe.prompt.system,
+        operators=recipe.operators.descriptions,
+        executor={name: recipe.public_executor[name] for name in ADDRESS if recipe.public_executor[name]},
+        data=recipe.run.eval_data,
     )
 
     def plot(output_dir: Path) -> None:

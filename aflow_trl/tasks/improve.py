@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
 
@@ -24,7 +23,7 @@ from ..improvement import Attempt, Failure, Improvement, improvement_messages, l
 from ..recipes import Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
 from ..rollouts import Rollouts, RowColumns, ScoredRollout, valid_share, workflow_counts
-from ..runs import plot_gains, print_gains, task_card_sections
+from ..runs import chat_usage, plot_gains, print_gains, task_card
 from ..scoring import known_domains
 from ..scoring.statistics import mean_interval
 from ..trainer import WorkflowGRPOTrainer
@@ -38,6 +37,7 @@ from .session import (
     close_executors,
     earlier_rollouts,
     load_problems,
+    policy_name,
     publish,
     run_metadata,
     totals,
@@ -136,8 +136,16 @@ def run_improve(recipe: Recipe) -> dict[str, Any]:
         "wall_s": time.monotonic() - started,
     }
     figures = {name: summary["gain"][name] for name in ("untrained", "trained")}
-    recipe_text = yaml.safe_dump(recipe.public_source, sort_keys=False)
-    card = task_card_sections(ABOUT, figures, recipe.operators.descriptions, recipe_text)
+    example = improvement_messages(Improvement("math", "Custom", 0.5), recipe.prompt)
+    card = task_card(
+        summary,
+        about=ABOUT,
+        usage=chat_usage(policy_name(recipe, trainer), example, recipe.sampling_at(0).max_completion_length),
+        metric="gain",
+        figures=figures,
+        operators=recipe.operators.descriptions,
+        data=recipe.run.eval_data,
+    )
 
     def plot(output_dir: Path) -> None:
         plot_gains(trainer.state.log_history, summary, output_dir / "learning_curve.png")

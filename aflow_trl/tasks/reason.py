@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset
 
@@ -19,12 +18,12 @@ from ..event_loops import run_coroutine
 from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
 from ..rollouts import RowColumns
-from ..runs import plot_reasoning, print_reasoning, task_card_sections
+from ..runs import chat_usage, plot_reasoning, print_reasoning, task_card
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
 from .run_folder import begin_record, enter_phase, print_rank0
-from .session import build_trainer, load_problems, publish, run_metadata, train
+from .session import build_trainer, load_problems, policy_name, publish, run_metadata, train
 
 ABOUT = (
     "This policy answers in the form `<think>…</think><answer>…</answer>`. The figures are its accuracy on held-out "
@@ -84,7 +83,16 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         "wall_s": time.monotonic() - started,
     }
     figures = {name: summary[name]["accuracy"] for name in ("untrained", "trained")}
-    card = task_card_sections(ABOUT, figures, "", yaml.safe_dump(recipe.public_source, sort_keys=False))
+    example = prompt.reasoning_messages(Row("What is 6 * 7?", (), "math"))
+    card = task_card(
+        summary,
+        about=ABOUT,
+        usage=chat_usage(policy_name(recipe, trainer), example, recipe.sampling_at(0).max_completion_length),
+        metric="accuracy",
+        figures=figures,
+        operators="",
+        data=recipe.run.eval_data,
+    )
 
     def plot(output_dir: Path) -> None:
         plot_reasoning(trainer.state.log_history, summary, output_dir / "learning_curve.png")

@@ -28,7 +28,7 @@ from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, simulated_client
 from ..storage import PROGRESS, versions, write_json
-from ..trainer import INTERRUPTION, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
+from ..trainer import INTERRUPTION, CardContent, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
 from .run_folder import count_steps, enter_phase, print_rank0
 
 WARM_START_FOLDER = "warm_start"
@@ -274,7 +274,7 @@ def publish(
     recipe: Recipe,
     trainer: WorkflowGRPOTrainer,
     summary: Mapping[str, Any],
-    card_sections: str,
+    card: CardContent,
     plot: Callable[[Path], None],
     show: Callable[[], None],
 ) -> None:
@@ -288,14 +288,14 @@ def publish(
             Trained.
         summary (`Mapping[str, Any]`):
             Content of `summary.json`.
-        card_sections (`str`):
-            Sections of the model card.
+        card ([`~aflow_trl.trainer.CardContent`]):
+            What the model card says.
         plot (`Callable[[Path], None]`):
             Called in the main process with `output_dir`; draws.
         show (`Callable[[], None]`):
             Called in the main process, after everything is safe; prints.
     """
-    trainer.model_card_sections = card_sections
+    trainer.card_content = card
     trainer.create_model_card(model_name=recipe.output_dir.name)
     if trainer.is_world_process_zero():
         write_json(recipe.output_dir / SUMMARY_FILE, summary)
@@ -305,6 +305,13 @@ def publish(
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         show()
+
+
+def policy_name(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> str:
+    """Name under which the policy is found: that of the Hub, or its folder."""
+    if recipe.training.push_to_hub:
+        return str(trainer.hub_model_id)
+    return recipe.output_dir.name if recipe.output_dir.is_absolute() else str(recipe.output_dir)
 
 
 def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .callbacks import (
     SyncGuard,
 )
 from .checkpoint import is_complete, last_checkpoint
+from .model_card import CardContent
 from .process_group import close_process_group
 from .recording import REPLAY_SETTINGS_FILE, ReplaySettings, to_tensor
 from .workflow_grpo_config import COLLAPSE_GUARDS, ESTIMATORS, TRL_ESTIMATORS, WA_GRPO, WorkflowGRPOConfig
@@ -28,6 +29,7 @@ __all__ = [
     "TRL_ESTIMATORS",
     "WA_GRPO",
     "AdvantageConfig",
+    "CardContent",
     "CollapseGuard",
     "ConsoleProgress",
     "NumericalGuard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
@@ -46,12 +47,15 @@ def upload(trainer: WorkflowGRPOTrainer, folder: str, message: str, **options: A
         **options:
             Further arguments of [`~huggingface_hub.HfApi.upload_folder`].
     """
+    # The card in a checkpoint is PEFT's, with the path of a local model.
+    is_checkpoint = Path(folder) != Path(trainer.args.output_dir)
+    published = [pattern for pattern in PUBLISHED if not (is_checkpoint and pattern == "README.md")]
     options = {"token": trainer.args.hub_token, "revision": trainer.args.hub_revision} | options
     return HfApi().upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=folder,
         commit_message=message,
-        allow_patterns=list(PUBLISHED),
+        allow_patterns=published,
         ignore_patterns=list(UNPUBLISHED),
         **options,
     )

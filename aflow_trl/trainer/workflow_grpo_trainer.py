@@ -51,6 +51,7 @@ from .checkpoint import load_state, restore_rollout_state, rollout_state, save_s
 from .completions_table import print_completions
 from .generation import GenerationTrainer
 from .metrics import advantage_metrics
+from .model_card import CardContent, model_card
 from .publishing import check_hub_strategy, upload
 from .recording import begin_recording, record_step
 from .reward_roles import primary_index, reward_batch, reward_roles
@@ -120,8 +121,8 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self._completions_to_print: int | None = args.num_completions_to_print
         # TRL prints none.
         self.num_completions_to_print = 0
-        self.model_card_sections = ""
-        """Markdown appended to the model card."""
+        self.card_content: CardContent | None = None if self._binding is None else CardContent()
+        """What the model card says; `None` for the card of TRL."""
         self.batch_shares: dict[str, tuple[float, int]] = {}
         """Share of valid workflows and of right answers among the latest completions, with their number."""
         self.gradient_norm = 0.0
@@ -437,8 +438,15 @@ class WorkflowGRPOTrainer(GenerationTrainer):
             job = upload(self, checkpoint_folder, message, run_as_future=True)
             self.push_in_progress = PushInProgress([job])
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        super().create_model_card(*args, **kwargs)
-        if self.model_card_sections and self.is_world_process_zero():
-            with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as card:
-                card.write(f"\n{self.model_card_sections}\n")
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the model card, as [`~trl.GRPOTrainer.create_model_card`]."""
+        if self.card_content is None:
+            super().create_model_card(model_name, dataset_name, tags)
+        elif self.is_world_process_zero():
+            name = model_name or Path(self.args.output_dir).name
+            tags = [tags] if isinstance(tags, str) else tags or []
+            model_card(self, self.card_content, name, dataset_name, tags).save(
+                Path(self.args.output_dir) / "README.md"
+            )
