@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -87,6 +88,10 @@ def test_wheel_holds_recipes_and_configs(tmp_path: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "aflow_trl").rglob("*.py")}
     assert modules <= names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    description = zipfile.ZipFile(wheel).read(metadata).decode().partition("\n\n")[2]
+    assert "# aflow_trl" in description and "```" in description
+    assert not re.findall(r"\]\((?!https://|#)[^)]*\)", description)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers.trainer_utils import HubStrategy
 from trl import GRPOConfig
 
 from ..dsl import CLOSING_TAG
@@ -113,6 +114,9 @@ class WorkflowGRPOConfig(GRPOConfig):
         save_traces (`bool`, *optional*, defaults to `True`):
             Whether to write a trace of every rollout, and rewards and advantages of every step, into `output_dir`
             (workflow rewards only).
+        hub_strategy (`str`, *optional*, defaults to `"end"`):
+            With `push_to_hub`, when to upload: at the `"end"` or at `"every_save"`. What goes up is the model and its
+            reports, never traces, caches, journals or arguments.
     """
 
     advantage_estimator: str = field(
@@ -180,6 +184,9 @@ class WorkflowGRPOConfig(GRPOConfig):
     )
     save_traces: bool = field(
         default=True, metadata={"help": "Whether to write traces, rewards and advantages into output_dir."}
+    )
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "With push_to_hub, when to upload: at the end, or at every_save."}
     )
 
     def __post_init__(self) -> None:
