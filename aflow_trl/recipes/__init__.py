@@ -17,6 +17,7 @@ from .arguments import (
 from .checks import check_recipe
 from .estimate import Phase, estimate
 from .loader import load_recipe
+from .memory import Memory, estimate_memory
 from .recipe import ADDRESS, Recipe, operator_executors
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TINY_POLICY",
     "ComposeArguments",
     "ImproveArguments",
+    "Memory",
     "Phase",
     "ReasonArguments",
     "Recipe",
@@ -37,6 +39,7 @@ __all__ = [
     "WorkflowArguments",
     "check_recipe",
     "estimate",
+    "estimate_memory",
     "load_recipe",
     "operator_executors",
 ]

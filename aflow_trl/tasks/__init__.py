@@ -4,6 +4,7 @@ from typing import Any
 
 from ..recipes import Recipe
 from .compose import run_compose
+from .doctor import check_machine
 from .improve import run_improve
 from .reason import run_reason
 from .run_folder import run_folder
@@ -27,6 +28,8 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
         [`AflowError`]: A user error, or a run that had to be stopped; see `errors.py`.
     """
     with run_folder(recipe) as is_due:
+        if is_due:
+            check_machine(recipe)
         return _TASKS[recipe.run.task](recipe) if is_due else None
 
 

@@ -256,8 +256,8 @@ def train(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> None:
     enter_phase("training")
     with INTERRUPTION.in_training():
         trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
-    # Without an upload, which follows with the card of the run.
-    trainer.save_model(recipe.training.output_dir, _internal_call=True)
+        # Without an upload, which follows with the card of the run.
+        trainer.save_model(recipe.training.output_dir, _internal_call=True)
 
 
 def close_executors(engine: Engine, trainer: WorkflowGRPOTrainer) -> None:

@@ -28,8 +28,8 @@ def check_hub_strategy(args: WorkflowGRPOConfig) -> None:
     """Refuse the strategies that upload whole checkpoints, which hold the arguments and with them the token."""
     if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
-            f"hub_strategy {HubStrategy(args.hub_strategy).value!r} uploads checkpoints, which hold every argument of the run, "
-            "hub_token included. Use 'end' or 'every_save'."
+            f"hub_strategy {HubStrategy(args.hub_strategy).value!r} uploads checkpoints, which hold every argument of "
+            "the run, hub_token included. Use 'end' or 'every_save'."
         )
 
 

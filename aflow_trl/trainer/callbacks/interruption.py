@@ -39,12 +39,19 @@ class Interruption(TrainerCallback):
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
-        """Within, a signal waits for the end of the step."""
+        """
+        Within, a signal waits for the end of the step, or of saving.
+
+        Raises:
+            `KeyboardInterrupt`: A signal came after the last step.
+        """
         self.reason, self._received, self._in_training = None, "", True
         try:
             yield
         finally:
             self._in_training = False
+        if self._received and self.reason is None:
+            raise KeyboardInterrupt(self._received)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
