@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig
 from aflow_trl.storage import RunRecord, read_run
 from aflow_trl.train import main as train
+from aflow_trl.trainer import INTERRUPTION
 from command_line import aflow
 
 SHORT: dict[str, Any] = {
@@ -200,6 +203,38 @@ def test_a_signal_in_an_evaluation_ends_at_once(tmp_path: Path) -> None:
     assert (read_run(tmp_path / "run") or {})["outcome"] == "stopped"
 
 
+WARM_START = {"max_calls": 4_000, "winners": 1, "sft_steps": 200, "sft_batch_size": 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        (r"warm start: \d+ workflows", signal.SIGINT),
+        ("warm start: fine-tuning", signal.SIGTERM),
+        ("held-out evaluation of the trained policy", signal.SIGINT),
+    ],
+)
+def test_a_signal_in_another_phase_ends_at_once(phase: str, number: signal.Signals, tmp_path: Path) -> None:
+    settings = {"warm_start": WARM_START} if phase.startswith("warm") else {"max_steps": 1, "num_eval_problems": 16}
+    process = start("python", tmp_path, simulated_latency_s=0.5, **settings)
+    wait_for(tmp_path, lambda run: re.match(phase, str(run.get("phase", ""))))
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 3 and number.name in output and "--resume" in output and "Traceback" not in output
+    assert (read_run(tmp_path / "run") or {})["outcome"] == "stopped"
+
+
+def test_a_signal_waits_until_the_model_is_saved() -> None:
+    events: list[str] = []
+    with INTERRUPTION.handling_signals(events.append), INTERRUPTION.in_training():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        events.append("saved")
+    assert events == ["saved", "SIGTERM"]
+
+
 @pytest.mark.slow
 def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path: Path) -> None:
     process = start("accelerate", tmp_path)
@@ -211,3 +246,38 @@ def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path: Path) -> None:
     run = read_run(tmp_path / "run")
     assert alive == [] and run is not None and run["outcome"] == "stopped", run
     assert (tmp_path / "run" / f"checkpoint-{run['step']}").is_dir(), run["reason"]
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------------
+
+TMPFS = ["unshare", "--user", "--map-root-user", "--mount"]
+SESSION = """
+import subprocess, sys
+size, recipe, folder = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+command = [sys.executable, "-m", "aflow_trl.train", recipe]
+codes = [subprocess.run(command).returncode]
+subprocess.run(["mount", "-o", "remount,size=100m", folder], check=True)
+codes.append(subprocess.run([*command, "--resume"]).returncode)
+print("codes", *codes)
+"""
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a file system in a namespace of its own."""
+    command = [*TMPFS, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces")
+@pytest.mark.parametrize("size", ["24k", "2m", "5m"])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on(size: str, tmp_path: Path) -> None:
+    # Full while traces are written; while the first checkpoint is; while the second is.
+    folder = tmp_path / "run"
+    folder.mkdir()
+    recipe = write_recipe(tmp_path, max_steps=3)
+    command = [*TMPFS, sys.executable, "-c", SESSION, size, recipe, str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "codes 3 0" in result.stdout, result.stdout + result.stderr
+    assert f"the disk of {folder} is full" in result.stdout and "Traceback" not in result.stdout + result.stderr

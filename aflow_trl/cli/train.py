@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import datasets
 import torch
@@ -17,7 +18,7 @@ import transformers
 from ..errors import AflowError, RunStoppedError
 from ..recipes import load_recipe
 from ..tasks import run
-from ..tasks.run_folder import print_rank0
+from ..tasks.run_folder import print_rank0, record_stop
 from ..trainer import INTERRUPTION, close_process_group
 
 PR_SET_PDEATHSIG = 1
@@ -45,12 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _end_with_the_launcher()
     stopped = False
     try:
-        with INTERRUPTION.handling_signals():
+        with INTERRUPTION.handling_signals(_stop):
             run(load_recipe(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt as error:
-        print_rank0(f"stopped: {error or 'an interrupt'} was received. --resume goes on from the last checkpoint.")
-        # Everything that counts is on disk; calls in flight would end with a page of warnings each.
-        os._exit(EXIT_STOPPED)
     except RunStoppedError as error:
         print_rank0(f"stopped: {error}")
         stopped = True
@@ -63,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     close_process_group()
     if stopped:
         raise SystemExit(EXIT_STOPPED)
+
+
+def _stop(name: str) -> NoReturn:
+    """End the process: what counts is on disk, and calls in flight would end with a page of warnings each."""
+    record_stop(name)
+    if int(os.environ.get("RANK", "0")) == 0:
+        # Not `print`, which the signal may have interrupted.
+        os.write(1, f"stopped: {name} was received. --resume goes on from the last checkpoint.\n".encode())
+    os._exit(EXIT_STOPPED)
 
 
 def _end_with_the_launcher() -> None:

@@ -1,6 +1,7 @@
 """Files of a run: JSON Lines that survive a kill, strict JSON, the settings a folder was begun with."""
 
 from .cache_root import cache_root
+from .free_space import full_disk
 from .json_files import check_or_write_settings, check_settings, finite, write_json
 from .jsonl import JsonLines, TraceFile, read_rows, set_aside, trace_parts
 from .progress import LOG_FILE, PROGRESS, PROGRESS_FILE, Progress
@@ -20,6 +21,7 @@ __all__ = [
     "check_or_write_settings",
     "check_settings",
     "finite",
+    "full_disk",
     "read_rows",
     "read_run",
     "set_aside",

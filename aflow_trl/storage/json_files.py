@@ -21,7 +21,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    scratch.write_text(text + "\n", encoding="utf-8", errors="replace")
+    try:
+        scratch.write_text(text + "\n", encoding="utf-8", errors="replace")
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
     scratch.replace(path)
 
 

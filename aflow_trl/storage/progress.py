@@ -48,6 +48,8 @@ class Progress:
         self._file.repair()
         open_private(folder / LOG_FILE, "a").close()
         self._handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8", errors="replace")
+        # The run goes on without its log; why a disk is full is said once, by the run.
+        self._handler.handleError = lambda record: None  # type: ignore[method-assign]
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._log.addHandler(self._handler)
         logging.getLogger().addHandler(self._handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from accelerate.utils import wait_for_everyone
 
@@ -63,7 +63,9 @@ def run_folder(recipe: Recipe) -> Iterator[bool]:
             yield True
         except BaseException as error:
             stopped = isinstance(error, RunStoppedError | KeyboardInterrupt)
-            record.update(outcome=STOPPED if stopped else FAILED, reason=f"{type(error).__name__}: {error}")
+            # A disk that is full is the reason, and must not replace it.
+            with suppress(OSError):
+                record.update(outcome=STOPPED if stopped else FAILED, reason=f"{type(error).__name__}: {error}")
             PROGRESS.log_error(error)
             raise
         else:
@@ -121,6 +123,13 @@ def count_steps(step: int, max_steps: int, **figures: object) -> None:
     PROGRESS.count("steps", step, max_steps, **figures)
     if _current is not None:
         _current.update(step=step, max_steps=max_steps)
+
+
+def record_stop(name: str) -> None:
+    """Record that a signal ends the run now."""
+    if _current is not None:
+        with suppress(OSError):
+            _current.update(outcome=STOPPED, reason=f"{name} was received")
 
 
 def _is_main_process() -> bool:
