@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from aiohttp import web
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aflow_trl.engine import Outcome, Trace
@@ -17,6 +18,7 @@ from aflow_trl.inference import majority
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
 from aflow_trl.policies import ModelOptions, Policy, PolicySpec, SamplingOptions, find_model, load_model, write_spec
 from command_line import aflow
+from thread_server import chat_endpoint
 
 MATH = "Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?"
 
@@ -34,6 +36,21 @@ def test_a_file_of_questions_is_answered_line_by_line(tmp_path: Path) -> None:
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == ["a", "b"] and answers[0]["answer"] == answers[1]["answer"]
     assert "2 of 2 questions answered" in result.stdout and "answering" in result.stderr
+
+
+def test_an_empty_answer_is_no_answer(tmp_path: Path) -> None:
+    async def chat(request: web.Request) -> web.Response:
+        message = {"role": "assistant", "content": "I cannot tell. \\boxed{}"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 5}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+
+    source, target = write_questions(tmp_path, [{"question": MATH}] * 3), tmp_path / "out.jsonl"
+    with chat_endpoint(chat) as port:
+        flags = ("--base-url", f"http://127.0.0.1:{port}/v1", "--set", "executor_api_key_env=null")
+        many = aflow("run", "--input", source, "--output", str(target), *flags)
+        one = aflow("run", MATH, *flags)
+    assert "0 of 3 questions answered" in many.stdout, many.stderr
+    assert one.returncode == 1 and "(empty)" in one.stdout
 
 
 def test_a_bad_question_is_named_by_line(tmp_path: Path) -> None:

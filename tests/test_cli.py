@@ -227,6 +227,25 @@ def test_estimate_counts_the_calls_of_the_judge(plain_phases: dict[str, Phase]) 
     assert counted["run"].expected_usd == pytest.approx(plain_phases["run"].expected_usd + judge.expected_usd)
 
 
+def test_estimate_of_improving_counts_both_workflows_of_a_gain() -> None:
+    flags = ("--max_steps", "2", "--num_records", "8", "--problems_per_gain", "3", "--num_generations", "4")
+    recipe = load_recipe(
+        ["improve-quickstart.yaml", *flags, "--per_device_train_batch_size", "8", "--use_cpu", "true"]
+    )
+    phases = {phase.name: phase for phase in estimate(recipe)}
+    # 8 workflows to train on and 6 held out; 16 new workflows and the 4 they are compared with; all twice at the end.
+    counts = {name: phases[name].completions for name in ("workflows to improve", "training", "evaluation")}
+    assert counts == {"workflows to improve": 14 * 3, "training": 20 * 3, "evaluation": 2 * 2 * 6 * 3}
+    assert phases["run"].expected_calls > 0
+
+
+def test_estimate_of_reasoning_calls_nobody() -> None:
+    result = aflow("estimate", "reason-quickstart.yaml", "--max_steps", "2")
+    assert result.returncode == 0 and "the policy answers itself" in result.stdout
+    recipe = load_recipe(["reason-quickstart.yaml", "--max_steps", "2", "--use_cpu", "true", "--bf16", "false"])
+    assert {phase.expected_calls for phase in estimate(recipe)} == {0.0}
+
+
 def test_estimate_says_that_a_price_is_unknown() -> None:
     local = ("--executor_base_url", "http://localhost:9/v1", "--executor_input_usd_per_mtok", "null")
     result = aflow("estimate", "a100-80gb.yaml", *local, "--train_data", "synthetic", "--eval_data", "synthetic")

@@ -56,7 +56,8 @@ def run_estimate(options: argparse.Namespace) -> None:
 
     recipe = load_recipe([options.recipe, *options.overrides, *ANY_MACHINE])
     phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
-    table = Table(title=f"{options.recipe}, executor {recipe.executor.executor_model}", title_justify="left")
+    executor = recipe.executor.executor_model if recipe.executors else "none: the policy answers itself"
+    table = Table(title=f"{options.recipe}, executor {executor}", title_justify="left")
     for heading in ("", "completions", "calls: low", "expected", "worst", "USD: low", "expected", "worst"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for phase in phases:
@@ -66,6 +67,8 @@ def run_estimate(options: argparse.Namespace) -> None:
         table.add_row(phase.name, *(f"{number:,.0f}" for number in calls), *usd)
     console = report_console()
     console.print(table)
+    if not recipe.executors:
+        return
     console.print(
         f"Expected: random workflows and the baselines, with replies of {options.reply_tokens} tokens; low: equal "
         f"calls are shared ({recipe.workflow.share}); worst: every workflow spends its whole budget. A policy that "

@@ -100,11 +100,11 @@ def run(options: argparse.Namespace) -> None:
     if options.input is None:
         run_coroutine(answer_all(answers.append))
         _show(answers[0], options)
-        if answers[0].best.outcome is not Outcome.OK:
+        if answers[0].best.outcome is not Outcome.OK or not answers[0].best.answer.strip():
             raise SystemExit(1)
         return
     _answer_file(Path(options.output), len(questions), answer_all, answers)
-    answered = sum(item.best.outcome is Outcome.OK for item in answers)
+    answered = sum(bool(item.best.outcome is Outcome.OK and item.best.answer.strip()) for item in answers)
     calls = sum(item.model_calls for item in answers)
     print(f"{answered} of {len(answers)} questions answered with {calls} model calls, in {options.output}")
 
@@ -182,7 +182,7 @@ def _show(answered: Answered, options: argparse.Namespace) -> None:
         return
     if len(answered.traces) > 1:
         console.print(f"votes  {answered.agreeing} of {len(answered.traces)}")
-    console.print(f"answer  {model_text(best.answer)}", style="bold")
+    console.print(f"answer  {model_text(best.answer) if best.answer.strip() else '(empty)'}", style="bold")
     usd = "unknown" if answered.usd is None else f"{answered.usd:.4f}"
     wall_s = max(trace.wall_s for trace in answered.traces)
     console.print(f"{answered.model_calls} model calls, {answered.tokens} tokens, {usd} USD, {wall_s:.2f} s")

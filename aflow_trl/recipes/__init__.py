@@ -2,10 +2,13 @@
 
 from .arguments import (
     COMPOSE,
+    HELD_OUT_SHARE,
     IMPROVE,
     OFF,
     REASON,
     REWARDS,
+    SAMPLED,
+    SAMPLED_HELD_OUT_SHARE,
     TASKS,
     TINY_POLICY,
     ComposeArguments,
@@ -23,10 +26,13 @@ from .recipe import ADDRESS, Recipe, operator_executors
 __all__ = [
     "ADDRESS",
     "COMPOSE",
+    "HELD_OUT_SHARE",
     "IMPROVE",
     "OFF",
     "REASON",
     "REWARDS",
+    "SAMPLED",
+    "SAMPLED_HELD_OUT_SHARE",
     "TASKS",
     "TINY_POLICY",
     "ComposeArguments",

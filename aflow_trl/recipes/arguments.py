@@ -16,6 +16,12 @@ TINY_POLICY = "tiny"
 COMPOSE, IMPROVE, REASON = "compose", "improve", "reason"
 TASKS = (COMPOSE, IMPROVE, REASON)
 OFF = "off"
+SAMPLED = "sampled"
+"""Value of `improvement_records` for random workflows that the run measures."""
+HELD_OUT_SHARE = 0.25
+"""Share of imported improvement records that the policy is evaluated on and never trained on."""
+SAMPLED_HELD_OUT_SHARE = 0.75
+"""Workflows sampled for evaluation, as a multiple of those for training: they are cheap, and a few say little."""
 
 
 @dataclass(frozen=True)

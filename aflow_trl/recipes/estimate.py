@@ -12,13 +12,12 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data import Row, load_rows
 from ..dsl import format_workflow, sample_workflow
 from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
-from ..errors import RecipeError
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
 from ..simulator import simulated_client
 from ..trainer import WorkflowGRPOConfig
-from .arguments import COMPOSE
+from .arguments import HELD_OUT_SHARE, IMPROVE, REASON, SAMPLED, SAMPLED_HELD_OUT_SHARE, ComposeArguments
 from .recipe import Recipe
 
 DRY_RUN_PROBLEMS = 16
@@ -61,14 +60,9 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
             Tokens of a reply.
 
     Returns:
-        `list[Phase]`: The phases and their sum. USD are `None` if a price is unknown.
-
-    Raises:
-        [`RecipeError`]: The recipe is for another task than `compose`.
+        `list[Phase]`: The phases and their sum. USD are `None` if a price is unknown; `task: reason` calls no model.
     """
     run, training = recipe.run, recipe.training
-    if run.task != COMPOSE:
-        raise RecipeError(f"an estimate covers recipes with task: compose; this one has task: {run.task}.")
     train_rows, eval_rows = (
         load_rows(
             data,
@@ -83,10 +77,14 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
             (run.eval_data, "test", run.num_eval_problems),
         )
     )
-    batch = training.per_device_train_batch_size * num_processes * training.gradient_accumulation_steps
-    completions_per_step = batch / training.num_iterations
-    steps_per_epoch = len(train_rows) * training.num_generations / completions_per_step
-    steps = training.max_steps if training.max_steps > 0 else steps_per_epoch * training.num_train_epochs
+    if run.task == IMPROVE:
+        return _of_improve(recipe, train_rows, num_processes, reply_tokens)
+    plan = _plan(training, len(train_rows), num_processes)
+    steps = plan.steps
+    if run.task == REASON:
+        evaluation = Phase("evaluation", 2 * len(eval_rows), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        phases = [evaluation, replace(evaluation, name="training", completions=plan.completions)]
+        return [*phases, _sum(phases)]
     fixed = len({"Custom", *(recipe.compose.baseline_workflows or [])})
     # The untrained and the trained policy, and every fixed workflow.
     evaluations = 2 + fixed
@@ -97,11 +95,11 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
     dry_run = _DryRun(recipe, train_rows, training.num_generations, reply_tokens)
     single = _DryRun(recipe, eval_rows, 1, reply_tokens)
     phases = [single.phase("evaluation", len(eval_rows) * evaluations)]
-    phases.append(dry_run.phase("training", round(steps * completions_per_step)))
+    phases.append(dry_run.phase("training", plan.completions))
     if training.collapse_guard != "off":
         probes = training.probe_problems * (1 + int(steps) // training.probe_steps)
         phases.append(_DryRun(recipe, train_rows, 1, reply_tokens).phase("probes", probes))
-    if evaluations_in_training := _evaluations_in_training(training, steps, steps / steps_per_epoch):
+    if evaluations_in_training := _evaluations_in_training(training, steps, plan.epochs):
         completions = evaluations_in_training * len(eval_rows) * (training.num_generations_eval or 1)
         group_phase = _DryRun(recipe, eval_rows, training.num_generations_eval or 1, reply_tokens)
         phases.append(group_phase.phase("evaluation in training", completions))
@@ -110,6 +108,41 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
     if recipe.compose.judge_domains:
         completions = sum(phase.completions for phase in phases)
         phases.append(dry_run.judge_phase(completions))
+    return [*phases, _sum(phases)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Length of a training."""
+
+    steps: float
+    epochs: float
+    completions: int
+
+
+def _plan(training: WorkflowGRPOConfig, num_prompts: int, num_processes: int) -> _Plan:
+    batch = training.per_device_train_batch_size * num_processes * training.gradient_accumulation_steps
+    completions_per_step = batch / training.num_iterations
+    steps_per_epoch = num_prompts * training.num_generations / completions_per_step
+    steps = training.max_steps if training.max_steps > 0 else steps_per_epoch * training.num_train_epochs
+    return _Plan(steps, steps / steps_per_epoch, round(steps * completions_per_step))
+
+
+def _of_improve(recipe: Recipe, rows: Sequence[Row], num_processes: int, reply_tokens: int) -> list[Phase]:
+    """Every gain runs a new workflow and the present one, which a group shares, on `problems_per_gain` problems."""
+    training, args = recipe.training, recipe.improve
+    is_sampled = args.improvement_records == SAMPLED
+    count = args.num_records if is_sampled else round(args.num_records * (1 - HELD_OUT_SHARE))
+    held_out = round(args.num_records * (SAMPLED_HELD_OUT_SHARE if is_sampled else HELD_OUT_SHARE))
+    plan = _plan(training, count, num_processes)
+    dry_run = _DryRun(recipe, rows, training.num_generations, reply_tokens)
+    runs = args.problems_per_gain
+    phases = [
+        dry_run.phase("evaluation", 2 * 2 * held_out * runs),
+        dry_run.phase("training", round(plan.completions * (1 + 1 / training.num_generations) * runs)),
+    ]
+    if is_sampled:
+        phases.insert(0, dry_run.phase("workflows to improve", (count + held_out) * runs))
     return [*phases, _sum(phases)]
 
 
@@ -216,7 +249,8 @@ def _sum(phases: Sequence[Phase]) -> Phase:
 def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
     vocabulary = recipe.operators.vocabulary
     rng = random.Random(recipe.training.seed)
-    texts = list(recipe.compose.baseline_workflows or [])
+    arguments = recipe.arguments
+    texts = list(arguments.baseline_workflows or []) if isinstance(arguments, ComposeArguments) else []
     requests = []
     for row in rows:
         problem = Problem(row.question, row.domain, row.context, row.entry_point or None, row.public_tests)

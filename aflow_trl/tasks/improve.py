@@ -20,7 +20,7 @@ from ..dsl import format_workflow, sample_workflow
 from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
 from ..improvement import Attempt, Failure, Improvement, improvement_messages, load_improvements
-from ..recipes import Recipe
+from ..recipes import HELD_OUT_SHARE, SAMPLED, SAMPLED_HELD_OUT_SHARE, Recipe
 from ..rewards import Gain, Improvements, improvement_rewards
 from ..rollouts import Rollouts, RowColumns, ScoredRollout, valid_share, workflow_counts
 from ..runs import chat_usage, plot_gains, print_gains, task_card
@@ -44,11 +44,6 @@ from .session import (
     train,
 )
 
-SAMPLED = "sampled"
-HELD_OUT_SHARE = 0.25
-"""Share of the records that the policy is evaluated on and never trained on."""
-SAMPLED_HELD_OUT_SHARE = 0.75
-"""Workflows sampled for evaluation, as a multiple of those for training: they are cheap, and a few say little."""
 LAST_LOGS = 10
 """Number of logged steps that `last_steps` of the summary is the mean of."""
 SHOWN_ATTEMPTS = 2
