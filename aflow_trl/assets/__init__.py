@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,17 @@ def read_config(name: str) -> Any:
     Returns:
         Plain data, as YAML gives it.
     """
-    return yaml.safe_load(_ROOT.joinpath("configs", name).read_text(encoding="utf-8"))
+    return yaml.safe_load((_ROOT / "configs" / name).read_text(encoding="utf-8"))
 
 
 def asset_names(kind: str) -> list[str]:
     """Names of the YAML files of one kind (`configs`, `recipes`, `accelerate_configs`), sorted."""
-    return sorted(item.name for item in _ROOT.joinpath(kind).iterdir() if item.name.endswith(".yaml"))
+    return sorted(item.name for item in (_ROOT / kind).iterdir() if item.name.endswith(".yaml"))
 
 
 def asset_path(kind: str, name: str) -> Path | None:
     """Path of a shipped file; `None` if there is no such file."""
-    resource: Traversable = _ROOT.joinpath(kind, name)
+    resource = _ROOT / kind / name
     if not resource.is_file():
         return None
     with as_file(resource) as path:

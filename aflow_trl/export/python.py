@@ -120,7 +120,7 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
         "tester": repr(_tester()) if "Test" in used else '""',
         "operators": _operators(used),
     }
-    text = PACKAGE.joinpath("export", "standalone.py.template").read_text(encoding="utf-8")
+    text = (PACKAGE / "export" / "standalone.py.template").read_text(encoding="utf-8")
     # Not `str.format`, because the template is full of braces; in one pass, because a value may hold `{{name}}`.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts.get(match.group(1), match.group()), text)
 
@@ -158,7 +158,7 @@ def _operators(used: Iterable[str]) -> str:
 
 def _source(stage: str, module: str, *, without: Collection[str] = (), only: Collection[str] | None = None) -> str:
     """Source of a module without its docstring and imports, restricted to some of its definitions."""
-    text = PACKAGE.joinpath(stage, f"{module}.py").read_text(encoding="utf-8")
+    text = (PACKAGE / stage / f"{module}.py").read_text(encoding="utf-8")
     lines = text.splitlines()
     pieces = []
     for index, node in enumerate(ast.parse(text).body):
