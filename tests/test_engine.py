@@ -127,9 +127,9 @@ async def test_final_vote_picks_the_majority_and_the_first_on_ties(endpoint: Scr
     endpoint.script = operator_script(Custom=["7", "42", "42.0"])
     (trace,) = await run(endpoint, "[Custom, Custom, Custom]")
     assert trace.answer in ("42", "42.0")
-    endpoint.script = operator_script(Custom=["7", "8"])
-    (trace,) = await run(endpoint, "[Custom, Custom]")
-    assert trace.answer == trace.nodes[0].text
+    endpoint.script = lambda prompt, number: "7" if "first" in prompt else "8"
+    (trace,) = await run(endpoint, '[Custom("first"), Custom("second")]')
+    assert trace.answer == "7"
 
 
 async def test_answer_after_review_is_the_solution(endpoint: ScriptedEndpoint) -> None:
