@@ -7,10 +7,11 @@ from rich.console import Console
 MIN_TABLE_WIDTH = 110
 
 
-def report_console(*, stderr: bool = False) -> Console:
+def report_console(*, stderr: bool = False, width: int | None = None) -> Console:
     """
     A console wide enough for tables that takes text as it is.
 
     Workflows and answers hold brackets; read as markup, `Custom("[/b]")` would be an error.
     """
-    return Console(width=max(Console().width, MIN_TABLE_WIDTH), stderr=stderr, markup=False, highlight=False)
+    width = max(Console().width, MIN_TABLE_WIDTH) if width is None else width
+    return Console(width=width, stderr=stderr, markup=False, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -50,9 +51,9 @@ class Session:
     bin: Path
     hub: Hub
 
-    def __call__(self, command: str, *, code: int = 0) -> str:
+    def __call__(self, command: str, *, codes: tuple[int, ...] = (0,)) -> str:
         """Type a command; returns what it prints."""
-        program, *arguments = command.split(" ") if "'" not in command and '"' not in command else _words(command)
+        program, *arguments = shlex.split(command)
         environment = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
         environment |= {
             "HF_ENDPOINT": self.hub.url,
@@ -71,14 +72,8 @@ class Session:
             timeout=400,
         )
         output = finished.stdout + finished.stderr
-        assert finished.returncode == code, f"{command}\n{output[-4000:]}"
+        assert finished.returncode in codes, f"{command}\n{output[-4000:]}"
         return output
-
-
-def _words(command: str) -> list[str]:
-    import shlex
-
-    return shlex.split(command)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +123,8 @@ def test_the_quickstart_trains(user: Session) -> None:
 
 
 def test_the_policy_answers_a_question(user: Session) -> None:
-    output = user(f"aflow-trl run '{QUESTION}' --model runs/first --trace")
+    # Whether a policy that was hardly trained finds an answer is another question.
+    output = user(f"aflow-trl run '{QUESTION}' --model runs/first --trace", codes=(0, 1))
     assert "simulated executor" in output and "workflow" in output
 
 
@@ -172,5 +168,5 @@ def test_the_policy_is_pushed_in_one_commit_of_harmless_files(user: Session) -> 
 
 
 def test_the_policy_is_loaded_back_from_the_hub(user: Session) -> None:
-    output = user(f"aflow-trl run '{QUESTION}' --model someone/first --simulated")
+    output = user(f"aflow-trl run '{QUESTION}' --model someone/first --simulated", codes=(0, 1))
     assert "workflow" in output

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ..console import report_console
 from ..rollouts import completion_text
 from ..text import model_text
 
@@ -53,8 +53,7 @@ def print_completions(logs: Mapping[str, Any], reward_name: str, step: int, coun
             "-" if reward is None or reward != reward else f"{reward:.2f}",
             f"{advantages[index]:+.2f}",
         )
-    # Completions hold brackets, which rich would read as markup.
-    Console(width=TABLE_WIDTH, markup=False, highlight=False, emoji=False).print(table)
+    report_console(width=TABLE_WIDTH).print(table)
 
 
 def _last_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
