@@ -78,6 +78,16 @@ def check_training(words: list[str]) -> None:
         load_recipe([*words, "--use_cpu", "true", "--bf16", "false", "--fp16", "false"])
 
 
+def test_a_long_workflow_and_its_diagram_are_not_wrapped() -> None:
+    workflow = "[" + ", ".join(['Custom(instruction="think about the units, step by step")'] * 4) + "] -> ScEnsemble"
+    result = aflow("check", workflow)
+    assert result.returncode == 0 and workflow in result.stdout.splitlines()
+    (diagram,) = re.findall(r"flowchart LR\n((?:    .*\n)+)", result.stdout)
+    assert result.stdout.rstrip().endswith(diagram.rstrip())
+    answered = aflow("run", MATH, "--simulated", "--workflow", workflow)
+    assert f"workflow  {workflow}" in answered.stdout.splitlines()
+
+
 def test_the_command_line_starts_without_torch() -> None:
     code = "import aflow_trl.cli.main, sys; print([name for name in ('torch', 'trl', 'transformers') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

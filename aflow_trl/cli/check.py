@@ -35,10 +35,11 @@ def run(options: argparse.Namespace) -> None:
         return
     analysis = analyze(workflow, vocabulary=vocabulary)
     console = report_console()
-    console.print(format_workflow(workflow), style="bold")
+    # A line that is wrapped is neither a workflow nor a diagram for the next program.
+    console.print(format_workflow(workflow), style="bold", soft_wrap=True)
     console.print(
         f"{analysis.operator_count} operators, depth {analysis.depth}, "
         f"at most {analysis.worst_case_calls} model calls, {analysis.critical_path_calls} of them in sequence"
     )
     console.print()
-    console.print(mermaid(workflow))
+    console.print(mermaid(workflow), soft_wrap=True)

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
     def on_progress(name: str, finished: int, total: int) -> None:
         if finished == total:
-            console.print(f"{name}: {total} problems", style="dim", highlight=False, markup=False)
+            console.print(f"{name}: {total} problems", style="dim", soft_wrap=True)
 
     report = run_evaluation(
         client,

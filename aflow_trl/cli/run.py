@@ -173,16 +173,18 @@ def _show(answered: Answered, options: argparse.Namespace) -> None:
     if options.trace:
         for trace in answered.traces:
             _print_trace(trace, console)
-    console.print(f"workflow  {best.workflow or '(no valid workflow)'}")
+    console.print(f"workflow  {best.workflow or '(no valid workflow)'}", soft_wrap=True)
     for node in best.nodes:
         if node.failure:
-            console.print(f"{node.operator} failed  {model_text(node.failure)}", style="yellow")
+            console.print(f"{node.operator} failed  {model_text(node.failure)}", style="yellow", soft_wrap=True)
     if best.outcome is not Outcome.OK:
-        console.print(f"{best.outcome.value}  {model_text(best.detail)}", style="bold red")
+        console.print(f"{best.outcome.value}  {model_text(best.detail)}", style="bold red", soft_wrap=True)
         return
     if len(answered.traces) > 1:
         console.print(f"votes  {answered.agreeing} of {len(answered.traces)}")
-    console.print(f"answer  {model_text(best.answer) if best.answer.strip() else '(empty)'}", style="bold")
+    console.print(
+        f"answer  {model_text(best.answer) if best.answer.strip() else '(empty)'}", style="bold", soft_wrap=True
+    )
     usd = "unknown" if answered.usd is None else f"{answered.usd:.4f}"
     wall_s = max(trace.wall_s for trace in answered.traces)
     console.print(f"{answered.model_calls} model calls, {answered.tokens} tokens, {usd} USD, {wall_s:.2f} s")
