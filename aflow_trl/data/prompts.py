@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..assets import read_config
-from ..errors import RecipeError
+from ..dsl import CLOSING_TAG, parse
+from ..errors import DSLError, RecipeError
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry
 from .schema import Row
 
@@ -18,9 +19,9 @@ Message: TypeAlias = dict[str, str]
 
 # Cached: the file is read for every prompt otherwise, and prompts are built for every row.
 @cache
-def policy_prompts() -> Mapping[str, Mapping[str, str]]:
-    """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`)."""
-    prompts: dict[str, Mapping[str, str]] = read_config("policy_prompts.yaml")
+def policy_prompts() -> Mapping[str, Mapping[str, Any]]:
+    """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`) and `shots`."""
+    prompts: dict[str, Mapping[str, Any]] = read_config("policy_prompts.yaml")
     return prompts
 
 
@@ -55,14 +56,31 @@ class PolicyPrompt:
     @property
     def system(self) -> str:
         """System message that describes the language and its operators."""
-        text = policy_prompts()[self.name]["system"]
+        text: str = policy_prompts()[self.name]["system"]
         return text.replace("{operators}", self.operators.descriptions).replace("{names}", ", ".join(self.operators))
+
+    @property
+    def shots(self) -> list[tuple[str, str]]:
+        """Examples of the prompt: problems, and workflows of the operators that it offers."""
+        shots = policy_prompts()[self.name].get("shots", ())
+        return [(shot["problem"], shot["workflow"]) for shot in shots if self._is_offered(shot["workflow"])]
+
+    def _is_offered(self, workflow: str) -> bool:
+        try:
+            parse(workflow, vocabulary=self.operators.vocabulary)
+        except DSLError:
+            return False
+        return True
 
     def messages(self, row: Row) -> list[Message]:
         """Chat messages that ask for a workflow. They contain everything that the executor will see of the problem."""
         # Not `str.format`: problems contain braces.
-        user = policy_prompts()[self.name]["user"].replace("{problem}", statement(row))
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+        template = policy_prompts()[self.name]["user"]
+        messages = [{"role": "system", "content": self.system}]
+        for problem, workflow in self.shots:
+            messages.append({"role": "user", "content": template.replace("{problem}", problem)})
+            messages.append({"role": "assistant", "content": f"<workflow>{workflow}{CLOSING_TAG}"})
+        return [*messages, {"role": "user", "content": template.replace("{problem}", statement(row))}]
 
     def reasoning_messages(self, row: Row) -> list[Message]:
         """Chat messages that ask for `<think>…</think><answer>…</answer>`."""

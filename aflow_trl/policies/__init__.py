@@ -1,6 +1,7 @@
 """Policies outside a trainer: finding and loading them, sampling from them, the tiny policy for tests and demos."""
 
 from .composer import Policy
+from .gguf import check_gguf, local_model
 from .loading import find_model, is_adapter, load_model, load_policy, load_tokenizer, model_init_kwargs, weights_digest
 from .sampling import sample_completions
 from .spec import ModelOptions, PolicySpec, SamplingOptions, read_spec, write_spec
@@ -12,11 +13,13 @@ __all__ = [
     "PolicySpec",
     "SamplingOptions",
     "build_tiny_policy",
+    "check_gguf",
     "find_model",
     "is_adapter",
     "load_model",
     "load_policy",
     "load_tokenizer",
+    "local_model",
     "model_init_kwargs",
     "read_spec",
     "sample_completions",

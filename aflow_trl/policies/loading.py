@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_quantization_config
 
 from ..errors import RecipeError
+from .gguf import local_model
 from .spec import ModelOptions
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -89,7 +90,7 @@ def model_init_kwargs(options: ModelOptions) -> dict[str, Any]:
 def load_model(name: str, options: ModelOptions, *, device: torch.device | None = None) -> Any:
     """A base model on a device: the given one, else a GPU where there is one."""
     arguments = model_init_kwargs(options)
-    model = AutoModelForCausalLM.from_pretrained(name, **arguments)
+    model = AutoModelForCausalLM.from_pretrained(local_model(name), **arguments)
     if "quantization_config" in arguments:  # bitsandbytes has placed it
         return model
     return model.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -100,7 +101,7 @@ def load_tokenizer(name: str, options: ModelOptions) -> Any:
     arguments = {
         key: value for key, value in model_init_kwargs(options).items() if key in ("revision", "trust_remote_code")
     }
-    tokenizer = AutoTokenizer.from_pretrained(name, **arguments)
+    tokenizer = AutoTokenizer.from_pretrained(local_model(name), **arguments)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

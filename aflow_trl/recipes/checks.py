@@ -8,6 +8,7 @@ from ..data import check_policy_prompt, is_data_file
 from ..dsl import MAX_REGEX_DEPTH, Vocabulary, parse
 from ..errors import DSLError, RecipeError
 from ..operators import load_operators
+from ..policies import check_gguf
 from ..sandbox import library_folder_of
 from ..scoring import domain_remedy, known_domains, load_scorers
 from ..trainer import SKIP_UNDER_DEEPSPEED
@@ -22,7 +23,8 @@ def check_recipe(recipe: Recipe) -> None:
     if unknown := sorted(set(recipe.run.domains or ()) - set(known_domains())):
         raise RecipeError(f"domains holds {unknown[0]!r}. {domain_remedy()}")
     if not recipe.model.model_name_or_path:
-        raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, or 'tiny'.")
+        raise RecipeError("model_name_or_path is missing. Name a model of the Hub, a folder, a GGUF file, or 'tiny'.")
+    check_gguf(recipe.model.model_name_or_path)
     _check_rewards(recipe)
     _check_resume(recipe)
     _check_folders(recipe)

@@ -10,6 +10,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import get_peft_config
 
+from ..policies import local_model
 from .recipe import Recipe
 
 ASSUMED_PROMPT_TOKENS = 700
@@ -58,9 +59,8 @@ def estimate_memory(recipe: Recipe, device_gb: float) -> Memory:
         `OSError`: The configuration of the model cannot be read.
     """
     training, options = recipe.training, recipe.model_options
-    config = AutoConfig.from_pretrained(
-        recipe.model.model_name_or_path, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    name = local_model(recipe.model.model_name_or_path)
+    config = AutoConfig.from_pretrained(name, revision=options.revision, trust_remote_code=options.trust_remote_code)
     text: Any = config.get_text_config()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -20,7 +20,7 @@ from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, Price, Spending, Usage
 from ..operators import preflight
-from ..policies import build_tiny_policy, write_spec
+from ..policies import build_tiny_policy, local_model, write_spec
 from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
 from ..rewards import RewardFunction
 from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, trace_name
@@ -238,7 +238,7 @@ def model_path(recipe: Recipe) -> str:
     """Folder or name of the policy's model; the tiny policy is built if it is not cached."""
     if recipe.model.model_name_or_path != TINY_POLICY:
         enter_phase(f"loading the policy {recipe.model.model_name_or_path}")
-        return str(recipe.model.model_name_or_path)
+        return local_model(str(recipe.model.model_name_or_path))
     enter_phase("loading the tiny policy (built when it is first needed, then cached)")
     folder = build_tiny_policy(
         recipe.training.seed, prompt=recipe.run.policy_prompt, operators=recipe.operators, task=recipe.run.task
