@@ -20,6 +20,7 @@ from aflow_trl.data import (
     sum_rows,
     synthetic_rows,
 )
+from aflow_trl.dsl import extract, format_workflow
 from aflow_trl.errors import DataError, RecipeError
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
 from aflow_trl.scoring import BUILTIN_DOMAINS
@@ -183,8 +184,8 @@ def test_sums_of_the_two_splits_share_no_text() -> None:
 def test_policy_sees_everything_the_executor_sees(name: str, method: str) -> None:
     row = read_row({**PLAIN, "context": "A passage."}, "here")
     messages = getattr(PolicyPrompt(name), method)(row)
-    assert Problem(row.question, row.domain, row.context).statement in messages[1]["content"]
-    assert [message["role"] for message in messages] == ["system", "user"]
+    assert Problem(row.question, row.domain, row.context).statement in messages[-1]["content"]
+    assert [message["role"] for message in (messages[0], messages[-1])] == ["system", "user"]
 
 
 def test_braces_in_a_problem_are_not_placeholders() -> None:
@@ -231,3 +232,19 @@ def test_a_test_that_nothing_could_pass_is_refused_when_the_row_is_read(test: st
     row = {"question": "q", "domain": "code", "entry_point": "f", "hidden_tests": ["assert f(1) == 2", test]}
     with pytest.raises(DataError, match=words):
         read_row(row, "rows.jsonl, line 1")
+
+
+def test_shots_are_turns_of_the_chat_before_the_problem() -> None:
+    messages = PolicyPrompt("fewshot").messages(Row("What is 6 * 7?", ("42",), "math"))
+    roles = [message["role"] for message in messages]
+    assert roles == ["system", *["user", "assistant"] * (len(roles) // 2 - 1), "user"] and len(roles) > 8
+    assert "What is 6 * 7?" in messages[-1]["content"]
+    workflows = [message["content"] for message in messages if message["role"] == "assistant"]
+    parsed = [extract(text).workflow for text in workflows]
+    # One for each form of the language.
+    assert len({str(type(workflow)) + format_workflow(workflow) for workflow in parsed if workflow}) == len(workflows)
+
+
+def test_shots_with_an_operator_that_is_not_offered_are_left_out() -> None:
+    prompt = PolicyPrompt("fewshot", DEFAULT_OPERATORS.select(["AnswerGenerate", "Programmer", "Format"]))
+    assert [workflow for _, workflow in prompt.shots] == ["AnswerGenerate", "Programmer -> Format"]

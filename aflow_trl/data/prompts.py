@@ -20,7 +20,7 @@ Message: TypeAlias = dict[str, str]
 # Cached: the file is read for every prompt otherwise, and prompts are built for every row.
 @cache
 def policy_prompts() -> Mapping[str, Mapping[str, Any]]:
-    """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`) and `shots`."""
+    """Content of `configs/policy_prompts.yaml`: name → templates (`system`, `user`, `improve`, `reason`), `shots`."""
     prompts: dict[str, Mapping[str, Any]] = read_config("policy_prompts.yaml")
     return prompts
 
