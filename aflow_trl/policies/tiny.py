@@ -19,13 +19,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import wait_for_everyone
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -33,7 +43,7 @@ from ..data import Message, PolicyPrompt, policy_prompts, sum_rows, synthetic_ro
 from ..dsl import Vocabulary, format_workflow, sample_workflow
 from ..improvement import Attempt, Failure, Improvement, improvement_messages
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry, load_operators
-from ..storage import cache_root
+from ..storage import PROGRESS, cache_root
 
 Example: TypeAlias = dict[str, list[Message]]
 """`prompt` and `completion` of supervised fine-tuning."""
@@ -297,11 +307,20 @@ def _train(
         dataloader_pin_memory=False,
     )
     dataset = Dataset.from_list(examples)
-    trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
+    trainer = SFTTrainer(
+        model=model, args=args, train_dataset=dataset, processing_class=tokenizer, callbacks=[_CountSteps()]
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer.save_model(str(folder))
     tokenizer.save_pretrained(str(folder))
+
+
+class _CountSteps(TrainerCallback):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        PROGRESS.count("steps of the tiny policy", state.global_step, state.max_steps)
 
 
 def _main(request: str) -> None:
