@@ -66,17 +66,20 @@ def run(options: argparse.Namespace) -> None:
         if finished == total:
             console.print(f"{name}: {total} problems", style="dim", soft_wrap=True)
 
-    report = run_evaluation(
-        client,
-        data=options.data,
-        valid=options.valid,
-        policy=policy,
-        workflows=list(dict.fromkeys(texts)),
-        seeds=options.seeds,
-        limit=options.limit,
-        out=out,
-        on_progress=on_progress,
-    )
+    try:
+        report = run_evaluation(
+            client,
+            data=options.data,
+            valid=options.valid,
+            policy=policy,
+            workflows=list(dict.fromkeys(texts)),
+            seeds=options.seeds,
+            limit=options.limit,
+            out=out,
+            on_progress=on_progress,
+        )
+    finally:
+        PROGRESS.close()
     print_evaluation(report, report_console())
     print(f"results.json, results.md and accuracy_cost.png are in {out}")
 
