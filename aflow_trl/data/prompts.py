@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
@@ -41,6 +41,9 @@ class PolicyPrompt:
             Name of the prompt.
         operators ([`~aflow_trl.operators.OperatorRegistry`], *optional*):
             Operators that a workflow may use. Defaults to [`~aflow_trl.operators.DEFAULT_OPERATORS`].
+        system_role (`bool`, *optional*, defaults to `True`):
+            Whether the system text is a message of its own. Chat templates without a system role, such as that of
+            Gemma 2, need it in the first user message; [`~aflow_trl.policies.takes_system_role`] tells.
 
     Raises:
         [`RecipeError`]: There is no such prompt.
@@ -49,6 +52,7 @@ class PolicyPrompt:
     name: str = "full"
     # A factory, because dataclasses refuse an unhashable object such as the registry as a default.
     operators: OperatorRegistry = field(default_factory=lambda: DEFAULT_OPERATORS)
+    system_role: bool = True
 
     def __post_init__(self) -> None:
         check_policy_prompt(self.name)
@@ -76,16 +80,24 @@ class PolicyPrompt:
         """Chat messages that ask for a workflow. They contain everything that the executor will see of the problem."""
         # Not `str.format`: problems contain braces.
         template = policy_prompts()[self.name]["user"]
-        messages = [{"role": "system", "content": self.system}]
+        turns = []
         for problem, workflow in self.shots:
-            messages.append({"role": "user", "content": template.replace("{problem}", problem)})
-            messages.append({"role": "assistant", "content": f"<workflow>{workflow}{CLOSING_TAG}"})
-        return [*messages, {"role": "user", "content": template.replace("{problem}", statement(row))}]
+            turns.append({"role": "user", "content": template.replace("{problem}", problem)})
+            turns.append({"role": "assistant", "content": f"<workflow>{workflow}{CLOSING_TAG}"})
+        return self.chat(
+            self.system, [*turns, {"role": "user", "content": template.replace("{problem}", statement(row))}]
+        )
 
     def reasoning_messages(self, row: Row) -> list[Message]:
         """Chat messages that ask for `<think>…</think><answer>…</answer>`."""
         system = policy_prompts()[self.name]["reason"]
-        return [{"role": "system", "content": system}, {"role": "user", "content": statement(row)}]
+        return self.chat(system, [{"role": "user", "content": statement(row)}])
+
+    def chat(self, system: str, turns: Sequence[Message]) -> list[Message]:
+        """Chat messages of a system text and turns, the first of them the user's."""
+        if self.system_role:
+            return [{"role": "system", "content": system}, *turns]
+        return [{"role": turns[0]["role"], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
 
 
 def statement(row: Row) -> str:

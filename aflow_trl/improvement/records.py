@@ -222,7 +222,7 @@ def improvement_messages(record: Improvement, prompt: PolicyPrompt) -> list[Mess
             Prompt, and the operators that the new workflow may use.
 
     Returns:
-        `list[dict[str, str]]`: A system and a user message.
+        `list[dict[str, str]]`: A system message, where the prompt has one, and a user message.
     """
     failures = "\n".join(
         f"- {_short(failure.question)} It answered {_short(failure.answer)!r}; "
@@ -241,7 +241,7 @@ def improvement_messages(record: Improvement, prompt: PolicyPrompt) -> list[Mess
     }
     # In a single pass, because the text of a failure may contain braces.
     user = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], policy_prompts()[prompt.name]["improve"])
-    return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
+    return prompt.chat(prompt.system, [{"role": "user", "content": user}])
 
 
 def _short(text: str) -> str:

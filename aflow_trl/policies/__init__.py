@@ -2,7 +2,16 @@
 
 from .composer import Policy
 from .gguf import check_gguf, local_model
-from .loading import find_model, is_adapter, load_model, load_policy, load_tokenizer, model_init_kwargs, weights_digest
+from .loading import (
+    find_model,
+    is_adapter,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    model_init_kwargs,
+    takes_system_role,
+    weights_digest,
+)
 from .sampling import sample_completions
 from .spec import ModelOptions, PolicySpec, SamplingOptions, read_spec, write_spec
 from .tiny import build_tiny_policy
@@ -23,6 +32,7 @@ __all__ = [
     "model_init_kwargs",
     "read_spec",
     "sample_completions",
+    "takes_system_role",
     "weights_digest",
     "write_spec",
 ]

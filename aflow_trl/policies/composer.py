@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..data import PolicyPrompt, Row
 from ..operators import OperatorRegistry, Problem
-from .loading import find_model, load_policy
+from .loading import find_model, load_policy, takes_system_role
 from .sampling import sample_completions
 from .spec import SamplingOptions, read_spec
 
@@ -46,8 +46,10 @@ class Policy:
         self.path = find_model(model, checkpoint)
         self.spec = read_spec(model)
         names = [name for name in self.spec.operators or operators if name in operators]
-        self.prompt = PolicyPrompt(prompt or self.spec.policy_prompt, operators.select(names))
         self.model, self.tokenizer = load_policy(self.path, self.spec.model, trained=trained)
+        self.prompt = PolicyPrompt(
+            prompt or self.spec.policy_prompt, operators.select(names), takes_system_role(self.tokenizer)
+        )
 
     def compose(
         self,

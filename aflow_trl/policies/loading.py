@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_quantization_config
@@ -105,6 +106,25 @@ def load_tokenizer(name: str, options: ModelOptions) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def takes_system_role(tokenizer: Any) -> bool:
+    """
+    Whether the chat template of a tokenizer has a system role, and does not drop what it says.
+
+    Raises:
+        [`RecipeError`]: There is no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise RecipeError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, as those of base models. Use a model "
+            "that was tuned for chats, or save the tokenizer with a template."
+        )
+    messages = [{"role": "system", "content": "as a system"}, {"role": "user", "content": "as a user"}]
+    try:
+        return "as a system" in tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:  # what templates raise for roles that they do not have
+        return False
 
 
 def load_policy(path: str, options: ModelOptions, *, trained: bool = True) -> tuple[Any, Any]:

@@ -16,11 +16,12 @@ from ..data import PolicyPrompt
 from ..errors import RecipeError
 from ..llm import SIMULATED, ExecutorConfig
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry
-from ..policies import ModelOptions, PolicySpec, SamplingOptions
+from ..policies import ModelOptions, PolicySpec, SamplingOptions, load_tokenizer, takes_system_role
 from ..trainer import ReplaySettings, WorkflowGRPOConfig
 from .arguments import (
     REASON,
     REWARDS,
+    TINY_POLICY,
     ComposeArguments,
     ImproveArguments,
     ReasonArguments,
@@ -136,10 +137,13 @@ class Recipe:
         names = self.arguments.operators if isinstance(self.arguments, WorkflowArguments) else None
         return DEFAULT_OPERATORS.select(names)
 
-    @property
+    @cached_property
     def prompt(self) -> PolicyPrompt:
-        """What the policy is asked with."""
-        return PolicyPrompt(self.run.policy_prompt, self.operators)
+        """What the policy is asked with, in the roles that the chat template of its model has."""
+        name = self.model.model_name_or_path
+        # The template of the tiny policy is our own.
+        system_role = name == TINY_POLICY or takes_system_role(load_tokenizer(name, self.model_options))
+        return PolicyPrompt(self.run.policy_prompt, self.operators, system_role)
 
     @property
     def operator_executors(self) -> dict[str, ExecutorConfig]:
