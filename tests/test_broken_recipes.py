@@ -131,7 +131,7 @@ def test_a_single_value_of_a_list_is_meant(tmp_path: Path) -> None:
         ({"lora_target_modules": ["no_such_module"]}, "no_such_module"),
         ({"dtype": "float7"}, "float7"),
         ({"attn_implementation": "no-such-attention"}, "no-such-attention"),
-        ({"model_name_or_path": "no/such-model"}, "the trainer refuses"),
+        ({"model_name_or_path": "no/such-model"}, "the tokenizer of 'no/such-model' cannot be loaded"),
     ],
 )
 def test_what_only_the_trainer_knows_is_a_sentence_too(changes: dict[str, Any], text: str, tmp_path: Path) -> None:

@@ -141,9 +141,15 @@ class Recipe:
     def prompt(self) -> PolicyPrompt:
         """What the policy is asked with, in the roles that the chat template of its model has."""
         name = self.model.model_name_or_path
-        # The template of the tiny policy is our own.
-        system_role = name == TINY_POLICY or takes_system_role(load_tokenizer(name, self.model_options))
-        return PolicyPrompt(self.run.policy_prompt, self.operators, system_role)
+        if name == TINY_POLICY:  # its template is our own
+            return PolicyPrompt(self.run.policy_prompt, self.operators)
+        try:
+            tokenizer = load_tokenizer(name, self.model_options)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"model_name_or_path: the tokenizer of {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
+            ) from None
+        return PolicyPrompt(self.run.policy_prompt, self.operators, takes_system_role(tokenizer))
 
     @property
     def operator_executors(self) -> dict[str, ExecutorConfig]:
