@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,15 @@ def test_a_file_is_converted_once(gguf_file: Path) -> None:
     folder = Path(local_model(str(gguf_file)))
     written = (folder / "config.json").stat().st_mtime_ns
     assert local_model(str(gguf_file)) == str(folder) and (folder / "config.json").stat().st_mtime_ns == written
+
+
+def test_processes_may_convert_at_the_same_time(gguf_file: Path) -> None:
+    code = f"from aflow_trl.policies import local_model; print(local_model({str(gguf_file)!r}))"
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = {process.communicate(timeout=120)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0] and len(folders) == 1
+    (folder,) = map(Path, folders)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_other_names_are_left_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def local_model(name: str) -> str:
     folder = cache_root() / "gguf" / f"{path.stem}-{digest}"
     if folder.is_dir():
         return str(folder)
-    scratch = folder.with_suffix(".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
+    # The processes of a launch convert at the same time.
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -68,5 +69,8 @@ def local_model(name: str) -> str:
     model.tie_weights()
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    scratch.replace(folder)
+    try:
+        scratch.replace(folder)
+    except OSError:  # another process was faster; its result is the same
+        shutil.rmtree(scratch)
     return str(folder)
