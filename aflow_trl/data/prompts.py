@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -77,11 +78,16 @@ class PolicyPrompt:
         return True
 
     def messages(self, row: Row) -> list[Message]:
-        """Chat messages that ask for a workflow. They contain everything that the executor will see of the problem."""
+        """
+        Chat messages that ask for a workflow. They contain everything that the executor will see of the problem.
+
+        Which example comes last depends on the problem, because small models copy the last one.
+        """
         # Not `str.format`: problems contain braces.
         template = policy_prompts()[self.name]["user"]
-        turns = []
-        for problem, workflow in self.shots:
+        shots, turns = self.shots, []
+        first = zlib.crc32(statement(row).encode()) % max(1, len(shots))
+        for problem, workflow in shots[first:] + shots[:first]:
             turns.append({"role": "user", "content": template.replace("{problem}", problem)})
             turns.append({"role": "assistant", "content": f"<workflow>{workflow}{CLOSING_TAG}"})
         return self.chat(

@@ -110,7 +110,10 @@ def load_tokenizer(name: str, options: ModelOptions) -> Any:
 
 def takes_system_role(tokenizer: Any) -> bool:
     """
-    Whether the chat template of a tokenizer has a system role, and does not drop what it says.
+    Whether the chat template of a tokenizer has a system role, and keeps what it says.
+
+    Some templates have none, some pass over it, and those of Mistral put it into the last message only while that is
+    the user's, so that it is gone from a conversation with a reply, as a fine-tuning sees it.
 
     Raises:
         [`RecipeError`]: There is no chat template.
@@ -121,8 +124,10 @@ def takes_system_role(tokenizer: Any) -> bool:
             "that was tuned for chats, or save the tokenizer with a template."
         )
     messages = [{"role": "system", "content": "as a system"}, {"role": "user", "content": "as a user"}]
+    reply = {"role": "assistant", "content": "as an assistant"}
     try:
-        return "as a system" in tokenizer.apply_chat_template(messages, tokenize=False)
+        texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in (messages, [*messages, reply])]
+        return all("as a system" in text for text in texts)
     except TemplateError:  # what templates raise for roles that they do not have
         return False
 

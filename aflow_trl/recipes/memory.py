@@ -10,11 +10,13 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import get_peft_config
 
+from ..data import PolicyPrompt
 from ..policies import local_model
 from .recipe import Recipe
 
-ASSUMED_PROMPT_TOKENS = 700
-"""Prompts differ; a system prompt with all operators and a problem have about this length."""
+ASSUMED_PROBLEM_TOKENS = 300
+"""Problems differ: some passages are longer, most questions are shorter."""
+CHARACTERS_PER_TOKEN = 4
 ADAPTER_BYTES = 16
 """Weight, gradient and two moments of Adam in float32."""
 GB = 1e9
@@ -30,6 +32,8 @@ class Memory:
     """An adapter with gradients and moments of Adam, in float32; without one, gradients and moments like weights."""
     vllm: float
     """Share of the card that vLLM reserves, colocated."""
+    sleeping: bool
+    """Whether vLLM leaves its share to the training."""
     generation: float
     """KV cache of `generate`, where there is no vLLM."""
     activations: float
@@ -37,11 +41,15 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """Everything at once. Sleeping vLLM and generation leave their part to training, so less may be enough."""
+        """Everything that is there at once."""
+        if self.sleeping:
+            return self.weights + self.optimizer + max(self.vllm, self.activations)
         return self.weights + self.optimizer + self.vllm + max(self.generation, self.activations)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in asdict(self).items() if value >= 0.05)
+        parts = ", ".join(
+            f"{name} {value:.1f}" for name, value in asdict(self).items() if value >= 0.05 and name != "sleeping"
+        )
         return f"about {self.total:.1f} GB ({parts})"
 
 
@@ -73,7 +81,7 @@ def estimate_memory(recipe: Recipe, device_gb: float) -> Memory:
     activation_bytes = 2 if training.bf16 or training.fp16 else 4
     completion = training.max_completion_length or 0
     batch = training.per_device_train_batch_size
-    tokens = batch * (ASSUMED_PROMPT_TOKENS + completion)
+    tokens = batch * (_prompt_tokens(recipe) + completion)
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cache = tokens * text.num_hidden_layers * 2 * text.num_key_value_heads * head_size * activation_bytes
     # Checkpointed, one vector a layer and the inside of a single layer; else about 20 vectors a layer.
@@ -85,9 +93,16 @@ def estimate_memory(recipe: Recipe, device_gb: float) -> Memory:
         vllm=training.vllm_gpu_memory_utilization * device_gb
         if training.use_vllm and training.vllm_mode == "colocate"
         else 0.0,
+        sleeping=training.vllm_enable_sleep_mode,
         generation=0.0 if training.use_vllm else cache / GB,
         activations=(tokens * text.hidden_size * kept * activation_bytes + logits) / GB,
     )
+
+
+def _prompt_tokens(recipe: Recipe) -> int:
+    prompt = PolicyPrompt(recipe.run.policy_prompt, recipe.operators)
+    text = prompt.system + "".join(map("".join, prompt.shots))
+    return ASSUMED_PROBLEM_TOKENS + len(text) // CHARACTERS_PER_TOKEN
 
 
 def _bytes_per_weight(recipe: Recipe) -> float:

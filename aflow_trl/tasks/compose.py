@@ -23,6 +23,7 @@ from ..runs import (
     print_summary,
 )
 from .preflight import check_trainer
+from .prompt_length import leave_out_what_does_not_fit
 from .run_folder import begin_record, enter_phase, print_rank0
 from .session import (
     build_engine,
@@ -64,6 +65,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     if recipe.compose.warm_start_settings is not None:
         check_trainer(recipe)
     begin_record(recipe)
+    train_rows, eval_rows, left_out = leave_out_what_does_not_fit(recipe, train_rows, eval_rows)
     rollouts = build_rollouts(recipe, engine, earlier)
     found = warm_start(recipe, rollouts, train_rows) if recipe.compose.warm_start_settings is not None else None
     rewards = workflow_rewards(rollouts, recipe.reward_names)
@@ -100,6 +102,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     close_executors(engine, trainer)
 
     summary = summarize(recipe, rollouts, stages, fixed) | run_metadata(recipe, trainer)
+    summary["left_out"] = left_out
     summary["learning"] = learning_report(stages, fixed | chosen)
     if found is not None:
         summary["warm_start"] = found.metadata

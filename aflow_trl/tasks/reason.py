@@ -13,7 +13,6 @@ from datasets import Dataset
 
 from ..console import report_console
 from ..data import PolicyPrompt, Row
-from ..errors import DataError
 from ..event_loops import run_coroutine
 from ..recipes import REWARDS, Recipe
 from ..rewards import reasoning_rewards
@@ -22,6 +21,7 @@ from ..runs import chat_usage, plot_reasoning, print_reasoning, task_card
 from ..sandbox import allow_weak_sandbox, fork_server
 from ..scoring.statistics import Mean, wilson_interval
 from ..trainer import WorkflowGRPOTrainer
+from .prompt_length import leave_out_long
 from .run_folder import begin_record, enter_phase, print_rank0
 from .session import build_trainer, load_problems, policy_name, publish, run_metadata, train
 
@@ -52,18 +52,11 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
         run_coroutine(fork_server())  # missing isolation is reported now, not in the middle of a batch
     begin_record(recipe)
     prompt, max_length = recipe.prompt, recipe.reason.max_prompt_length
-    train_data, eval_data = (reasoning_dataset(rows, prompt) for rows in (train_rows, eval_rows))
+    rows = {"train": train_rows, "held_out": eval_rows}
+    reason = f"max_prompt_length is {max_length}, and may be raised"
+    kept, left_out = leave_out_long(recipe, rows, prompt.reasoning_messages, max_length, reason)
+    train_data, eval_data = (reasoning_dataset(kept[name], prompt) for name in rows)
     trainer = build_trainer(recipe, reasoning_rewards(recipe.reward_names), train_data, eval_data)
-    kept, left_out = {}, {}
-    for name, rows in (("train", train_rows), ("held_out", eval_rows)):
-        kept[name] = [row for row in rows if _prompt_length(trainer.processing_class, row, prompt) <= max_length]
-        left_out[name] = len(rows) - len(kept[name])
-        if left_out[name]:
-            print_rank0(f"{left_out[name]} {name} prompts are longer than max_prompt_length {max_length} and left out")
-        if not kept[name]:
-            raise DataError(f"every {name} prompt is longer than max_prompt_length {max_length}. Raise it.")
-    trainer.train_dataset = reasoning_dataset(kept["train"], prompt)
-    trainer.eval_dataset = reasoning_dataset(kept["held_out"], prompt)
 
     enter_phase(f"held-out evaluation on {len(kept['held_out'])} problems")
     untrained = _measure(recipe, trainer, kept["held_out"])
@@ -108,14 +101,6 @@ def run_reason(recipe: Recipe) -> dict[str, Any]:
 def reasoning_dataset(rows: Sequence[Row], prompt: PolicyPrompt) -> Dataset:
     """Rows as the dataset TRL trains on: a conversational `prompt` and the columns of the schema."""
     return Dataset.from_list([{"prompt": prompt.reasoning_messages(row)} | row.columns() for row in rows])
-
-
-def _prompt_length(tokenizer: Any, row: Row, prompt: PolicyPrompt) -> int:
-    """Number of tokens of a prompt."""
-    encoded = tokenizer.apply_chat_template(
-        prompt.reasoning_messages(row), add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    return len(encoded["input_ids"])
 
 
 async def _score_probe(

@@ -39,6 +39,7 @@ from ..warm_start import (
     successive_halving,
 )
 from .preflight import check_trainer
+from .prompt_length import leave_out_what_does_not_fit
 from .run_folder import enter_phase
 from .session import (
     WARM_START_FOLDER,
@@ -85,10 +86,11 @@ def run_warm_start(recipe: Recipe) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: Calls made, number of candidates and winners of each group of problems.
     """
-    _, rows = load_problems(recipe)
+    eval_rows, rows = load_problems(recipe)
     earlier = earlier_rollouts(recipe)
     engine, _ = build_engine(recipe, earlier)
     check_trainer(recipe)
+    rows, _, _ = leave_out_what_does_not_fit(recipe, rows, eval_rows)
     return warm_start(recipe, build_rollouts(recipe, engine, earlier), rows).metadata
 
 
