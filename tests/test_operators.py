@@ -84,6 +84,26 @@ CONTRACTS = [
         answer="42",
         verdict=True,
     ),
+    # Models forget solve(), print in it, or call it themselves.
+    Contract("Programmer", State(MATH), ["```python\nprint(6 * 7)\n```"], 1, answer="42", verdict=True),
+    Contract("Programmer", State(MATH), ["```python\ndef solve():\n    print(42)\n```"], 1, answer="42", verdict=True),
+    Contract(
+        "Programmer",
+        State(MATH),
+        ["```python\ndef solve():\n    return 42\n\nprint(solve())\n```"],
+        1,
+        answer="42",
+        verdict=True,
+    ),
+    Contract(
+        "Programmer",
+        State(MATH),
+        ["```python\ndef answer():\n    return 42\n```", "```python\ndef solve(): return 42\n```"],
+        2,
+        prompt_contains=("neither defines solve()",),
+        answer="42",
+        verdict=True,
+    ),
     Contract("Programmer", State(MATH), ["```python\n1/0\n```"] * 3, 3, answer="", verdict=False),
     Contract(
         "Programmer",

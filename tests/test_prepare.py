@@ -375,3 +375,27 @@ def test_tests_that_need_live_objects_become_weak_verdicts_and_are_counted(tmp_p
     card = prepare(["mbpp"], tmp_path / "out", folder=tmp_path, ratio=read_ratio("0:1:0"))
     assert [row.weak_verdict for row in load_rows(str(tmp_path / "out" / "test.jsonl"))] == [True]
     assert card["sources"]["mbpp"]["test"]["weak_verdicts"] == 1
+
+
+def test_tests_that_pass_a_function_that_answers_nothing_are_dropped(tmp_path: Path) -> None:
+    # As three rows of MBPP+ are: the verdict is computed and never asserted.
+    test = "def assertion(out, exp):\n    exact_match = exp == (out is not None)\n\nassertion(find('ab'), True)"
+    row = {
+        "task_id": 1,
+        "prompt": "Write a function to find letters.",
+        "code": "def find(text):\n    return text.isalpha() or None",
+        "test_list": ["assert find('ab')"],
+        "test_imports": [],
+        "test": test,
+    }
+    path = tmp_path / "mbpp+" / "test.jsonl"
+    path.parent.mkdir()
+    path.write_text(
+        "".join(
+            json.dumps(row | {"task_id": number, "test": text}) + "\n"
+            for number, text in enumerate([test, "assert find('ab') is True"])
+        )
+    )
+    card = prepare(["mbpp+"], tmp_path / "out", folder=tmp_path, ratio=read_ratio("0:1:0"))
+    counts = card["sources"]["mbpp+"]["test"]
+    assert (counts["written"], counts["dropped"]) == (1, {"tests that accept anything": 1})

@@ -17,6 +17,7 @@ from aflow_trl.tasks.preflight import check_trainer
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 PRESETS = {
+    "smollm2-135m-gpu": 8,
     "qwen2.5-1.5b-t4": 16,
     "v100-16gb": 16,
     "local-executor-24gb": 24,

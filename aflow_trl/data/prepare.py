@@ -257,12 +257,25 @@ async def _checked(item: BenchmarkRow) -> Row | str:
             if not await _needs_live_objects(item):
                 return "gold not accepted by the scorer"
             row = replace(row, weak_verdict=True)
+        if row.domain == "code" and await _accepts_anything(row):
+            return "tests that accept anything"
         public_tests = [
             test for test in row.public_tests if (await score_code(item.reference, [test], row.entry_point)).value == 1
         ]
     except ScorerError as error:
         return f"not scorable: {error}"
     return replace(row, public_tests=tuple(public_tests))
+
+
+async def _accepts_anything(row: Row) -> bool:
+    """Whether the tests pass a function that answers nothing: some of MBPP+ compute a verdict and never assert it."""
+    score = await score_code(
+        f"def {row.entry_point}(*args, **kwargs):\n    return 'no answer'",
+        row.hidden_tests,
+        row.entry_point,
+        weak_verdict=row.weak_verdict,
+    )
+    return score.value == 1
 
 
 async def _needs_live_objects(item: BenchmarkRow) -> bool:

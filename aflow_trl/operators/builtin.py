@@ -58,6 +58,12 @@ class AnswerGenerate(Operator):
         return state.with_candidate(Candidate(f"{reply['thought']}\nThe answer is {reply['answer']}", answer))
 
 
+SOLVE = """
+if "solve" in globals() and (_answer := solve()) is not None:
+    print(_answer)"""
+"""End of a program that computes an answer. Models forget `solve()`, or print in it, and print the answer anyway."""
+
+
 @builtin
 class Programmer(Operator):
     """(problem, analysis) → code, output. The verdict says whether the program ran without an error."""
@@ -70,12 +76,13 @@ class Programmer(Operator):
             prompt = render("Programmer", analysis=analysis, problem=problem.statement, target=target, failure=failure)
             code = await call.ask_for(prompt, fenced)
             result = await run(f"{code}\n{last_line}\n")
-            if result.status is Status.OK:
-                return replace(
-                    state.with_candidate(_program(code, model_text(result.stdout), problem.domain)), verdict=True
-                )
+            output = model_text(result.stdout)
+            if result.status is Status.OK and (output.strip() or last_line != SOLVE):
+                return replace(state.with_candidate(_program(code, output, problem.domain)), verdict=True)
             # The end of a traceback names the error. A program that was killed leaves no message, only a status.
             error = model_text(result.stderr, max_chars=FAILURE_CHARS).strip() or result.status.value
+            if result.status is Status.OK:
+                error = "It neither defines solve() nor prints an answer."
             failure = f"An earlier program failed:\n<failure>\n{code}\n{error}\n</failure>"
         # An existing solution is worth more than a program that does not run.
         if state.candidates:
@@ -88,13 +95,13 @@ def _program_target(problem: Problem) -> tuple[str, str]:
     if problem.domain == "code" and problem.entry_point:
         # Merely naming the function fails if it is not defined; its arguments are unknown, so it cannot be called.
         return f"The program must define `{problem.entry_point}`.", problem.entry_point
-    return "Define solve(), which takes no argument and returns the final answer.", "print(solve())"
+    return "Define solve(), which takes no argument and returns the final answer.", SOLVE
 
 
 def _program(code: str, output: str, domain: str) -> Candidate:
     if domain == "code":
         return Candidate(f"```python\n{code}\n```", code)
-    # The last line is what `print(solve())` wrote; earlier lines are the program's own output.
+    # The last line is what `solve()` returned, if it did; earlier lines are the program's own output.
     lines = output.strip().splitlines()
     answer = lines[-1] if lines else ""
     return Candidate(f"```python\n{code}\n```\nOutput: {answer}", answer)
