@@ -1,0 +1,175 @@
+"""
+A real model in the loop: SmolLM2-135M-Instruct behind a llama.cpp server executes workflows on one-hop questions.
+
+    python benchmarks/real_executor.py MODEL.gguf OUT [--server PYTHON] [--questions N] [--steps N]
+
+PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions, each over a
+passage of three facts: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
+Then the tiny policy trains N steps on it, with and without a warm start. Replies are kept in OUT/calls.sqlite and
+finished trainings are not repeated, so that the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from aflow_trl.console import report_console
+from aflow_trl.data import Row, load_rows
+from aflow_trl.engine import Engine
+from aflow_trl.llm import CallCache, ExecutorConfig, LLMClient
+from aflow_trl.operators import preflight
+from aflow_trl.rollouts import Rollouts, accuracy
+
+MODEL = "smollm2-135m"
+WORKFLOWS = (
+    "Custom",
+    "AnswerGenerate",
+    "Custom -> Format",
+    "[Custom, Custom, Custom] -> ScEnsemble",
+    "[Custom, Custom, Custom, Custom, Custom] -> ScEnsemble",
+    "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
+    "Custom -> Review ? Revise : done",
+    "Programmer",
+)
+MAX_TOKENS = 64
+WARM_START = {
+    **{"policy_samples": 0, "forms": False, "grammar_samples": 8, "workflows": list(WORKFLOWS[:-1])},
+    **{"max_calls": 1_000, "winners": 2, "sft_steps": 60},
+}
+
+
+@contextlib.contextmanager
+def llama_server(python: str, model: Path, log: Path) -> Iterator[str]:
+    """Base URL of a llama.cpp server, as long as the block lasts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", "llama_cpp.server", "--model", str(model), "--n_ctx", "2048", "--model_alias", MODEL]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=output)
+    try:
+        for _ in range(120):
+            time.sleep(1)
+            if process.poll() is not None:
+                raise SystemExit(f"the server ended: see {log}")
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5)
+                break
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def measure(url: str, rows: Sequence[Row], structured: str, out: Path) -> Table:
+    """Accuracy, calls and malformed replies of each fixed workflow."""
+    config = ExecutorConfig(
+        executor_base_url=url,
+        executor_model=MODEL,
+        executor_api_key_env=None,
+        executor_max_tokens=MAX_TOKENS,
+        executor_structured=structured,
+        executor_concurrency=2,
+        executor_input_usd_per_mtok=0.0,
+        executor_output_usd_per_mtok=0.0,
+    )
+    client = LLMClient(config, None, CallCache(out / f"calls-{structured}.sqlite"))
+    table = Table("workflow", "accuracy", "95 %", "calls", "s", "malformed", title=f"replies: {structured}")
+    try:
+        await preflight(client)
+        rollouts = Rollouts(Engine(client))
+        for workflow in WORKFLOWS:
+            started = time.monotonic()
+            columns = [row.columns() for row in rows]
+            scored = await rollouts.execute([workflow] * len(rows), columns, salt="study", phase="study", step=0)
+            seconds = (time.monotonic() - started) / len(rows)
+            share = accuracy(scored)
+            calls: Counter[str] = Counter()
+            malformed: Counter[str] = Counter()
+            for node in (node for rollout in scored for node in rollout.trace.nodes):
+                calls[node.operator] += node.model_calls
+                malformed[node.operator] += node.parse_errors
+            shares = ", ".join(f"{name} {malformed[name] / calls[name]:.2f}" for name in calls if calls[name])
+            per_problem = sum(rollout.trace.model_calls for rollout in scored) / len(rows)
+            figures = share.to_json()
+            table.add_row(
+                *(workflow, f"{figures['mean']:.3f}", f"{figures['low']:.3f}–{figures['high']:.3f}"),
+                *(f"{per_problem:.1f}", f"{seconds:.1f}", shares),
+            )
+            print(f"{structured}: {workflow}: {figures['mean']:.3f}, {shares}", flush=True)
+    finally:
+        await client.aclose()
+    return table
+
+
+def train(url: str, out: Path, steps: int, *, warm_start: bool) -> dict[str, object]:
+    """Summary of a training of the tiny policy on the server."""
+    folder = out / ("trained-after-warm-start" if warm_start else "trained")
+    if not (folder / "summary.json").is_file():
+        flags = {
+            "executor_base_url": url,
+            "executor_model": MODEL,
+            "executor_max_tokens": MAX_TOKENS,
+            "executor_concurrency": 2,
+            "executor_api_key_env": "null",
+            "train_data": out / "train.jsonl",
+            "eval_data": out / "test.jsonl",
+            "num_eval_problems": 60,
+            "operators": '["Custom", "AnswerGenerate", "Format", "Review", "Revise", "ScEnsemble"]',
+            "baseline_workflows": '["Custom", "AnswerGenerate"]',
+            "call_cache": out / "calls-training.sqlite",
+            "warm_start": json.dumps(WARM_START if warm_start else False),
+            "learning_rate": 3e-4 if warm_start else 2e-3,
+            "per_device_train_batch_size": 16,
+            "max_steps": steps,
+            "collapse_guard": "stop",
+            "output_dir": folder,
+        }
+        command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "aflow_trl.train", "quickstart.yaml"]
+        for name, value in flags.items():
+            command += [f"--{name}", str(value)]
+        subprocess.run(command, check=True)
+    summary: dict[str, object] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def main() -> None:
+    """Measure, train and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--server", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=30)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 1_000), ("test", options.questions)):
+        rows = load_rows("synthetic", split=split, count=count, domains=["qa"], max_difficulty=1)
+        lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+        (options.out / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    console = report_console()
+    with llama_server(options.server, options.model, options.out / "server.log") as url:
+        for structured in ("tags", "json_schema"):
+            console.print(asyncio.run(measure(url, rows, structured, options.out)))
+        for warm_start in (False, True):
+            summary = train(url, options.out, options.steps, warm_start=warm_start)
+            shown = {name: summary[name] for name in ("accuracy", "valid_share", "model_calls") if name in summary}
+            console.print(f"warm start: {warm_start}", json.dumps(shown, indent=1), markup=False)
+
+
+if __name__ == "__main__":
+    main()
