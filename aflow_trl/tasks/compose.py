@@ -106,6 +106,7 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     summary["learning"] = learning_report(stages, fixed | chosen)
     if found is not None:
         summary["warm_start"] = found.metadata
+        summary["valid_share"]["warm_start"] = valid_share(stages["warm start"])
         summary["accuracy"]["warm_start"] = accuracy(stages["warm start"]).to_json()
         summary["accuracy"]["best_per_group"] = accuracy(chosen[winner_name(0)]).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
