@@ -5,8 +5,8 @@ A real model in the loop: SmolLM2-135M-Instruct behind a llama.cpp server execut
 
 PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions, each over a
 passage of three facts: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
-Then the tiny policy trains N steps on it, with and without a warm start. Replies are kept in OUT/calls.sqlite and
-finished trainings are not repeated, so that the same command goes on.
+Then the tiny policy trains N steps on it. Replies are kept in OUT/calls.sqlite and a finished training is not repeated,
+so that the same command goes on.
 """
 
 from __future__ import annotations
@@ -43,13 +43,10 @@ WORKFLOWS = (
     "[Custom, Custom, Custom, Custom, Custom] -> ScEnsemble",
     "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
     "Custom -> Review ? Revise : done",
-    "Programmer",
 )
+STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Custom -> Format", "Custom -> Review ? Revise : done")
+"""Those that ask for replies of several fields."""
 MAX_TOKENS = 64
-WARM_START = {
-    **{"policy_samples": 0, "forms": False, "grammar_samples": 8, "workflows": list(WORKFLOWS[:-1])},
-    **{"max_calls": 1_000, "winners": 2, "sft_steps": 60},
-}
 
 
 @contextlib.contextmanager
@@ -75,7 +72,7 @@ def llama_server(python: str, model: Path, log: Path) -> Iterator[str]:
         process.wait()
 
 
-async def measure(url: str, rows: Sequence[Row], structured: str, out: Path) -> Table:
+async def measure(url: str, rows: Sequence[Row], workflows: Sequence[str], structured: str, out: Path) -> Table:
     """Accuracy, calls and malformed replies of each fixed workflow."""
     config = ExecutorConfig(
         executor_base_url=url,
@@ -87,12 +84,12 @@ async def measure(url: str, rows: Sequence[Row], structured: str, out: Path) -> 
         executor_input_usd_per_mtok=0.0,
         executor_output_usd_per_mtok=0.0,
     )
-    client = LLMClient(config, None, CallCache(out / f"calls-{structured}.sqlite"))
+    client = LLMClient(config, None, CallCache(out / "calls.sqlite"))
     table = Table("workflow", "accuracy", "95 %", "calls", "s", "malformed", title=f"replies: {structured}")
     try:
         await preflight(client)
         rollouts = Rollouts(Engine(client))
-        for workflow in WORKFLOWS:
+        for workflow in workflows:
             started = time.monotonic()
             columns = [row.columns() for row in rows]
             scored = await rollouts.execute([workflow] * len(rows), columns, salt="study", phase="study", step=0)
@@ -116,9 +113,9 @@ async def measure(url: str, rows: Sequence[Row], structured: str, out: Path) -> 
     return table
 
 
-def train(url: str, out: Path, steps: int, *, warm_start: bool) -> dict[str, object]:
+def train(url: str, out: Path, steps: int) -> dict[str, object]:
     """Summary of a training of the tiny policy on the server."""
-    folder = out / ("trained-after-warm-start" if warm_start else "trained")
+    folder = out / "trained"
     if not (folder / "summary.json").is_file():
         flags = {
             "executor_base_url": url,
@@ -131,9 +128,10 @@ def train(url: str, out: Path, steps: int, *, warm_start: bool) -> dict[str, obj
             "num_eval_problems": 60,
             "operators": '["Custom", "AnswerGenerate", "Format", "Review", "Revise", "ScEnsemble"]',
             "baseline_workflows": '["Custom", "AnswerGenerate"]',
-            "call_cache": out / "calls-training.sqlite",
-            "warm_start": json.dumps(WARM_START if warm_start else False),
-            "learning_rate": 3e-4 if warm_start else 2e-3,
+            "call_cache": out / "calls.sqlite",
+            "warm_start": "false",
+            "learning_rate": 2e-3,
+            "warmup_steps": 3,
             "per_device_train_batch_size": 16,
             "max_steps": steps,
             "collapse_guard": "stop",
@@ -163,12 +161,11 @@ def main() -> None:
         (options.out / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     console = report_console()
     with llama_server(options.server, options.model, options.out / "server.log") as url:
-        for structured in ("tags", "json_schema"):
-            console.print(asyncio.run(measure(url, rows, structured, options.out)))
-        for warm_start in (False, True):
-            summary = train(url, options.out, options.steps, warm_start=warm_start)
-            shown = {name: summary[name] for name in ("accuracy", "valid_share", "model_calls") if name in summary}
-            console.print(f"warm start: {warm_start}", json.dumps(shown, indent=1), markup=False)
+        for structured, workflows in (("tags", WORKFLOWS), ("json_schema", STRUCTURED_WORKFLOWS)):
+            console.print(asyncio.run(measure(url, rows, workflows, structured, options.out)))
+        summary = train(url, options.out, options.steps)
+        shown = {name: summary[name] for name in ("accuracy", "valid_share", "model_calls")}
+        console.print(json.dumps(shown, indent=1), markup=False)
 
 
 if __name__ == "__main__":
