@@ -5,8 +5,8 @@ A real model in the loop: SmolLM2-135M-Instruct behind a llama.cpp server execut
 
 PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions, each over a
 passage of three facts: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
-Then the tiny policy trains N steps on it. Replies are kept in OUT/calls.sqlite and a finished training is not repeated,
-so that the same command goes on.
+Then the tiny policy trains N steps on it. Replies are kept in OUT/calls.sqlite and a finished training is not
+repeated, so that the same command goes on.
 """
 
 from __future__ import annotations
