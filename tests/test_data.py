@@ -245,6 +245,13 @@ def test_shots_are_turns_of_the_chat_before_the_problem() -> None:
     assert len({str(type(workflow)) + format_workflow(workflow) for workflow in parsed if workflow}) == len(workflows)
 
 
+def test_every_shot_is_the_last_one_for_some_problems() -> None:
+    prompt = PolicyPrompt("fewshot")
+    last = [prompt.messages(Row(f"What is {number} * 7?", ("1",), "math"))[-2]["content"] for number in range(300)]
+    counts = [last.count(f"<workflow>{workflow}</workflow>") for _, workflow in prompt.shots]
+    assert sum(counts) == 300 and min(counts) > 20
+
+
 def test_shots_with_an_operator_that_is_not_offered_are_left_out() -> None:
     prompt = PolicyPrompt("fewshot", DEFAULT_OPERATORS.select(["AnswerGenerate", "Programmer", "Format"]))
     assert [workflow for _, workflow in prompt.shots] == ["AnswerGenerate", "Programmer -> Format"]
