@@ -3,10 +3,11 @@ A real model in the loop: SmolLM2-135M-Instruct behind a llama.cpp server execut
 
     python benchmarks/real_executor.py MODEL.gguf OUT [--server PYTHON] [--questions N] [--steps N]
 
-PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions, each over a
-passage of three facts: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
-Then the tiny policy trains N steps on it. Replies are kept in OUT/calls.sqlite and a finished training is not
-repeated, so that the same command goes on.
+PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions over a passage of
+one or two people: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
+`Lookup` (benchmarks/lookup_operator.py) is an operator of our own, which shows the model its form by examples. Then
+the tiny policy trains on it. Replies are kept in OUT/calls.sqlite and a finished training is not repeated, so that the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -28,25 +30,45 @@ from pathlib import Path
 from rich.table import Table
 
 from aflow_trl.console import report_console
-from aflow_trl.data import Row, load_rows
+from aflow_trl.data import Row
 from aflow_trl.engine import Engine
 from aflow_trl.llm import CallCache, ExecutorConfig, LLMClient
-from aflow_trl.operators import preflight
+from aflow_trl.operators import load_operators, preflight
 from aflow_trl.rollouts import Rollouts, accuracy
 
 MODEL = "smollm2-135m"
+PEOPLE = "Ann Ben Cleo Dan Eve Finn Gina Hugo Iris Jack Kate Liam Mia Noah Olga Paul Rosa Sam Tina Uma".split()
+CITIES = "Lima Oslo Cairo Quito Turin Paris Tokyo Delhi Miami Rome Athens Berlin Dublin Madrid Vienna".split()
+JOBS = "baker pilot nurse judge cook painter teacher farmer lawyer singer doctor plumber".split()
+LOOKUP = Path(__file__).with_name("lookup_operator.py")
 WORKFLOWS = (
     "Custom",
     "AnswerGenerate",
-    "Custom -> Format",
+    "Custom -> Review ? Revise : done",
     "[Custom, Custom, Custom] -> ScEnsemble",
     "[Custom, Custom, Custom, Custom, Custom] -> ScEnsemble",
-    "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
-    "Custom -> Review ? Revise : done",
+    "Lookup",
+    "[Lookup, Lookup, Lookup] -> ScEnsemble",
+    "[Lookup, Lookup, Lookup, Lookup, Lookup] -> ScEnsemble",
+    "Lookup -> Review ? Revise : done",
 )
-STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Custom -> Format", "Custom -> Review ? Revise : done")
+STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Custom -> Review ? Revise : done")
 """Those that ask for replies of several fields."""
 MAX_TOKENS = 64
+
+
+def questions(count: int, seed: int) -> list[Row]:
+    """Questions of one hop over a passage about one or two people."""
+    rng = random.Random(seed)
+    rows: dict[tuple[str, str], Row] = {}
+    while len(rows) < count:
+        size = rng.choice((1, 2))
+        facts = list(zip(rng.sample(PEOPLE, size), rng.sample(CITIES, size), rng.sample(JOBS, size), strict=True))
+        name, city, job = rng.choice(facts)
+        question, answer = rng.choice(((f"Where does {name} live?", city), (f"What is the job of {name}?", job)))
+        passage = " ".join(f"{who} lives in {where} and works as a {work}." for who, where, work in facts)
+        rows[passage, question] = Row(question, (answer,), "qa", context=passage, source="one-hop", difficulty=size)
+    return list(rows.values())
 
 
 @contextlib.contextmanager
@@ -126,8 +148,9 @@ def train(url: str, out: Path, steps: int) -> dict[str, object]:
             "train_data": out / "train.jsonl",
             "eval_data": out / "test.jsonl",
             "num_eval_problems": 60,
-            "operators": '["Custom", "AnswerGenerate", "Format", "Review", "Revise", "ScEnsemble"]',
-            "baseline_workflows": '["Custom", "AnswerGenerate"]',
+            "operators": json.dumps(["Custom", "AnswerGenerate", "Lookup", "Review", "Revise", "ScEnsemble"]),
+            "operator_modules": json.dumps([str(LOOKUP)]),
+            "baseline_workflows": json.dumps(["Custom", "Lookup", WORKFLOWS[6]]),
             "call_cache": out / "calls.sqlite",
             "warm_start": "false",
             "learning_rate": 2e-3,
@@ -155,14 +178,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    load_operators([str(LOOKUP)])
+    held_out = questions(options.questions, seed=0)
     for split, count in (("train", 1_000), ("test", options.questions)):
-        rows = load_rows("synthetic", split=split, count=count, domains=["qa"], max_difficulty=1)
+        rows = held_out if split == "test" else [row for row in questions(count, seed=1) if row not in held_out]
         lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
         (options.out / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     console = report_console()
     with llama_server(options.server, options.model, options.out / "server.log") as url:
         for structured, workflows in (("tags", WORKFLOWS), ("json_schema", STRUCTURED_WORKFLOWS)):
-            console.print(asyncio.run(measure(url, rows, workflows, structured, options.out)))
+            console.print(asyncio.run(measure(url, held_out, workflows, structured, options.out)))
         summary = train(url, options.out, options.steps)
         shown = {name: summary[name] for name in ("accuracy", "valid_share", "model_calls")}
         console.print(json.dumps(shown, indent=1), markup=False)

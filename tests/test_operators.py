@@ -24,6 +24,7 @@ from aflow_trl.operators import (
     Problem,
     State,
     load_operators,
+    tagged,
 )
 from conftest import ScriptedEndpoint, chat_response, operator_script
 
@@ -258,6 +259,19 @@ async def test_md_ensemble_picks_the_majority_over_shuffled_letters(endpoint: Sc
     state = await DEFAULT_OPERATORS["MdEnsemble"]().run(ALL_DIFFERENT, {}, OperatorCall(endpoint.client(), seed=5))
     assert state.candidates[0].text == "b"
     assert len(set(endpoint.prompts)) > 1, "the letters have to be shuffled"
+
+
+async def test_shots_are_earlier_turns_of_the_chat(endpoint: ScriptedEndpoint) -> None:
+    endpoint.script = lambda prompt, number: "malformed" if number == 1 else "<answer>7</answer>"
+    call = OperatorCall(endpoint.client(), seed=1)
+    shots = [("1 + 1", "<answer>2</answer>"), ("2 + 2", "<answer>4</answer>")]
+    assert await call.ask_for("3 + 4", tagged("answer"), shots) == {"answer": "7"}
+    for payload in endpoint.payloads:
+        roles = [message["role"] for message in payload["messages"]]
+        assert roles == ["user", "assistant", "user", "assistant", "user"]
+        assert [message["content"] for message in payload["messages"][:4]] == [text for shot in shots for text in shot]
+    first, again = (payload["messages"][-1]["content"] for payload in endpoint.payloads)
+    assert again == f"{first}\n{RETRY_HINT}"
 
 
 async def test_equal_seeds_send_equal_requests(endpoint: ScriptedEndpoint) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -42,9 +42,16 @@ class OperatorCall:
     """Number of calls made because of a malformed reply; they do not count towards the workflow's budget."""
     _calls_by_prompt: Counter[str] = field(default_factory=Counter)
 
-    async def ask(self, prompt: str) -> str:
+    async def ask(self, prompt: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         """
         Make one model call.
+
+        Args:
+            prompt (`str`):
+                Prompt.
+            shots (`Sequence[tuple[str, str]]`, *optional*):
+                Examples of prompts with their replies, as earlier turns of the chat. Small models follow a form that
+                they are shown, rather than one that is described.
 
         Returns:
             `str`: Text of the reply.
@@ -52,9 +59,11 @@ class OperatorCall:
         Raises:
             [`EndpointError`]: The endpoint did not deliver; the engine handles it.
         """
-        return model_text((await self._ask(prompt)).text)
+        return model_text((await self._ask(prompt, shots=shots)).text)
 
-    async def ask_for(self, prompt: str, parse: Callable[[str], Parsed]) -> Parsed:
+    async def ask_for(
+        self, prompt: str, parse: Callable[[str], Parsed], shots: Sequence[tuple[str, str]] = ()
+    ) -> Parsed:
         """
         Make one model call and parse the reply; a malformed reply is requested again once.
 
@@ -64,6 +73,8 @@ class OperatorCall:
             parse (`Callable[[str], Parsed]`):
                 Parser that raises [`ReplyError`] for a malformed reply. For the form that [`tagged`] builds, the
                 reply is requested as JSON where the endpoint enforces a schema.
+            shots (`Sequence[tuple[str, str]]`, *optional*):
+                As for [`ask`].
 
         Returns:
             `Parsed`: The parsed reply.
@@ -76,12 +87,12 @@ class OperatorCall:
         if form is not None and schema is not None:
             prompt = form.ask_for_json(prompt)
         try:
-            return parse(model_text((await self._ask(prompt, schema)).text))
+            return parse(model_text((await self._ask(prompt, schema, shots)).text))
         except ReplyError:
             self.parse_errors += 1
             self.asked_again += 1
         # The hint also changes the seed, which depends on the prompt: the same request would return the same reply.
-        reply = await self._ask(f"{prompt}\n{RETRY_HINT}", schema)
+        reply = await self._ask(f"{prompt}\n{RETRY_HINT}", schema, shots)
         try:
             return parse(model_text(reply.text))
         except ReplyError as error:
@@ -91,11 +102,22 @@ class OperatorCall:
                     return cast(Parsed, form.guess(model_text(reply.text)))
             raise OperatorFailureError(str(error)) from None
 
-    async def _ask(self, prompt: str, response_format: Mapping[str, Any] | None = None) -> Completion:
+    async def _ask(
+        self,
+        prompt: str,
+        response_format: Mapping[str, Any] | None = None,
+        shots: Sequence[tuple[str, str]] = (),
+    ) -> Completion:
         # Counted by prompt, not overall: concurrent calls start in any order, and each must draw the same seed again.
-        self._calls_by_prompt[prompt] += 1
-        seed = self.draw_seed(f"{self._calls_by_prompt[prompt]} {prompt}")
-        messages = [{"role": "user", "content": prompt}]
+        asked = prompt if not shots else f"{list(shots)} {prompt}"
+        self._calls_by_prompt[asked] += 1
+        seed = self.draw_seed(f"{self._calls_by_prompt[asked]} {asked}")
+        messages = [
+            {"role": role, "content": text}
+            for shot in shots
+            for role, text in zip(("user", "assistant"), shot, strict=True)
+        ]
+        messages.append({"role": "user", "content": prompt})
         completion = await self.client.complete(
             messages, seed=seed, priority=self.priority, response_format=response_format
         )
