@@ -44,13 +44,12 @@ LOOKUP = Path(__file__).with_name("lookup_operator.py")
 WORKFLOWS = (
     "Custom",
     "AnswerGenerate",
-    "Custom -> Review ? Revise : done",
     "Lookup",
     "[Lookup, Lookup, Lookup] -> ScEnsemble",
     "[Lookup, Lookup, Lookup, Lookup, Lookup] -> ScEnsemble",
     "Lookup -> Review ? Revise : done",
 )
-STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Custom -> Review ? Revise : done")
+STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Lookup -> Review ? Revise : done")
 """Those that ask for replies of several fields."""
 MAX_TOKENS = 64
 
@@ -148,7 +147,7 @@ def train(url: str, out: Path, steps: int) -> dict[str, object]:
             "num_eval_problems": 60,
             "operators": json.dumps(["Custom", "AnswerGenerate", "Lookup", "Review", "Revise", "ScEnsemble"]),
             "operator_modules": json.dumps([str(LOOKUP)]),
-            "baseline_workflows": json.dumps(["Custom", "Lookup", WORKFLOWS[4]]),
+            "baseline_workflows": json.dumps(["Custom", "Lookup", WORKFLOWS[3]]),
             "call_cache": out / "calls.sqlite",
             "warm_start": "false",
             "learning_rate": 2e-3,
