@@ -4,7 +4,7 @@ A real model in the loop: SmolLM2-135M-Instruct behind a llama.cpp server execut
     python benchmarks/real_executor.py MODEL.gguf OUT [--server PYTHON] [--questions N] [--steps N]
 
 PYTHON has the package `llama-cpp-python[server]`. First it measures fixed workflows on N questions over a passage of
-one or two people: accuracy with its interval, calls, malformed replies, with replies in tags and by JSON schema.
+one or two people: accuracy with its interval, calls, malformed replies, with replies in tags and as JSON objects.
 `Lookup` (benchmarks/lookup_operator.py) is an operator of our own, which shows the model its form by examples. Then
 the tiny policy trains on it. Replies are kept in OUT/calls.sqlite and a finished training is not repeated, so that the
 same command goes on.
@@ -183,7 +183,7 @@ def main() -> None:
         (options.out / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     console = report_console()
     with llama_server(options.server, options.model, options.out / "server.log") as url:
-        for structured, workflows in (("tags", WORKFLOWS), ("json_schema", STRUCTURED_WORKFLOWS)):
+        for structured, workflows in (("tags", WORKFLOWS), ("json_object", STRUCTURED_WORKFLOWS)):
             console.print(asyncio.run(measure(url, held_out, workflows, structured, options.out)))
         summary = train(url, options.out, options.steps)
         shown = {name: summary[name] for name in ("accuracy", "valid_share", "model_calls")}
