@@ -52,6 +52,10 @@ WORKFLOWS = (
 STRUCTURED_WORKFLOWS = ("AnswerGenerate", "Lookup -> Review ? Revise : done")
 """Those that ask for replies of several fields."""
 MAX_TOKENS = 64
+WARM_START = {
+    **{"policy_samples": 0, "forms": False, "grammar_samples": 6, "workflows": list(WORKFLOWS)},
+    **{"max_calls": 500, "winners": 2, "sft_steps": 60, "sft_batch_size": 32, "sft_learning_rate": 4e-3},
+}
 
 
 def questions(count: int, seed: int) -> list[Row]:
@@ -149,8 +153,9 @@ def train(url: str, out: Path, steps: int) -> dict[str, object]:
             "operator_modules": json.dumps([str(LOOKUP)]),
             "baseline_workflows": json.dumps(["Custom", "Lookup", WORKFLOWS[3]]),
             "call_cache": out / "calls.sqlite",
-            "warm_start": "false",
-            "learning_rate": 2e-3,
+            "warm_start": json.dumps(WARM_START),
+            # Without a warm start and at 2e-3, the policy collapsed at step 16 and the guard stopped the run.
+            "learning_rate": 3e-4,
             "warmup_steps": 3,
             "per_device_train_batch_size": 16,
             "max_steps": steps,
