@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..data import Message, Row
-from ..errors import DataError
+from ..errors import DataError, RecipeError
 from ..policies import load_tokenizer
 from ..recipes import Recipe
 from .run_folder import print_rank0
@@ -72,13 +72,19 @@ def leave_out_what_does_not_fit(
 
     Raises:
         [`DataError`]: No row of a split fits.
+        [`RecipeError`]: The model cannot be found.
     """
     training = recipe.training
     rows = {"train": train_rows, "held_out": eval_rows}
-    options = recipe.model_options
-    config = AutoConfig.from_pretrained(
-        model_path(recipe), revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    options, messages = recipe.model_options, recipe.prompt.messages
+    try:
+        config = AutoConfig.from_pretrained(
+            model_path(recipe), revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        name = recipe.model.model_name_or_path
+        first = str(error).strip().splitlines()[0]
+        raise RecipeError(f"model_name_or_path: the configuration of {name!r} cannot be loaded: {first}") from None
     contexts = {"max_position_embeddings": getattr(config.get_text_config(), "max_position_embeddings", None)}
     if training.use_vllm:
         contexts["vllm_max_model_length"] = training.vllm_max_model_length
@@ -90,7 +96,7 @@ def leave_out_what_does_not_fit(
     kept, left_out = leave_out_long(
         recipe,
         rows,
-        recipe.prompt.messages,
+        messages,
         known[name] - completion,
         f"{name} is {known[name]}, of which max_completion_length takes {completion}",
     )
