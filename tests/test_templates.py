@@ -120,7 +120,7 @@ def check_the_stop_is_found(tokenizer: Any, criteria: StopStringCriteria, cuts: 
     borders = [0, *sorted({min(cut, len(text)) for cut in cuts}), len(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise(borders) if end > start]
     ids = [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False)["input_ids"]]
-    if tokenizer.decode(ids) != text:  # some tokenizers put a space before what stands on its own
+    if tokenizer.decode(ids) != text:  # SentencePiece (Llama 2) puts a space before what stands on its own
         return
     found = [bool(criteria(torch.tensor([ids[:end]]), torch.zeros(1))[0]) for end in range(1, len(ids) + 1)]
     expected = [CLOSING_TAG in tokenizer.decode(ids[:end]) for end in range(1, len(ids) + 1)]
