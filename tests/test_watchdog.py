@@ -174,6 +174,25 @@ def test_batches_whose_shares_fall_are_a_collapse(tiny_model: Path, tmp_path: Pa
     assert guard.reason is not None and "valid fell to" in guard.reason and trainer.state.global_step <= 8
 
 
+@pytest.mark.parametrize(("share", "collapsed"), [(0.37, False), (0.0, True)], ids=["hard problems", "none is right"])
+def test_accuracy_has_the_sample_size_of_its_problems(
+    share: float, collapsed: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Two problems a step, eight completions each: 48 completions of three steps are six problems."""
+
+    def reward(completions: list[Any], log_metric: Any, trainer_state: Any, **_: Any) -> list[float]:
+        log_metric("accuracy/all", 0.88 if trainer_state.global_step < 4 else share)
+        return [float(index % 2) for index in range(len(completions))]
+
+    batch = {"per_device_train_batch_size": 16, "num_generations": 8}
+    trainer, guard, _ = guarded(tiny_model, tmp_path, "stop", steps=(), max_steps=9, reward_funcs=[reward], **batch)
+    if collapsed:
+        assert "accuracy fell to 0.00 from 0.88" in train_until_stopped(trainer)
+    else:
+        trainer.train()
+        assert guard.reason is None
+
+
 def test_after_a_rollback_vllm_gets_the_restored_weights(tiny_model: Path, tmp_path: Path) -> None:
     trainer, guard, _ = guarded(
         tiny_model, tmp_path, "rollback", steps=(), shares=lambda step: {"valid": Share(0.1 if step == 4 else 0.9, 50)}

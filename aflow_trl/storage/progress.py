@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -59,7 +60,9 @@ class Progress:
         if self._handler is not None:
             self._log.removeHandler(self._handler)
             logging.getLogger().removeHandler(self._handler)
-            self._handler.close()
+            # What a full disk has not taken is written once more here.
+            with suppress(OSError):
+                self._handler.close()
         self._file = self._handler = self.phase = self.stream = None
         self.usd = lambda: None
 

@@ -124,7 +124,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self.card_content: CardContent | None = None if self._binding is None else CardContent()
         """What the model card says; `None` for the card of TRL."""
         self.batch_shares: dict[str, tuple[float, int]] = {}
-        """Share of valid workflows and of right answers among the latest completions, with their number."""
+        """Shares of valid workflows and of right answers in the latest batch, with their numbers of independent samples."""
         self.gradient_norm = 0.0
         """Norm of the latest gradient, before clipping."""
         weights = self.reward_weights.tolist()
@@ -353,10 +353,12 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         if mode != TRAIN:
             return
         count = self._gathered_rewards.shape[0]
-        scored = round(count * (1 - (metrics["workflows/unscored"] or [0.0])[-1]))
+        # Whether a workflow is valid is up to the policy; whether its answer is right, to the problem as well, which all
+        # completions of a group share.
+        problems = round(count * (1 - (metrics["workflows/unscored"] or [0.0])[-1]) / size)
         self.batch_shares = {
             name: (metrics[key][-1], number)
-            for name, key, number in (("valid", "workflows/valid", count), ("accuracy", "accuracy/all", scored))
+            for name, key, number in (("valid", "workflows/valid", count), ("accuracy", "accuracy/all", problems))
             if metrics.get(key)
         }
         difference = metrics.get("sampling/sampling_logp_difference/mean")

@@ -46,6 +46,7 @@ class Share:
 
     value: float
     n: int
+    """Number of independent samples."""
 
     def collapsed_from(self, best: Share) -> bool:
         """Whether it is below half of `best`, and not by chance (95 % Wilson intervals do not overlap)."""
