@@ -79,7 +79,9 @@ class Progress:
         self._log.error("%s: %s", type(error).__name__, error, exc_info=error)
 
     def enter(self, phase: str) -> None:
-        """Begin a phase."""
+        """Begin a phase; without effect within it."""
+        if phase == self.phase:
+            return
         self.phase = phase
         self._first.clear()
         self._latest.clear()
