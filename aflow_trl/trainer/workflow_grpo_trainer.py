@@ -124,7 +124,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         self.card_content: CardContent | None = None if self._binding is None else CardContent()
         """What the model card says; `None` for the card of TRL."""
         self.batch_shares: dict[str, tuple[float, int]] = {}
-        """Shares of valid workflows and of right answers in the latest batch, with their numbers of independent samples."""
+        """Shares of valid workflows and right answers in the latest batch, with the number of independent samples."""
         self.gradient_norm = 0.0
         """Norm of the latest gradient, before clipping."""
         weights = self.reward_weights.tolist()
@@ -353,7 +353,7 @@ class WorkflowGRPOTrainer(GenerationTrainer):
         if mode != TRAIN:
             return
         count = self._gathered_rewards.shape[0]
-        # Whether a workflow is valid is up to the policy; whether its answer is right, to the problem as well, which all
+        # Whether a workflow is valid is up to the policy; whether its answer is right, also to the problem, which all
         # completions of a group share.
         problems = round(count * (1 - (metrics["workflows/unscored"] or [0.0])[-1]) / size)
         self.batch_shares = {
