@@ -139,7 +139,7 @@ async def test_error_page_of_a_gateway_ends_no_run_that_has_worked() -> None:
 
 async def test_step_of_rejected_calls_counts_as_lost() -> None:
     values, rollouts, _ = await rewards_against(lambda number: CONTESTED["413"][0], count=4, control=GOOD)
-    assert values == [0.0] * 4 and rollouts.latest_counts == (4, 4)
+    assert values == [0.0] * 4 and rollouts.counts == {0: (4, 4)}
 
 
 async def test_broken_endpoint_of_a_pool_is_dropped() -> None:

@@ -59,7 +59,9 @@ def options(output_dir: Path, **overrides: Any) -> dict[str, Any]:
 
 
 def build(kind: type, config: type, model: Path, output_dir: Path, **overrides: Any) -> Any:
-    trainer_options = {key: overrides.pop(key) for key in ("reward_funcs", "peft_config") if key in overrides}
+    trainer_options = {
+        key: overrides.pop(key) for key in ("reward_funcs", "peft_config", "rollout_func") if key in overrides
+    }
     return kind(
         model=AutoModelForCausalLM.from_pretrained(model),
         reward_funcs=trainer_options.pop("reward_funcs", [primary_reward, secondary_reward]),

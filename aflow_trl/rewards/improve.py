@@ -91,6 +91,7 @@ class Improvements:
         salt: str,
         phase: str,
         step: int,
+        batch: int | None = None,
     ) -> list[Gain]:
         """
         Run every new workflow and the current one on the same problems.
@@ -111,6 +112,8 @@ class Improvements:
                 What the batch is for; part of its traces.
             step (`int`):
                 Optimiser step; part of its traces.
+            batch (`int`, *optional*):
+                Number of the batch; part of its traces.
 
         Returns:
             `list[Gain]`: In order. A new workflow equal to the current one shares its rollouts: its gain is exactly 0.
@@ -128,6 +131,7 @@ class Improvements:
             salt=salt,
             phase=phase,
             step=step,
+            batch=batch,
         )
         by_job: dict[tuple[tuple[str, str], str], list[ScoredRollout]] = {}
         start = 0
@@ -159,8 +163,9 @@ class Improvements:
             salt=f"{rollouts.seed} {step}",
             phase="improve",
             step=step,
+            batch=rollouts.begin_batch(),
         )
-        rollouts.count_batch(sum(gain.value is None for gain in gains), len(gains))
+        rollouts.count_batch(step, sum(gain.value is None for gain in gains), len(gains))
         self._log(gains, columns, step, loop.time() - started)
         return gains
 

@@ -11,7 +11,7 @@ from .batch import (
 )
 from .ledger import Account, Ledger
 from .metrics import batch_metrics, entropy, execution_metrics, workflow_metrics
-from .service import EVAL, PROBE, TRAIN, Rollouts, RowColumns, completion_text
+from .service import EVAL, PROBE, TRAIN, Rollouts, RowColumns, completion_text, in_phase
 from .summaries import Accuracy, accuracy, valid_share, workflow_counts
 from .traces import REWARDS_FILE, RecordedRollout, read_traces, run_files, trace_name
 from .types import ScoredRollout, read_rollout
@@ -38,6 +38,7 @@ __all__ = [
     "entropy",
     "execution_metrics",
     "from_columns",
+    "in_phase",
     "read_rollout",
     "read_traces",
     "rollout_row",

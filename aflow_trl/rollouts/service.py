@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +33,21 @@ COLUMNS = (
 """Dataset columns that are read; all but the first two may be missing."""
 TRAIN, EVAL, PROBE = "train", "eval", "probe"
 """Phases of a training run, as traces name them."""
+_PHASE: ContextVar[str] = ContextVar("phase", default=TRAIN)
+
+
+@contextmanager
+def in_phase(name: str) -> Iterator[None]:
+    """
+    The phase of the batches whose reward functions are called in this block.
+
+    Their tasks keep it: a training batch may still be at work when an evaluation begins.
+    """
+    token = _PHASE.set(name)
+    try:
+        yield
+    finally:
+        _PHASE.reset(token)
 
 
 class Rollouts:
@@ -72,8 +89,6 @@ class Rollouts:
         self.gate_secondary = gate_secondary
         self.judge, self.judge_domains = judge, judge_domains
         self.trace_path = Path(trace_path) if trace_path else None
-        self.phase = TRAIN
-        """Phase that the next batch belongs to; the trainer switches it for its evaluations."""
         self.logs_workflow_metrics = True
         """
         Whether a batch logs its own workflow metrics, which TRL averages over the processes. `WorkflowGRPOTrainer`
@@ -82,10 +97,10 @@ class Rollouts:
         self.totals = {"model_calls": 0, "rollouts": 0, "unscored": 0}
         self.ledger = Ledger()
         """What this process has paid for."""
-        self.latest_counts = (0, 0)
-        """Unscored rollouts of the latest training batch, and its size, in this process."""
+        self.counts: dict[int, tuple[int, int]] = {}
+        """Unscored rollouts of the training batch of a step, and its size, in this process."""
         self.batches = 0
-        """Number of training batches so far."""
+        """Number of training batches that were begun."""
         self._pending: tuple[object, asyncio.Task[RolloutBatch]] | None = None
         self._traces: TraceFile | None = None
 
@@ -119,21 +134,34 @@ class Rollouts:
         started = loop.time()
         texts = [completion_text(completion) for completion in completions]
         # An evaluation draws executor randomness that no training step has seen.
-        salt = f"{self.seed} {step}" if self.phase == TRAIN else f"{self.seed} {self.phase} {step}"
-        rollouts = await self.execute(texts, rows, salt=salt, phase=self.phase, step=step)
+        name = _PHASE.get()
+        salt = f"{self.seed} {step}" if name == TRAIN else f"{self.seed} {name} {step}"
+        rollouts = await self.execute(texts, rows, salt=salt, phase=name, step=step, batch=self.begin_batch())
         batch = RolloutBatch(tuple(rollouts), step, loop.time() - started)
-        self.count_batch(batch.lost, len(rollouts))
+        self.count_batch(step, batch.lost, len(rollouts))
         self._log(batch, columns)
         return batch
 
-    def count_batch(self, lost: int, total: int) -> None:
-        """Note the size of a batch; evaluations do not count, for they say nothing about training steps."""
-        if self.phase == TRAIN:
-            self.latest_counts = (lost, total)
-            self.batches += 1
+    def begin_batch(self) -> int:
+        """The number of a batch in the traces. Evaluations do not count, for they say nothing about training steps."""
+        number = self.batches
+        self.batches += _PHASE.get() == TRAIN
+        return number
+
+    def count_batch(self, step: int, lost: int, total: int) -> None:
+        """Note the size of the training batch of a step."""
+        if _PHASE.get() == TRAIN:
+            self.counts[step] = (lost, total)
 
     async def execute(
-        self, texts: Sequence[str], rows: Sequence[RowColumns], *, salt: str, phase: str, step: int
+        self,
+        texts: Sequence[str],
+        rows: Sequence[RowColumns],
+        *,
+        salt: str,
+        phase: str,
+        step: int,
+        batch: int | None = None,
     ) -> list[ScoredRollout]:
         """
         Run one completion for each row, score it and account for it.
@@ -149,6 +177,8 @@ class Rollouts:
                 What the batch is for; part of its traces.
             step (`int`):
                 Optimiser step; part of its traces.
+            batch (`int`, *optional*):
+                Number of the batch; part of its traces. Defaults to that of the next training batch.
 
         Returns:
             `list[ScoredRollout]`: In order.
@@ -169,7 +199,7 @@ class Rollouts:
         rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))
         self.count(rollouts)
         if self.trace_path is not None:
-            header = {"phase": phase, "step": step, "batch": self.batches}
+            header = {"phase": phase, "step": step, "batch": self.batches if batch is None else batch}
             if self._traces is None or self._traces.path != self.trace_path:
                 self._traces = TraceFile(self.trace_path)
             self._traces.append([header | rollout.to_json() for rollout in rollouts])

@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .lag import Flight
+
 if TYPE_CHECKING:
     from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
@@ -85,6 +87,7 @@ def rollout_state(trainer: WorkflowGRPOTrainer) -> dict[str, Any]:
         "layout": {name: getattr(args, name) for name in LAYOUT},
         "micro_step": trainer._step,
         "buffer": trainer._buffered_inputs if in_cycle else None,
+        "in_flight": {number: flight.state_dict() for number, flight in trainer.in_flight.items()},
         "temperature": trainer.temperature,
         "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.stateful_callbacks().items()},
@@ -107,6 +110,10 @@ def restore_rollout_state(trainer: WorkflowGRPOTrainer, state: dict[str, Any], c
             )
     trainer._step = state["micro_step"]
     trainer._buffered_inputs = _to_device(state["buffer"], trainer.accelerator.device)
+    trainer.in_flight = {
+        number: Flight.from_state(_to_device(flight, trainer.accelerator.device))
+        for number, flight in state.get("in_flight", {}).items()
+    }
     # Optimiser and schedule come from the checkpoint; a learning rate changed since then is intended.
     if args.learning_rate != state["learning_rate"]:
         if not state["learning_rate"]:

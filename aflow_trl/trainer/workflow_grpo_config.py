@@ -21,6 +21,7 @@ TRL_ESTIMATORS = {"grpo": "group", "dr_grpo": "none", "batch": "batch"}
 ESTIMATORS = (WA_GRPO, *TRL_ESTIMATORS)
 NONFINITE = ("stop", "skip", "off")
 COLLAPSE_GUARDS = ("stop", "rollback", "off")
+ROLLOUT_LAGS = (0, 1, 2, 4)
 _TRL_LOSS_TYPE: str = GRPOConfig.loss_type
 
 
@@ -109,6 +110,12 @@ class WorkflowGRPOConfig(GRPOConfig):
             Texts that end a completion and remain part of it. If `None`, `["</workflow>"]` where the reward functions
             execute workflows, and none elsewhere.
 
+        > Parameters that overlap execution and training
+
+        rollout_lag (`int`, *optional*, defaults to `0`):
+            Number of batches (0, 1, 2 or 4) that are executed while earlier ones are trained on, so that the policy
+            is up to as many updates ahead of the one that wrote its batch. The loss compares with the latter.
+
         > Parameters that control what is recorded
 
         save_traces (`bool`, *optional*, defaults to `True`):
@@ -182,6 +189,13 @@ class WorkflowGRPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Texts that end a completion and remain part of it. Defaults to the end of a workflow."},
     )
+    rollout_lag: int = field(
+        default=0,
+        metadata={
+            "help": "Number of batches that are executed while earlier ones are trained on.",
+            "choices": list(ROLLOUT_LAGS),
+        },
+    )
     save_traces: bool = field(
         default=True, metadata={"help": "Whether to write traces, rewards and advantages into output_dir."}
     )
@@ -199,9 +213,10 @@ class WorkflowGRPOConfig(GRPOConfig):
             ("advantage_scale", SCALES),
             ("nonfinite", NONFINITE),
             ("collapse_guard", COLLAPSE_GUARDS),
+            ("rollout_lag", ROLLOUT_LAGS),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {getattr(self, name)!r}.")
         for name in ("tie_break_alpha", "tie_tolerance", "temperature_warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")

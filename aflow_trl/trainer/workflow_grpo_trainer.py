@@ -26,6 +26,7 @@ from ..rollouts import (
     TRAIN,
     RowColumns,
     from_columns,
+    in_phase,
     trace_name,
     workflow_metrics,
 )
@@ -49,7 +50,7 @@ from .callbacks import (
 )
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .completions_table import print_completions
-from .generation import GenerationTrainer
+from .lag import LaggedTrainer
 from .metrics import advantage_metrics
 from .model_card import CardContent, model_card
 from .publishing import check_hub_strategy, upload
@@ -65,7 +66,7 @@ STATEFUL_CALLBACKS = (NumericalGuard, CollapseGuard, StopConditions)
 STOPPING_CALLBACKS = (*STATEFUL_CALLBACKS, SyncGuard, Interruption)
 
 
-class WorkflowGRPOTrainer(GenerationTrainer):
+class WorkflowGRPOTrainer(LaggedTrainer):
     """
     Trainer for Workflow-Aware GRPO (WA-GRPO).
 
@@ -230,7 +231,10 @@ class WorkflowGRPOTrainer(GenerationTrainer):
             begin_recording(
                 self, self._binding.rollouts, resumed=bool(resume_from_checkpoint), names_traces=self._names_traces
             )
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.discard_rollouts()
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, STOPPING_CALLBACKS) and callback.reason is not None:
                 raise RunStoppedError(f"{callback.reason}.{self._resume_hint()}")
@@ -281,13 +285,11 @@ class WorkflowGRPOTrainer(GenerationTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = TRAIN if self.model.training else EVAL
-        if self._binding is not None:
-            self._binding.rollouts.phase = mode
         if mode == TRAIN and self.args.temperature_initial is not None:
             self.set_temperature(self.args.temperature_at(self.state.global_step))
             self._metrics[TRAIN]["temperature"].append(self.temperature)
         temperature = contextlib.nullcontext() if mode == TRAIN else self.final_temperature()
-        with temperature, self._captured_columns() as columns:
+        with temperature, in_phase(mode), self._captured_columns() as columns:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         size = self.num_generations if mode == TRAIN else self.num_generations_eval
         if self.args.uses_trl_advantages or size < 2:

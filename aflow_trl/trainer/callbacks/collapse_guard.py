@@ -173,6 +173,9 @@ class CollapseGuard(TrainerCallback):
         self._log("watch/kl", kl)
         if not kl <= MAX_KL:
             return f"the policy is {kl:.2f} nats per token from the last good one (maximum {MAX_KL:g})"
+        stale = self.trainer.stale_kl
+        if stale is not None and not stale <= MAX_KL:
+            return f"the policy is {stale:.2f} nats per token from the one that wrote the batch (maximum {MAX_KL:g})"
         enough = len(self._gradients) >= MIN_GRADIENT_STEPS
         median = statistics.median(self._gradients) if enough else math.inf
         norm = self.trainer.gradient_norm
@@ -252,6 +255,7 @@ class CollapseGuard(TrainerCallback):
         # Do not train on completions of the collapsed policy; and since the probe has sent its weights to vLLM, make
         # TRL send the restored ones.
         trainer._buffered_inputs = None
+        trainer.discard_rollouts()
         trainer._last_loaded_step = -1
         self._recent.clear()
         self.rollbacks += 1

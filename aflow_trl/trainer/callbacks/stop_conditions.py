@@ -30,7 +30,6 @@ class StopConditions(TrainerCallback):
         self.reason: str | None = None
         """Why training was stopped; `None` if it was not."""
         self._lost_steps = 0
-        self._batches = 0
 
     def state_dict(self) -> dict[str, Any]:
         """State that a checkpoint holds."""
@@ -45,12 +44,12 @@ class StopConditions(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Request a checkpoint and the end of training if a condition holds, the same on every process."""
-        gathered = gather_object([(self.rollouts.engine.fatal, *self.rollouts.latest_counts)])
+        # Several optimiser steps may train on one batch; each batch counts once.
+        counts = self.rollouts.counts.pop(state.global_step - 1, (0, 0))
+        gathered = gather_object([(self.rollouts.engine.fatal, *counts)])
         fatal = next((error for error, _, _ in gathered if error is not None), None)
         lost, total = (sum(column) for column in zip(*(row[1:] for row in gathered), strict=True))
-        if self.rollouts.batches > self._batches:
-            # Several optimiser steps may train on one batch; each batch counts once.
-            self._batches = self.rollouts.batches
+        if total:
             self._lost_steps = self._lost_steps + 1 if lost > self.max_unscored_share * total else 0
         if fatal is not None:
             self.reason = str(fatal)
