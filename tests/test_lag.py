@@ -141,7 +141,7 @@ def trainer(kind: type, lag: int, model: Path, folder: Path, delays: Any = None,
 def figures(own: Any) -> list[dict[str, Any]]:
     """What was logged at each step, but for durations and what only a lagged trainer measures."""
     kept = [
-        {key: value for key, value in row.items() if key not in TIMES and not key.startswith("rollout/")}
+        {key: value for key, value in row.items() if key not in TIMES and not key.startswith(("rollout/", "time/"))}
         for row in own.state.log_history[:-1]
     ]
     assert kept

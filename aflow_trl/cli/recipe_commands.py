@@ -26,6 +26,19 @@ def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
     estimate.add_argument("recipe", help="recipe, as for train")
     estimate.add_argument("--num-processes", type=int, default=1, help="number of processes of the run (default: 1)")
     estimate.add_argument("--reply-tokens", type=int, default=200, help="number of tokens per reply (default: 200)")
+    estimate.add_argument(
+        "--latency",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="seconds of a call: estimates the time of a step",
+    )
+    estimate.add_argument(
+        "--profile",
+        default=None,
+        metavar="RUN",
+        help="output folder of a run, whose time of generation and training is used with --latency",
+    )
     estimate.set_defaults(command=run_estimate, takes_overrides=True)
     warm_start = commands.add_parser(
         "warmstart",
@@ -52,7 +65,7 @@ def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_estimate(options: argparse.Namespace) -> None:
     """Print the estimate of a recipe."""
-    from ..recipes import estimate, load_recipe
+    from ..recipes import estimate, estimate_execution, load_recipe, trainer_seconds
 
     recipe = load_recipe([options.recipe, *options.overrides, *ANY_MACHINE])
     phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
@@ -75,6 +88,27 @@ def run_estimate(options: argparse.Namespace) -> None:
         "learns to spend more costs more.",
         style="dim",
     )
+    if options.latency is not None:
+        profile = None if options.profile is None else trainer_seconds(Path(options.profile))
+        console.print(step_time(estimate_execution(recipe, options.latency), profile), highlight=False)
+
+
+def step_time(execution_s: float, trainer_s: float | None) -> str:
+    """What a step takes with each lag of the rollouts, and which lag pays."""
+    from ..recipes import StepTime
+    from ..trainer import ROLLOUT_LAGS
+
+    execution = f"Execution of a batch: {execution_s:.1f} s."
+    if trainer_s is None:
+        return f"{execution} Name an earlier run with --profile for the time of a step."
+    step = StepTime(execution_s, trainer_s)
+    times = ", ".join(f"{step.at(lag):.1f} s with rollout_lag {lag}" for lag in ROLLOUT_LAGS)
+    advice = (
+        f"rollout_lag: {step.best_lag} pays ({step.at(0) / step.at(step.best_lag):.1f} times as fast)."
+        if step.best_lag
+        else "No lag pays: the executor is cheap."
+    )
+    return f"{execution} Generation and training: {trainer_s:.1f} s. A step: {times}. {advice}"
 
 
 def run_warm_start(options: argparse.Namespace) -> None:

@@ -18,10 +18,11 @@ from .arguments import (
     WorkflowArguments,
 )
 from .checks import check_recipe
-from .estimate import Phase, estimate
+from .estimate import Phase, estimate, estimate_execution
 from .loader import load_recipe
 from .memory import Memory, estimate_memory
 from .recipe import ADDRESS, Recipe, operator_executors
+from .wall_time import StepTime, trainer_seconds
 
 __all__ = [
     "ADDRESS",
@@ -42,10 +43,13 @@ __all__ = [
     "ReasonArguments",
     "Recipe",
     "RunArguments",
+    "StepTime",
     "WorkflowArguments",
     "check_recipe",
     "estimate",
+    "estimate_execution",
     "estimate_memory",
     "load_recipe",
     "operator_executors",
+    "trainer_seconds",
 ]

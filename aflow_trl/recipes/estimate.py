@@ -15,12 +15,14 @@ from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, Price, Usage
 from ..operators import Problem
-from ..simulator import simulated_client
+from ..simulator import SimulatedApp, simulated_client
 from ..trainer import WorkflowGRPOConfig
 from .arguments import HELD_OUT_SHARE, IMPROVE, REASON, SAMPLED, SAMPLED_HELD_OUT_SHARE, ComposeArguments
 from .recipe import Recipe
 
 DRY_RUN_PROBLEMS = 16
+DRY_RUN_LATENCY_S = 0.2
+"""Latency of a call where the dry run measures which calls wait for each other."""
 REPLY_TOKENS = 200
 """Tokens that a reply of a real executor is assumed to have; the simulated one is terse."""
 JUDGE_PROMPT_TOKENS = 250
@@ -109,6 +111,27 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
         completions = sum(phase.completions for phase in phases)
         phases.append(dry_run.judge_phase(completions))
     return [*phases, _sum(phases)]
+
+
+def estimate_execution(recipe: Recipe, latency_s: float) -> float:
+    """
+    Seconds that a batch of one process takes in the executor, as random workflows and the recipe's baselines do.
+
+    Args:
+        recipe ([`Recipe`]):
+            Checked recipe.
+        latency_s (`float`):
+            Seconds of a call.
+    """
+    training = recipe.training
+    run = recipe.run
+    rows = load_rows(run.train_data, split="train", count=DRY_RUN_PROBLEMS, seed=training.seed, domains=run.domains)
+    traces = _run(recipe, rows, training.num_generations, DRY_RUN_LATENCY_S)
+    # Calls of the longest workflow that wait for each other.
+    depth = round(max(trace.critical_path_s for trace in traces) / DRY_RUN_LATENCY_S)
+    completions = training.per_device_train_batch_size * training.steps_per_generation
+    calls = completions / len(traces) * sum(trace.paid_calls for trace in traces)
+    return float(latency_s * max(depth, calls / recipe.executor.executor_concurrency))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +269,7 @@ def _sum(phases: Sequence[Phase]) -> Phase:
     )
 
 
-def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
+def _run(recipe: Recipe, rows: Sequence[Row], group_size: int, latency_s: float = 0.0) -> list[Trace]:
     vocabulary = recipe.operators.vocabulary
     rng = random.Random(recipe.training.seed)
     arguments = recipe.arguments
@@ -261,7 +284,7 @@ def _run(recipe: Recipe, rows: Sequence[Row], group_size: int) -> list[Trace]:
     config = replace(recipe.executor, executor_base_url=SIMULATED, executor_max_usd=None)
 
     async def run() -> list[Trace]:
-        client = simulated_client(config)
+        client = simulated_client(config, app=SimulatedApp(latency_s=latency_s))
         try:
             return await Engine(client, operators=recipe.operators, share=recipe.workflow.share).run(requests)
         finally:

@@ -94,6 +94,7 @@ def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[
         malformed[node.operator] += node.parse_errors
     metrics |= {f"malformed/{name}": malformed[name] / calls for name, calls in calls_by_operator.items() if calls}
     if lower_bound_s > 0:
+        metrics["execution/critical_path_s"] = lower_bound_s
         metrics["execution/wall_over_bound"] = wall_s / lower_bound_s
     if None not in costs:
         metrics["executor/usd"] = sum(cost for cost in costs if cost is not None)

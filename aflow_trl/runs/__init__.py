@@ -2,7 +2,7 @@
 
 from .learning import learning_report, plot_frontier, print_learning
 from .model_card import chat_usage, compose_card, task_card
-from .plots import COLOURS, new_figure, plot_learning_curve, save_figure
+from .plots import COLOURS, new_figure, plot_learning_curve, plot_timeline, save_figure
 from .replay import ReplayedStep, replay
 from .summary import print_summary, print_winners
 from .task_reports import plot_gains, plot_reasoning, print_gains, print_reasoning
@@ -18,6 +18,7 @@ __all__ = [
     "plot_gains",
     "plot_learning_curve",
     "plot_reasoning",
+    "plot_timeline",
     "print_gains",
     "print_learning",
     "print_reasoning",

@@ -9,6 +9,19 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ..trainer import EXECUTION, GENERATION, WAITING, Span
+
+TIMELINE_STEPS = 4
+"""Number of steps in a timeline: the last ones."""
+PART_COLOURS = {
+    GENERATION: "#1b6ca8",
+    "log_probabilities": "#7fb2d6",
+    "forward_backward": "#2e8b57",
+    "optimizer": "#145c36",
+    "guard": "#8e6bb0",
+    WAITING: "#e6e6e6",
+    EXECUTION: "#d98a3d",
+}
 SMOOTHING_STEPS = 9
 """Width of the moving average in learning curves, in logged steps."""
 COLOURS = {"accuracy": "#1b6ca8", "valid": "#2e8b57", "calls": "#b5651d", "baseline": "#777777", "trained": "#c0392b"}
@@ -76,6 +89,57 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], summary: dict[str, An
     for axis in (shares, cost):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_timeline(spans: Sequence[Span], path: Path) -> None:
+    """
+    Plot the last steps of a training over time: the parts of the trainer, and the batches at work in the executor.
+
+    Args:
+        spans (`Sequence[Span]`):
+            Spans of [`~aflow_trl.trainer.Timeline`].
+        path (`Path`):
+            PNG to write; nothing is written without a span.
+    """
+    # Rollouts that lag end before the training does.
+    last = max((span.step for span in spans if span.name == GENERATION), default=0)
+    steps = range(last - TIMELINE_STEPS + 1, last + 1)
+    parts = [span for span in spans if span.name != EXECUTION and span.step in steps]
+    if not parts:
+        return
+    start, end = min(span.start_s for span in parts), max(span.end_s for span in parts)
+    executions = [span for span in spans if span.name == EXECUTION and start < span.end_s and span.start_s < end]
+    figure, axis = new_figure(figsize=(11, 2.6))
+    # An inner part lies on the one around it.
+    for span in sorted(parts, key=lambda item: (item.start_s, -item.end_s)):
+        axis.barh(0, span.end_s - span.start_s, left=span.start_s - start, color=PART_COLOURS[span.name], height=0.8)
+    busy_until: list[float] = []
+    for span in sorted(executions, key=lambda item: item.start_s):
+        lane = next((i for i, until in enumerate(busy_until) if until <= span.start_s), len(busy_until))
+        busy_until[lane:] = [span.end_s, *busy_until[lane + 1 :]]
+        left, right = max(span.start_s, start), min(span.end_s, end)
+        bar = {"color": PART_COLOURS[EXECUTION], "edgecolor": "white", "height": 0.8}
+        axis.barh(lane + 1, right - left, left=left - start, **bar)
+        middle = (left + right) / 2 - start
+        axis.text(middle, lane + 1, str(span.step + 1), ha="center", va="center", fontsize=8, clip_on=True)
+    for name, colour in PART_COLOURS.items():
+        axis.barh(0, 0, color=colour, label=name.replace("_", " and " if name == "forward_backward" else "-"))
+    for step in sorted({span.step for span in parts}):
+        began = min(span.start_s for span in parts if span.step == step) - start
+        axis.axvline(began, color="black", linewidth=0.6, linestyle=":")
+        axis.text(began, -0.62, f" step {step + 1}", fontsize=8, va="bottom")
+    lanes = len(busy_until)
+    axis.set(
+        xlim=(0, end - start),
+        ylim=(lanes + 0.6, -1.1),
+        xlabel="seconds",
+        title="Steps of the training, and the batches executed meanwhile",
+    )
+    axis.set_yticks([0, (lanes + 1) / 2], ["trainer", "batches in\nthe executor"])
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.legend(ncols=1, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
 
 

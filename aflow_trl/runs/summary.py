@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ..trainer import EXECUTION, PARTS
 from .learning import print_learning
 
 TOP_WORKFLOWS = 3
 """Number of most frequent workflows shown for each domain."""
+SHORTEST_S = 0.05
+"""Shortest part of a step that is shown."""
+BESIDE = (EXECUTION, "critical_path")
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -51,6 +56,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             workflows.add_row(domain, f"{count / total:.0%}", name)
     console.print(workflows)
     print_learning(summary["learning"], console)
+    print_seconds(summary["seconds"], console)
     valid = summary["valid_share"]
     usd = "unknown" if summary["usd"] is None else f"{summary['usd']:.2f}"
     shares = [f"{valid[stage]:.1%}" for stage in ("untrained", "warm_start", "trained") if stage in valid]
@@ -58,6 +64,17 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"valid workflows {' -> '.join(shares)} · {summary['model_calls']} model calls · "
         f"{usd} USD · {summary['wall_s']:.0f} s",
         highlight=False,
+    )
+
+
+def print_seconds(seconds: Mapping[str, float], console: Console) -> None:
+    """Print where the time of a step goes, from `seconds` of the summary."""
+    if not seconds:
+        return
+    parts = [f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in PARTS if seconds.get(name, 0) >= SHORTEST_S]
+    beside = [f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in BESIDE if name in seconds]
+    console.print(
+        f"seconds a step {seconds['step']:.1f}: {', '.join(parts)}; of a batch: {', '.join(beside)}", highlight=False
     )
 
 

@@ -17,16 +17,29 @@ from .checkpoint import is_complete, last_checkpoint
 from .model_card import CardContent
 from .process_group import close_process_group
 from .recording import REPLAY_SETTINGS_FILE, ReplaySettings, to_tensor
-from .workflow_grpo_config import COLLAPSE_GUARDS, ESTIMATORS, TRL_ESTIMATORS, WA_GRPO, WorkflowGRPOConfig
+from .timeline import EXECUTION, GENERATION, PARTS, WAITING, Span, Timeline, mean_seconds
+from .workflow_grpo_config import (
+    COLLAPSE_GUARDS,
+    ESTIMATORS,
+    ROLLOUT_LAGS,
+    TRL_ESTIMATORS,
+    WA_GRPO,
+    WorkflowGRPOConfig,
+)
 from .workflow_grpo_trainer import WorkflowGRPOTrainer
 
 __all__ = [
     "COLLAPSE_GUARDS",
     "ESTIMATORS",
+    "EXECUTION",
+    "GENERATION",
     "INTERRUPTION",
+    "PARTS",
     "REPLAY_SETTINGS_FILE",
+    "ROLLOUT_LAGS",
     "SKIP_UNDER_DEEPSPEED",
     "TRL_ESTIMATORS",
+    "WAITING",
     "WA_GRPO",
     "AdvantageConfig",
     "CardContent",
@@ -37,15 +50,18 @@ __all__ = [
     "ReplaySettings",
     "RewardBatch",
     "Share",
+    "Span",
     "StepRecord",
     "StopConditions",
     "SyncGuard",
+    "Timeline",
     "WorkflowGRPOConfig",
     "WorkflowGRPOTrainer",
     "close_process_group",
     "compute_advantages",
     "is_complete",
     "last_checkpoint",
+    "mean_seconds",
     "to_tensor",
     "wa_grpo",
 ]

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..rollouts import TRAIN
 from .generation import GenerationTrainer
+from .timeline import FORWARD_BACKWARD, GENERATION, LOG_PROBABILITIES, WAITING, Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Reward:
         self._function, self._step, self._loop = function, step, loop
         self._logged: list[tuple[str, tuple[Any, ...]]] = []
         self._future: concurrent.futures.Future[list[float | None]] | None = None
+        self.start_s = self.end_s = 0.0
+        """When it was called and when it was done, in seconds on the monotonic clock."""
 
     def start(self, prompts: list[Any], trainer_state: Any, **columns: Any) -> list[float]:
         """Start the function, in the place of a function that TRL calls."""
@@ -57,7 +61,9 @@ class Reward:
             if name in columns:
                 columns[name] = self._recorder(name)
         awaitable = self._function(prompts=prompts, trainer_state=state, **columns)
+        self.start_s = time.monotonic()
         self._future = asyncio.run_coroutine_threadsafe(awaitable, self._loop)
+        self._future.add_done_callback(self._note_end)
         return [0.0] * len(prompts)
 
     async def result(self, **columns: Any) -> list[float | None]:
@@ -72,6 +78,9 @@ class Reward:
         """Give up the execution, without waiting for it."""
         if self._future is not None:
             self._future.cancel()
+
+    def _note_end(self, future: object) -> None:
+        self.end_s = time.monotonic()
 
     def _recorder(self, name: str) -> Callable[..., None]:
         return lambda *arguments: self._logged.append((name, arguments))
@@ -138,6 +147,8 @@ class LaggedTrainer(GenerationTrainer):
         super().__init__(*args, **kwargs)
         self.in_flight: dict[int, Flight] = {}
         """Batches that were generated and are not trained on yet, by their number in the training."""
+        self.timeline = Timeline(self._metrics)
+        """Where the time of the steps goes."""
         self.stale_kl: float | None = None
         """KL divergence of the policy from the one that generated the latest batch, in nats per token."""
         self._flight: Flight | None = None
@@ -197,7 +208,8 @@ class LaggedTrainer(GenerationTrainer):
         return output
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().training_step(*args, **kwargs)
+        with self.timeline.measure(FORWARD_BACKWARD):
+            output = super().training_step(*args, **kwargs)
         self._micro_step += 1
         return output
 
@@ -268,10 +280,12 @@ class LaggedTrainer(GenerationTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         flight = self._flight
-        if flight is None:
-            return super()._generate(prompts)
-        if flight.generated is None:
-            flight.generated = super()._generate(prompts)
+        if flight is None or flight.generated is None:
+            with self.timeline.measure(GENERATION) if self.model.training else contextlib.nullcontext():
+                generated = super()._generate(prompts)
+            if flight is None:
+                return generated
+            flight.generated = generated
             flight.truncated = self._truncated
         self._truncated = flight.truncated
         return flight.generated
@@ -279,18 +293,28 @@ class LaggedTrainer(GenerationTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         flight = self._flight
         if flight is None:
-            output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-            self._latest_logps = output[0].detach()
+            of_loss = torch.is_grad_enabled()
+            # The guard measures itself, in eval mode.
+            is_part = self.model.training and not of_loss
+            with self.timeline.measure(LOG_PROBABILITIES) if is_part else contextlib.nullcontext():
+                output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            if of_loss:
+                self._latest_logps = output[0].detach()
             return output
         if self._logps_read == len(flight.logps):
-            flight.logps.append(super()._get_per_token_logps_and_entropies(*args, **kwargs))
+            with self.timeline.measure(LOG_PROBABILITIES):
+                flight.logps.append(super()._get_per_token_logps_and_entropies(*args, **kwargs))
         self._logps_read += 1
         return flight.logps[self._logps_read - 1]
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         flight = self._flight
         if flight is None:
-            rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+            start_s = time.monotonic()
+            with self.timeline.measure(WAITING) if self.model.training else contextlib.nullcontext():
+                rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+            if self.model.training:
+                self.timeline.add_execution(self.state.global_step, start_s, time.monotonic())
             return rewards
         functions, starts = self.reward_funcs, not flight.rewards
         if starts:
@@ -309,11 +333,14 @@ class LaggedTrainer(GenerationTrainer):
                 started[index] = reward.result
         self.reward_funcs = started
         try:
-            rewards = super()._calculate_rewards(*args, **kwargs)
+            with contextlib.nullcontext() if starts else self.timeline.measure(WAITING):
+                rewards = super()._calculate_rewards(*args, **kwargs)
         finally:
             self.reward_funcs = functions
         if starts:
             raise _Executing
+        at_work = flight.rewards.values()
+        self.timeline.add_execution(flight.due, min(own.start_s for own in at_work), max(own.end_s for own in at_work))
         return rewards
 
     def discard_rollouts(self) -> None:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ...errors import FatalEndpointError
 from ...scoring.statistics import wilson_interval
+from ..timeline import GUARD
 
 if TYPE_CHECKING:
     from ..workflow_grpo_trainer import WorkflowGRPOTrainer
@@ -147,7 +148,10 @@ class CollapseGuard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Check the step; every process comes to the same result."""
-        step = state.global_step
+        with self.trainer.timeline.measure(GUARD):
+            return self._check(state.global_step, control)
+
+    def _check(self, step: int, control: TrainerControl) -> TrainerControl:
         complaint = self._check_step()
         if complaint is None and step % self.probe_steps == 0:
             try:
