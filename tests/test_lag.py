@@ -13,8 +13,20 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from aflow_trl.trainer import CollapseGuard, Probe, Share, WorkflowGRPOConfig, WorkflowGRPOTrainer
-from trainers import PROMPTS, build, parameters, text_of
+from aflow_trl.errors import FatalEndpointError
+from aflow_trl.recipes import StepTime
+from aflow_trl.rollouts import TRAIN, read_traces, trace_name
+from aflow_trl.runs import plot_timeline, replay
+from aflow_trl.trainer import (
+    PARTS,
+    CollapseGuard,
+    Probe,
+    Share,
+    WorkflowGRPOConfig,
+    WorkflowGRPOTrainer,
+    mean_seconds,
+)
+from trainers import PROMPTS, build, parameters, simulated, text_of, train_until_stopped, workflow_trainer
 
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=True)}
 TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "rollout/lag")
@@ -303,3 +315,96 @@ def test_a_rollback_throws_the_batches_in_flight_away(lag: int, tiny_model: Path
     assert sorted(cancelled) == list(range(3, min(3 + lag, 7)))
     lags = [row["rollout/lag"] for row in lagged.state.log_history if "loss" in row]
     assert lags[3] == 0
+
+
+# -- with an executor ------------------------------------------------------------------------------------------------
+
+
+def executed(lag: int, model: Path, folder: Path, delays: random.Random | None = None, **overrides: Any) -> Any:
+    """A trained run on the simulated executor, whose replies may arrive in any order."""
+    client = simulated()
+    if delays is not None:
+        complete = client.complete
+
+        async def late(*args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(delays.random() / 50)
+            return await complete(*args, **kwargs)
+
+        client.complete = late  # type: ignore[method-assign]
+    built = workflow_trainer(client, model, folder, rollout_lag=lag, **{"max_steps": 5, **overrides})
+    built.train()
+    return built
+
+
+def test_traces_rewards_and_accounts_of_a_lagged_run_belong_to_the_steps_that_train_on_them(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    lagged = executed(2, tiny_model, tmp_path, random.Random(0))
+    steps = list(replay(tmp_path))
+    assert [step.step for step in steps] == list(range(5))
+    for step in steps:
+        assert torch.equal(step.old_rewards, step.new_rewards) and torch.equal(
+            step.old_advantages, step.new_advantages
+        )
+    recorded = list(read_traces(tmp_path / trace_name(0)))
+    assert sorted({(item.step, item.batch) for item in recorded if item.phase == TRAIN}) == [(n, n) for n in range(5)]
+    rollouts = lagged._binding.rollouts
+    assert rollouts.totals["model_calls"] == sum(item.rollout.trace.paid_calls for item in recorded)
+
+
+def test_the_order_of_replies_changes_no_number(tiny_model: Path, tmp_path: Path) -> None:
+    plain, late = (
+        executed(2, tiny_model, tmp_path / name, delays) for name, delays in (("a", None), ("b", random.Random(1)))
+    )
+    assert torch.equal(parameters(plain), parameters(late))
+    own = [
+        [{key: row[key] for key in row if key.startswith(("accuracy", "rewards", "executor/calls"))} for row in rows]
+        for rows in (plain.state.log_history, late.state.log_history)
+    ]
+    assert own[0] == own[1]
+
+
+def test_a_lost_executor_ends_a_lagged_run_with_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    client = simulated()
+    complete, calls = client.complete, 0
+
+    async def lost(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 30:
+            raise FatalEndpointError("the key was revoked")
+        return await complete(*args, **kwargs)
+
+    client.complete = lost  # type: ignore[method-assign]
+    lagged = workflow_trainer(
+        *(client, tiny_model, tmp_path), rollout_lag=2, max_steps=12, save_strategy="steps", save_steps=50
+    )
+    assert "the key was revoked" in train_until_stopped(lagged)
+    assert (tmp_path / f"checkpoint-{lagged.state.global_step}").is_dir() and lagged.in_flight == {}
+
+
+def test_the_profile_of_a_step_adds_up(tiny_model: Path, tmp_path: Path) -> None:
+    lagged = executed(1, tiny_model, tmp_path, random.Random(0))
+    for row in lagged.state.log_history[:-1]:
+        parts = sum(row[f"time/{name}"] for name in PARTS)
+        assert 0.8 * row["time/step"] - 0.05 < parts <= row["time/step"]
+        assert row["time/execution"] >= row["execution/critical_path_s"]
+    seconds = mean_seconds(lagged.state.log_history)
+    assert seconds.keys() == {*PARTS, "step", "execution", "critical_path"}
+    path = tmp_path / "timeline.png"
+    plot_timeline(list(lagged.timeline.spans), path)
+    assert path.stat().st_size > 10_000
+
+
+STEPS = {
+    "a cheap executor": (StepTime(0.1, 3.0), 0),
+    "as long as the trainer": (StepTime(3.0, 3.0), 1),
+    "twice as long": (StepTime(6.0, 3.0), 2),
+    "much longer": (StepTime(60.0, 3.0), 4),
+}
+
+
+@pytest.mark.parametrize(("step", "lag"), STEPS.values(), ids=STEPS)
+def test_the_lag_that_pays(step: StepTime, lag: int) -> None:
+    assert step.best_lag == lag
+    assert all(step.at(lag) <= step.at(other) * 1.05 for other in (0, 1, 2, 4)) or lag == 0

@@ -165,17 +165,14 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(folder), check=True, capture_output=True, timeout=250)
-    return folder
+LAGS = [[], ["--rollout_lag", "2"]]
+NAMES = ["no lag", "lag 2"]
 
 
-def kill_at(folder: Path, step: int, delay_s: float) -> None:
+def kill_at(folder: Path, step: int, delay_s: float, lag: list[str]) -> None:
     """Start a run and kill it some time after a checkpoint has begun to appear: perhaps while the next is written."""
     process = subprocess.Popen(
-        command(folder, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(folder, "--resume", *lag), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 200
     while not (folder / f"checkpoint-{step}").is_dir() and process.poll() is None and time.monotonic() < deadline:
@@ -186,12 +183,14 @@ def kill_at(folder: Path, step: int, delay_s: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_bit_equal(uninterrupted: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.mark.parametrize("lag", LAGS, ids=NAMES)
+def test_a_run_that_is_killed_again_and_again_ends_bit_equal(lag: list[str], tmp_path: Path) -> None:
+    uninterrupted, folder = tmp_path / "whole", tmp_path / "run"
+    subprocess.run(command(uninterrupted, *lag), check=True, capture_output=True, timeout=250)
     for step, delay_s in ((2, 0.0), (3, 0.03), (5, 0.6), (8, 0.1)):
-        kill_at(folder, step, delay_s)
+        kill_at(folder, step, delay_s, lag)
         assert not (folder / "summary.json").exists()
-    subprocess.run(command(folder, "--resume"), check=True, capture_output=True, timeout=250)
+    subprocess.run(command(folder, "--resume", *lag), check=True, capture_output=True, timeout=250)
     expected, found = adapter(uninterrupted), adapter(folder)
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
     # What was paid for before a kill is in the accounts, also the steps that were done twice.
@@ -201,9 +200,10 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_equal(uninterrupted: Path
 
 
 @pytest.mark.slow
-def test_two_processes_resume_bit_equal_in_the_middle_of_a_generation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lag", LAGS, ids=NAMES)
+def test_two_processes_resume_bit_equal_in_the_middle_of_a_generation(lag: list[str], tmp_path: Path) -> None:
     def launch(folder: Path, *flags: str) -> None:
-        arguments = [*command(folder, *flags)[2:], "--save_steps", "3", "--max_steps", "5"]
+        arguments = [*command(folder, *flags, *lag)[2:], "--save_steps", "3", "--max_steps", "5"]
         launcher = [sys.executable, "-m", "accelerate.commands.launch"]
         config = str(ROOT / "accelerate_configs" / "cpu_2.yaml")
         done = subprocess.run(
