@@ -231,8 +231,9 @@ class WorkflowGRPOTrainer(LaggedTrainer):
             begin_recording(
                 self, self._binding.rollouts, resumed=bool(resume_from_checkpoint), names_traces=self._names_traces
             )
+        is_profiled = self._binding is not None or self.args.rollout_lag > 0
         # The last callback, so that it sees what the others take.
-        if self.timeline not in self.callback_handler.callbacks:
+        if is_profiled and self.timeline not in self.callback_handler.callbacks:
             self.add_callback(self.timeline)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
