@@ -20,10 +20,8 @@ from ..runs import (
     learning_report,
     plot_frontier,
     plot_learning_curve,
-    plot_timeline,
     print_summary,
 )
-from ..trainer import mean_seconds
 from .preflight import check_trainer
 from .prompt_length import leave_out_what_does_not_fit
 from .run_folder import begin_record, enter_phase, print_rank0
@@ -105,7 +103,6 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
 
     summary = summarize(recipe, rollouts, stages, fixed) | run_metadata(recipe, trainer)
     summary["left_out"] = left_out
-    summary["seconds"] = mean_seconds(trainer.state.log_history)
     summary["learning"] = learning_report(stages, fixed | chosen)
     if found is not None:
         summary["warm_start"] = found.metadata
@@ -125,7 +122,6 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
 
     def plot(output_dir: Path) -> None:
         plot_learning_curve(trainer.state.log_history, summary, output_dir / "learning_curve.png")
-        plot_timeline(list(trainer.timeline.spans), output_dir / "step_timeline.png")
         plot_frontier(summary["learning"], output_dir / "frontier.png", summary["executor"])
 
     def show() -> None:

@@ -24,11 +24,12 @@ from ..policies import build_tiny_policy, local_model, write_spec
 from ..recipes import OFF, TINY_POLICY, ComposeArguments, Recipe
 from ..rewards import RewardFunction
 from ..rollouts import Ledger, Rollouts, ScoredRollout, read_traces, trace_name
+from ..runs import plot_timeline
 from ..sandbox import Layers, allow_weak_sandbox, fork_server
 from ..scoring import LLMJudge
 from ..simulator import SimulatedApp, simulated_client
 from ..storage import PROGRESS, versions, write_json
-from ..trainer import INTERRUPTION, CardContent, ConsoleProgress, StepRecord, WorkflowGRPOTrainer
+from ..trainer import INTERRUPTION, CardContent, ConsoleProgress, StepRecord, WorkflowGRPOTrainer, mean_seconds
 from .run_folder import count_steps, enter_phase, print_rank0
 
 WARM_START_FOLDER = "warm_start"
@@ -301,6 +302,7 @@ def publish(
     if trainer.is_world_process_zero():
         write_json(recipe.output_dir / SUMMARY_FILE, summary)
         plot(recipe.output_dir)
+        plot_timeline(list(trainer.timeline.spans), recipe.output_dir / "step_timeline.png")
     wait_for_everyone()
     if recipe.training.push_to_hub:
         trainer.push_to_hub()
@@ -322,6 +324,7 @@ def run_metadata(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> dict[str, Any]
         "seed": recipe.training.seed,
         "versions": versions(),
         "recipe": recipe.public_source,
+        "seconds": mean_seconds(trainer.state.log_history),
         "collapse": {"rollbacks": guard.rollbacks, "events": guard.events} if guard is not None else {},
     }
 

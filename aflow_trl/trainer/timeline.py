@@ -74,11 +74,15 @@ class Timeline(TrainerCallback):
         """Seconds of inner parts, one entry for each part that is open."""
         self._step = 0
         self._began: float | None = None
+        """When the present step began."""
         self._optimizer_began = 0.0
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """The block is a part of the present step."""
+        """The block is a part of the present step; nothing is measured where the timeline is no callback."""
+        if self._began is None:
+            yield
+            return
         start = time.monotonic()
         self._nested.append(0.0)
         try:
@@ -88,6 +92,8 @@ class Timeline(TrainerCallback):
 
     def add_execution(self, step: int, start_s: float, end_s: float) -> None:
         """Note the execution of the batch that a step trains on."""
+        if self._began is None:
+            return
         self.spans.append(Span(EXECUTION, step, start_s, end_s))
         self._seconds[EXECUTION] += end_s - start_s
 
@@ -124,12 +130,10 @@ class Timeline(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log the step."""
-        if self._began is None:
-            return
         metrics = self._metrics["train"]
         for name in PARTS:
             metrics[f"time/{name}"].append(self._seconds[name])
         # Several steps may train on one batch.
         if EXECUTION in self._seconds:
             metrics[f"time/{EXECUTION}"].append(self._seconds[EXECUTION])
-        metrics["time/step"].append(time.monotonic() - self._began)
+        metrics["time/step"].append(time.monotonic() - (self._began or 0.0))
