@@ -101,6 +101,8 @@ class Rollouts:
         """Unscored rollouts of the training batch of a step, and its size, in this process."""
         self.batches = 0
         """Number of training batches that were begun."""
+        self._at_work: dict[int, tuple[int, int]] = {}
+        """Workflows done of each batch that is executed now, and their number."""
         self._pending: tuple[object, asyncio.Task[RolloutBatch]] | None = None
         self._traces: TraceFile | None = None
 
@@ -193,10 +195,15 @@ class Rollouts:
 
         def score(index: int, trace: Trace) -> None:
             scoring[index] = asyncio.ensure_future(self._score(trace, rows[index], scores))
-            PROGRESS.count("workflows", len(scoring), len(requests))
+            self._at_work[id(scoring)] = (len(scoring), len(requests))
+            done, total = map(sum, zip(*self._at_work.values(), strict=True))
+            PROGRESS.count("workflows", done, total)
 
-        await self.engine.run(requests, salt=salt, on_trace=score)
-        rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))
+        try:
+            await self.engine.run(requests, salt=salt, on_trace=score)
+            rollouts = list(await asyncio.gather(*(scoring[index] for index in range(len(requests)))))
+        finally:
+            self._at_work.pop(id(scoring), None)
         self.count(rollouts)
         if self.trace_path is not None:
             header = {"phase": phase, "step": step, "batch": self.batches if batch is None else batch}
