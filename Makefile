@@ -37,7 +37,7 @@ test-fast: install
 # The trainer's tests with the oldest trl the metadata admits.
 test-oldest: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/pytest tests/test_trainer.py tests/test_generation.py tests/test_trl_contract.py tests/test_private_names.py \
-		tests/test_rewards.py tests/test_advantages.py
+		tests/test_rewards.py tests/test_advantages.py tests/test_lag.py
 
 $(VENV)-oldest/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest

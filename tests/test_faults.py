@@ -231,7 +231,9 @@ async def test_fatal_fault_costs_nothing(name: str) -> None:
 async def test_refused_request_costs_its_control_requests(name: str) -> None:
     _, rollouts, server = await rewards_against(lambda number: CONTESTED[name][0], control=GOOD)
     client = rollouts.engine.client
-    assert client.spending.usd == pytest.approx(server.controls * client.config.price.cost(CHAT_USAGE))
+    cost = client.config.price.cost(CHAT_USAGE)
+    # One that was on its way when the time of the call was up is billed by an estimate, though it may not have arrived.
+    assert server.controls * cost - 1e-9 <= client.spending.usd < (server.controls + 1) * cost
     # A request that is refused for its content is not sent again.
     assert server.requests == 1 or CONTESTED[name][1] is None
 
