@@ -89,7 +89,9 @@ def train(model: str, out: Path, seed: int, flags: Sequence[str]) -> dict[str, A
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
         write_json(folder / "peak.json", {"peak_rss_gb": peak})
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    summary |= json.loads((folder / "peak.json").read_text(encoding="utf-8"))
+    if (peak_file := folder / "peak.json").is_file():
+        # A kill may have come between the two files.
+        summary |= json.loads(peak_file.read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if line["phase"] == "training" and line.get("unit") == "steps"]
     if len(steps) > 1:
