@@ -145,6 +145,8 @@ class Reference(WorkflowGRPOTrainer):
 def trainer(kind: type, lag: int, model: Path, folder: Path, delays: Any = None, **overrides: Any) -> Any:
     calls: list[int] = []
     options = {"reward_funcs": [reward(delays, calls), length], "rollout_lag": lag, **overrides}
+    # trl 1.14 makes an adapter before it seeds.
+    torch.manual_seed(0)
     built = build(kind, WorkflowGRPOConfig, model, folder, **options)
     built.calls = calls
     return built
@@ -190,12 +192,11 @@ def test_the_reference_without_a_lag_is_the_ordinary_trainer(tiny_model: Path, t
     assert not torch.allclose(parameters(plain), parameters(lagged), atol=1e-4)
 
 
-@pytest.mark.parametrize("lag", [1, 4])
 @pytest.mark.parametrize(("at", "name"), RESUMED)
 def test_a_lagged_run_resumes_bit_equal_with_its_batches_in_flight(
-    at: int, name: str, lag: int, tiny_model: Path, tmp_path: Path
+    at: int, name: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    options = CASES[name]
+    options, lag = CASES[name], 2
     saving = {"save_strategy": "steps", "save_steps": at}
     whole = trainer(WorkflowGRPOTrainer, lag, tiny_model, tmp_path, random.Random(0), **saving, **options)
     whole.train()
