@@ -388,7 +388,7 @@ def test_the_profile_of_a_step_adds_up(tiny_model: Path, tmp_path: Path) -> None
     lagged = executed(1, tiny_model, tmp_path, random.Random(0))
     for row in lagged.state.log_history[:-1]:
         parts = sum(row[f"time/{name}"] for name in PARTS)
-        assert 0.8 * row["time/step"] - 0.05 < parts <= row["time/step"]
+        assert 0.5 * row["time/step"] - 0.1 < parts <= row["time/step"] + 1e-6
         assert row["time/execution"] >= row["execution/critical_path_s"]
     seconds = mean_seconds(lagged.state.log_history)
     assert seconds.keys() == {*PARTS, "step", "execution", "critical_path"}
