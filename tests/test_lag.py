@@ -13,7 +13,9 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from aflow_trl.errors import FatalEndpointError
+from aflow_trl.cli.main import build_parser
+from aflow_trl.cli.recipe_commands import run_estimate
+from aflow_trl.errors import FatalEndpointError, RecipeError
 from aflow_trl.recipes import StepTime
 from aflow_trl.rollouts import TRAIN, read_traces, trace_name
 from aflow_trl.runs import plot_timeline, replay
@@ -409,3 +411,16 @@ STEPS = {
 def test_the_lag_that_pays(step: StepTime, lag: int) -> None:
     assert step.best_lag == lag
     assert all(step.at(lag) <= step.at(other) * 1.05 for other in (0, 1, 2, 4)) or lag == 0
+
+
+FLAGS = {
+    "--profile is used with --latency": ["--profile", "runs/quickstart"],
+    "--latency must be positive, got 0": ["--latency", "0"],
+    "holds no profile of a run": ["--latency", "1", "--profile", "no-such-run"],
+}
+
+
+@pytest.mark.parametrize("reason", FLAGS)
+def test_an_estimate_of_time_that_cannot_be_made_is_refused(reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        run_estimate(build_parser().parse_args(["estimate", "quickstart.yaml", *FLAGS[reason]]))

@@ -67,6 +67,11 @@ def run_estimate(options: argparse.Namespace) -> None:
     """Print the estimate of a recipe."""
     from ..recipes import estimate, estimate_execution, load_recipe, trainer_seconds
 
+    if options.profile is not None and options.latency is None:
+        raise RecipeError("--profile is used with --latency. Give the seconds of a call as well.")
+    if options.latency is not None and not options.latency > 0:
+        raise RecipeError(f"--latency must be positive, got {options.latency:g}.")
+    profile = None if options.profile is None else trainer_seconds(Path(options.profile))
     recipe = load_recipe([options.recipe, *options.overrides, *ANY_MACHINE])
     phases = estimate(recipe, num_processes=options.num_processes, reply_tokens=options.reply_tokens)
     executor = recipe.executor.executor_model if recipe.executors else "none: the policy answers itself"
@@ -89,7 +94,6 @@ def run_estimate(options: argparse.Namespace) -> None:
         style="dim",
     )
     if options.latency is not None:
-        profile = None if options.profile is None else trainer_seconds(Path(options.profile))
         console.print(step_time(estimate_execution(recipe, options.latency), profile), highlight=False)
 
 

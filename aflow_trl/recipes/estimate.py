@@ -123,9 +123,15 @@ def estimate_execution(recipe: Recipe, latency_s: float) -> float:
         latency_s (`float`):
             Seconds of a call.
     """
-    training = recipe.training
-    run = recipe.run
-    rows = load_rows(run.train_data, split="train", count=DRY_RUN_PROBLEMS, seed=training.seed, domains=run.domains)
+    run, training = recipe.run, recipe.training
+    rows = load_rows(
+        run.train_data,
+        split="train",
+        count=DRY_RUN_PROBLEMS,
+        seed=training.seed,
+        domains=run.domains,
+        max_difficulty=run.max_difficulty,
+    )
     traces = _run(recipe, rows, training.num_generations, DRY_RUN_LATENCY_S)
     # Calls of the longest workflow that wait for each other.
     depth = round(max(trace.critical_path_s for trace in traces) / DRY_RUN_LATENCY_S)
