@@ -54,6 +54,7 @@ class Estimator:
     trainer: type[WorkflowGRPOTrainer]
     advantage_estimator: str
     tie_break_alpha: float = 0.1
+    rollout_lag: int = 0
 
 
 ESTIMATORS = {
@@ -64,8 +65,12 @@ ESTIMATORS = {
     "wa_grpo_classic": Estimator(ClassicGRPOTrainer, "wa_grpo"),
     # An ablation: no tie-break.
     "alpha0": Estimator(WorkflowGRPOTrainer, "wa_grpo", tie_break_alpha=0.0),
+    # The same training on older rollouts.
+    "lag1": Estimator(WorkflowGRPOTrainer, "wa_grpo", rollout_lag=1),
+    "lag2": Estimator(WorkflowGRPOTrainer, "wa_grpo", rollout_lag=2),
+    "lag4": Estimator(WorkflowGRPOTrainer, "wa_grpo", rollout_lag=4),
 }
-STUDIED = [name for name in ESTIMATORS if name != "alpha0"]
+STUDIED = [name for name, estimator in ESTIMATORS.items() if estimator.tie_break_alpha and not estimator.rollout_lag]
 STEPS = 50
 EVALUATE_EVERY = 10
 """Number of optimiser steps between two points of the curve."""
@@ -95,6 +100,7 @@ def study_recipe(cell: Cell, output_dir: Path) -> Recipe:
     options = {
         "advantage_estimator": estimator.advantage_estimator,
         "tie_break_alpha": estimator.tie_break_alpha,
+        "rollout_lag": estimator.rollout_lag,
         "num_generations": cell.num_generations,
         "seed": cell.seed,
         "max_steps": STEPS,

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -92,8 +92,9 @@ def report(out: Path, order: Sequence[str], title: str) -> None:
     levels = reference_levels(out, study)
     lines = [title, "", *(f"- {name}: {value:.3f}" for name, value in levels.items()), ""]
     lines += results_table(study, sizes, names)
-    lines += ["", f"`{REFERENCE}` minus the others, area under the curve, seed by seed:", ""]
-    lines += differences_table(study, sizes, names)
+    for measure, of in ((area, "area under the curve"), (final_accuracy, "final accuracy")):
+        lines += ["", f"`{REFERENCE}` minus the others, {of}, seed by seed:", ""]
+        lines += differences_table(study, sizes, names, measure)
     (out / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(study, sizes, names, levels, out / "study.png")
     print("\n".join(lines))
@@ -125,8 +126,10 @@ def results_table(study: Study, sizes: Sequence[int], names: Sequence[str]) -> l
     return lines
 
 
-def differences_table(study: Study, sizes: Sequence[int], names: Sequence[str]) -> list[str]:
-    """Markdown table of the paired differences in area between [`REFERENCE`] and the other estimators."""
+def differences_table(
+    study: Study, sizes: Sequence[int], names: Sequence[str], measure: Callable[[Sequence[CurvePoint]], float]
+) -> list[str]:
+    """Markdown table of the paired differences between [`REFERENCE`] and the other estimators."""
     others = [name for name in names if name != REFERENCE]
     lines = [_table_row(("K", *others)), "|---" * (len(others) + 1) + "|"]
     for size in sizes:
@@ -135,7 +138,7 @@ def differences_table(study: Study, sizes: Sequence[int], names: Sequence[str]) 
         for name in others:
             compared = study.get((size, name), {})
             seeds = sorted(reference.keys() & compared.keys())
-            gaps = [area(reference[seed]["curve"]) - area(compared[seed]["curve"]) for seed in seeds]
+            gaps = [measure(reference[seed]["curve"]) - measure(compared[seed]["curve"]) for seed in seeds]
             cells.append(format_interval(gaps) if gaps else "")
         lines.append(_table_row(cells))
     return lines
@@ -170,6 +173,11 @@ def area(curve: Sequence[CurvePoint]) -> float:
         for left, right in itertools.pairwise(curve)
     )
     return total / (curve[-1]["step"] - curve[0]["step"])
+
+
+def final_accuracy(curve: Sequence[CurvePoint]) -> float:
+    """Held-out accuracy after the last step."""
+    return curve[-1]["accuracy"]
 
 
 def collapsed(result: Result) -> bool:

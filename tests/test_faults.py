@@ -172,7 +172,7 @@ async def test_faults_of_a_scored_rollout_are_counted(name: str, counter: str) -
     _, rollouts, _ = await rewards_against(lambda number: SCORED[name][0])
     assert rollouts._pending is not None
     batch = await rollouts._pending[1]
-    metrics = execution_metrics(batch.rollouts, wall_s=1.0)
+    metrics = execution_metrics(batch)
     counts = {other: metrics[f"executor/{other}"] for other in ("rejected", "refused", "truncated")}
     assert counts == dict.fromkeys(counts, 0.0) | {counter: 1.0}
 

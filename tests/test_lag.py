@@ -393,7 +393,7 @@ def test_the_profile_of_a_step_adds_up(tiny_model: Path, tmp_path: Path) -> None
         assert 0.5 * row["time/step"] - 0.1 < parts <= row["time/step"] + 1e-6
         assert row["time/execution"] >= row["execution/critical_path_s"]
     seconds = mean_seconds(lagged.state.log_history)
-    assert seconds.keys() == {*PARTS, "step", "execution", "critical_path"}
+    assert seconds.keys() == {*PARTS, "step", "execution", "critical_path", "bound", "scoring"}
     path = tmp_path / "timeline.png"
     plot_timeline(list(lagged.timeline.spans), path)
     assert path.stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError, ScorerError
 from aflow_trl.operators import DEFAULT_OPERATORS
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
-from aflow_trl.rollouts import Rollouts, execution_metrics
+from aflow_trl.rollouts import RolloutBatch, Rollouts, execution_metrics
 from aflow_trl.simulator import recognize
 from conftest import ScriptedEndpoint, operator_script
 
@@ -242,4 +243,24 @@ async def test_rollout_that_an_unforeseen_error_leaves_unscored_is_counted_as_es
     endpoint.script = lambda prompt, number: "The answer is 42."
     scored = await rollouts.execute(["Custom"], [COLUMNS], salt="", phase="train", step=0)
     assert scored[0].correctness is None
-    assert execution_metrics(scored, wall_s=1.0)["rewards/escaped"] == escaped
+    assert execution_metrics(RolloutBatch(tuple(scored), 0, 1.0, 64))["rewards/escaped"] == escaped
+
+
+async def test_bound_of_an_execution_counts_the_calls_that_may_be_in_flight_at_once(
+    endpoint: ScriptedEndpoint,
+) -> None:
+    async def slow_reply() -> str:
+        await asyncio.sleep(0.1)
+        return "42"
+
+    endpoint.script = lambda prompt, number: slow_reply()
+    rollouts = Rollouts(Engine(endpoint.client(executor_concurrency=2)))
+    rows = [{**COLUMNS, "question": f"question {number}"} for number in range(8)]
+    rewards = workflow_rewards(rollouts)[0]
+    metrics: dict[str, float] = {}
+    texts = ["<workflow>Custom</workflow>"] * 8
+    columns = {name: [row[name] for row in rows] for name in COLUMNS}
+    await rewards(texts, texts, log_metric=metrics.__setitem__, **columns)
+    # Waiting for a slot is no part of the longest workflow.
+    assert 0.1 <= metrics["execution/critical_path_s"] < 0.25
+    assert 0.4 <= metrics["execution/bound_s"] <= metrics["execution/wall_s"]

@@ -86,6 +86,11 @@ class Engine:
         """First error after which no call can succeed; once it is set, the run has to stop."""
 
     @property
+    def concurrency(self) -> int:
+        """Model calls that may be in flight at once, over all clients."""
+        return sum(client.concurrency for client in set(self.clients.values()))
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """Specs of the operators a workflow may use."""
         return self.operators.vocabulary

@@ -185,7 +185,7 @@ class Interpreter:
         rank = (self._source_order[id(node)], sample)
         if state.candidates and rank < self._first_rank:
             self._first_rank, self.first_answer = rank, self._answer(state)
-        return Flow((state,), seconds=record.wall_s)
+        return Flow((state,), seconds=record.wall_s - record.queued_s)
 
     async def _execute(self, node: Operator, state: State, sample: int, key: str, priority: Priority) -> Execution:
         client = self._clients.get(node.name, self._clients[DEFAULT_MODEL])
@@ -220,6 +220,8 @@ class Interpreter:
             estimated_usage=any(usage.estimated for usage in usages),
             usd=total(costs),
             wall_s=time.monotonic() - started,
+            queued_s=sum(completion.queued_s for completion in call.completions),
+            calls_s=sum(completion.wall_s for completion in call.completions if not completion.cached),
             parse_errors=call.parse_errors,
             asked_again=call.asked_again,
             truncated=sum(completion.truncated for completion in call.completions),

@@ -72,6 +72,10 @@ class NodeRecord:
     estimated_usage: bool
     usd: float | None
     wall_s: float
+    queued_s: float = 0.0
+    """Seconds of them that its calls waited for our own limits on requests."""
+    calls_s: float = 0.0
+    """Seconds that its calls were with the endpoint."""
     shared: bool = False
     """Whether another rollout or an earlier node started this execution, and so pays for it."""
     parse_errors: int = 0
@@ -121,7 +125,7 @@ class Trace:
     nodes: list[NodeRecord] = field(default_factory=list)
     wall_s: float = 0.0
     critical_path_s: float = 0.0
-    """Seconds of the operator runs that had to run one after the other."""
+    """Seconds of the operator runs that had to run one after the other, without the waits for our own limits."""
 
     @property
     def model_calls(self) -> int:

@@ -125,6 +125,11 @@ class LLMClient:
         self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
 
     @property
+    def concurrency(self) -> int:
+        """Requests that may be in flight at once, over all endpoints."""
+        return self.config.executor_concurrency * len(self._endpoints)
+
+    @property
     def host(self) -> str:
         """Host of the endpoint, for messages; never contains the API key."""
         return urlsplit(self.config.executor_base_url or "").netloc or SIMULATED
@@ -289,7 +294,7 @@ class LLMClient:
         deadline = time.monotonic() + self.config.executor_call_timeout_s
         # What an endpoint asks us to wait extends the deadline, too, but not without end.
         extension_s = self.config.executor_call_timeout_s
-        wall_s, attempt = 0.0, 0
+        wall_s, queued_s, attempt = 0.0, 0.0, 0
         while True:
             attempt += 1
             queued_at = time.monotonic()
@@ -299,6 +304,7 @@ class LLMClient:
                 self._check_budget()
                 # The wait for a slot is due to our limits, not to the endpoint, so it extends the deadline.
                 deadline += slot.sent_at - queued_at
+                queued_s += slot.sent_at - queued_at
                 send = functools.partial(self._send, request, deadline)
                 try:
                     completion = await self._send_hedged(slot.endpoint, send, reserved)
@@ -309,12 +315,14 @@ class LLMClient:
                 tokens = completion.usage.total
                 slot.endpoint.answered()
                 self._proven.add(slot.endpoint)
-                return replace(completion, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
+                wall_s += time.monotonic() - slot.sent_at
+                return replace(completion, attempts=attempt, wall_s=wall_s, queued_s=queued_s)
             except RetryLaterError as error:
                 if attempt == max_attempts:
                     raise
                 if error.fallback is not None and attempt >= (error.max_attempts or 1):
-                    return replace(error.fallback, attempts=attempt, wall_s=wall_s + time.monotonic() - slot.sent_at)
+                    wall_s += time.monotonic() - slot.sent_at
+                    return replace(error.fallback, attempts=attempt, wall_s=wall_s, queued_s=queued_s)
                 if error.unreachable and attempt >= FIRST_CONTACTS and not self._proven:
                     raise FatalEndpointError(
                         f"{error} The executor {self.config.executor_model!r} at {self.host} has never been reached. "

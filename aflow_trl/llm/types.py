@@ -40,6 +40,9 @@ class Completion:
     attempts: int = 1
     """HTTP requests sent, including failed ones; 0 for a reply from the disk cache."""
     wall_s: float = 0.0
+    """Seconds from the first request to the reply, without the waits for our own limits."""
+    queued_s: float = 0.0
+    """Seconds that the requests waited for our own limits."""
     cached: bool = False
     """Whether it comes from the disk cache, and so costs nothing."""
     thinking: str = ""

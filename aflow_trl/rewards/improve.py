@@ -175,7 +175,8 @@ class Improvements:
                 log_extra(name, cells)
         if (log_metric := columns.get("log_metric")) is not None:
             # Several rollouts belong to one completion, so the metrics cannot be computed from gathered columns.
-            batch = RolloutBatch(tuple(rollout for gain in gains for rollout in gain.new), step, wall_s)
+            new = tuple(rollout for gain in gains for rollout in gain.new)
+            batch = RolloutBatch(new, step, wall_s, self.rollouts.engine.concurrency)
             for name, value in batch_metrics(batch).items():
                 log_metric(name, value)
             measured = [gain.value for gain in gains if gain.value is not None]

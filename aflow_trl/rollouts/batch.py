@@ -55,6 +55,8 @@ class RolloutBatch:
     """Optimiser step the batch belongs to."""
     wall_s: float
     """Seconds that execution and scoring took."""
+    concurrency: int
+    """Model calls that could be in flight at once."""
 
     @property
     def rows(self) -> list[RolloutRow]:

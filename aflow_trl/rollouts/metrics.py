@@ -57,23 +57,24 @@ def workflow_metrics(rows: Sequence[RolloutRow]) -> dict[str, float]:
     return metrics
 
 
-def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[str, float]:
+def execution_metrics(batch: RolloutBatch) -> dict[str, float]:
     """
     What the execution of a batch cost, in the process that executed it.
 
     Args:
-        rollouts (`Sequence[ScoredRollout]`):
+        batch ([`RolloutBatch`]):
             The batch.
-        wall_s (`float`):
-            Seconds that execution and scoring took.
 
     Returns:
         `dict[str, float]`: Metrics by name; one that is undefined is left out.
     """
+    rollouts = batch.rollouts
     nodes = [node for rollout in rollouts for node in rollout.trace.nodes]
     used_calls = sum(rollout.trace.model_calls for rollout in rollouts)
     paid_calls = sum(rollout.trace.paid_calls for rollout in rollouts)
-    lower_bound_s = max((rollout.trace.critical_path_s for rollout in rollouts), default=0.0)
+    critical_path_s = max((rollout.trace.critical_path_s for rollout in rollouts), default=0.0)
+    # Neither the longest workflow nor the calls of all of them, as many at once as allowed, can take less.
+    bound_s = max(critical_path_s, sum(node.calls_s for node in nodes if not node.shared) / batch.concurrency)
     costs = [rollout.trace.paid_usd for rollout in rollouts]
     metrics = {
         "workflows/weak_verdict": sum(_is_weak(rollout) for rollout in rollouts) / len(rollouts),
@@ -86,16 +87,18 @@ def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[
         "executor/thought_out": float(sum(node.thought_out for node in nodes)),
         "executor/refused": float(sum(node.refused for node in nodes)),
         "executor/rejected": float(sum(node.rejected for node in nodes)),
-        "execution/wall_s": wall_s,
+        "execution/wall_s": batch.wall_s,
+        "execution/scoring_s": max((rollout.scoring_s for rollout in rollouts), default=0.0),
     }
     calls_by_operator, malformed = Counter[str](), Counter[str]()
     for node in nodes:
         calls_by_operator[node.operator] += node.model_calls
         malformed[node.operator] += node.parse_errors
     metrics |= {f"malformed/{name}": malformed[name] / calls for name, calls in calls_by_operator.items() if calls}
-    if lower_bound_s > 0:
-        metrics["execution/critical_path_s"] = lower_bound_s
-        metrics["execution/wall_over_bound"] = wall_s / lower_bound_s
+    if bound_s > 0:
+        metrics["execution/critical_path_s"] = critical_path_s
+        metrics["execution/bound_s"] = bound_s
+        metrics["execution/wall_over_bound"] = batch.wall_s / bound_s
     if None not in costs:
         metrics["executor/usd"] = sum(cost for cost in costs if cost is not None)
     return metrics
@@ -103,7 +106,7 @@ def execution_metrics(rollouts: Sequence[ScoredRollout], wall_s: float) -> dict[
 
 def batch_metrics(batch: RolloutBatch) -> dict[str, float]:
     """All metrics of a batch, as one process sees it."""
-    return workflow_metrics(batch.rows) | execution_metrics(batch.rollouts, batch.wall_s)
+    return workflow_metrics(batch.rows) | execution_metrics(batch)
 
 
 def entropy(counts: Counter[Any]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -139,7 +140,7 @@ class Rollouts:
         name = _PHASE.get()
         salt = f"{self.seed} {step}" if name == TRAIN else f"{self.seed} {name} {step}"
         rollouts = await self.execute(texts, rows, salt=salt, phase=name, step=step, batch=self.begin_batch())
-        batch = RolloutBatch(tuple(rollouts), step, loop.time() - started)
+        batch = RolloutBatch(tuple(rollouts), step, loop.time() - started, self.engine.concurrency)
         self.count_batch(step, batch.lost, len(rollouts))
         self._log(batch, columns)
         return batch
@@ -255,6 +256,7 @@ class Rollouts:
                 scores[key] = asyncio.ensure_future(self._grade(answer, row))
             return scores[key]
 
+        started = time.monotonic()
         final = first = None
         correctness: float | None = 0.0
         if trace.outcome is Outcome.OK:
@@ -272,7 +274,8 @@ class Rollouts:
         if trace.outcome is Outcome.UNAVAILABLE:
             final = first = correctness = None
         metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
-        return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata)
+        scoring_s = time.monotonic() - started
+        return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata, scoring_s)
 
     async def _grade(self, answer: str, row: RowColumns) -> Score:
         if self.judge is not None and row["domain"] in self.judge_domains:
@@ -303,7 +306,7 @@ class Rollouts:
             for name, values in to_columns(rows).items():
                 log_extra(name, values)
         if (log_metric := columns.get("log_metric")) is not None:
-            metrics = execution_metrics(batch.rollouts, batch.wall_s)
+            metrics = execution_metrics(batch)
             for name, value in (metrics | (workflow_metrics(rows) if self.logs_workflow_metrics else {})).items():
                 log_metric(name, value)
 

@@ -26,6 +26,8 @@ class ScoredRollout:
     """Identifies the problem: equal for all rollouts of one problem."""
     metadata: Mapping[str, Any]
     """`id`, `source` and `difficulty` of the row."""
+    scoring_s: float = 0.0
+    """Seconds from the end of the workflow to its score."""
 
     @property
     def lost(self) -> bool:
@@ -75,6 +77,7 @@ class ScoredRollout:
             "first_score": None if self.first_score is None else asdict(self.first_score),
             "prompt_id": self.prompt_id,
             "metadata": dict(self.metadata),
+            "scoring_s": self.scoring_s,
             "trace": self.trace.to_json(),
         }
 
@@ -90,4 +93,5 @@ def read_rollout(fields: Mapping[str, Any]) -> ScoredRollout:
         fields["correctness"],
         fields["prompt_id"],
         fields["metadata"],
+        fields.get("scoring_s", 0.0),
     )

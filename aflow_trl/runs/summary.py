@@ -15,7 +15,7 @@ TOP_WORKFLOWS = 3
 """Number of most frequent workflows shown for each domain."""
 SHORTEST_S = 0.05
 """Shortest part of a step that is shown."""
-BESIDE = (EXECUTION, "critical_path")
+BESIDE = (EXECUTION, "critical_path", "bound", "scoring")
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -72,7 +72,7 @@ def print_seconds(seconds: Mapping[str, float], console: Console) -> None:
     if not seconds:
         return
     parts = [f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in PARTS if seconds.get(name, 0) >= SHORTEST_S]
-    beside = [f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in BESIDE if name in seconds]
+    beside = [f"{name.replace('_', ' ')} {seconds[name]:.1f}" for name in BESIDE if seconds.get(name, 0) >= SHORTEST_S]
     console.print(
         f"seconds a step {seconds['step']:.1f}: {', '.join(parts)}; of a batch: {', '.join(beside)}", highlight=False
     )

@@ -21,6 +21,8 @@ PARTS = (GENERATION, LOG_PROBABILITIES, WAITING, FORWARD_BACKWARD, OPTIMIZER, GU
 """Parts of a step of the trainer, one after the other."""
 EXECUTION = "execution"
 """Execution of a batch, from the call of its reward functions to their results; beside the trainer where it lags."""
+OF_A_BATCH = ("execution/critical_path_s", "execution/bound_s", "execution/scoring_s")
+"""Metrics of a batch that explain how long its execution took."""
 KEPT_STEPS = 8
 
 
@@ -45,14 +47,16 @@ def mean_seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             `log_history` of the trainer.
 
     Returns:
-        `dict[str, float]`: Seconds by part; `step` for the whole, `execution` and `critical_path` (of the longest
-        workflow, which no executor can undercut) for the batches. Empty without a step.
+        `dict[str, float]`: Seconds by part; `step` for the whole; for the batches `execution`, `critical_path` (of
+        the longest workflow), `bound` (which also counts the calls that may be in flight at once; no execution takes
+        less) and `scoring` (of the answer that took longest). Empty without a step.
     """
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     for entry in history:
         for key, value in entry.items():
-            if value is not None and (key.startswith("time/") or key == "execution/critical_path_s"):
-                seconds[key.removeprefix("time/").removeprefix("execution/").removesuffix("_s")].append(value)
+            stage, _, name = key.partition("/")
+            if value is not None and (stage == "time" or key in OF_A_BATCH):
+                seconds[name.removesuffix("_s")].append(value)
     return {name: sum(values) / len(values) for name, values in seconds.items()}
 
 
