@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from aflow_trl.errors import RecipeError
@@ -23,6 +24,7 @@ from aflow_trl.llm import ExecutorConfig
 from aflow_trl.storage import RunRecord, read_run
 from aflow_trl.train import main as train
 from aflow_trl.trainer import INTERRUPTION
+from aflow_trl.trainer.checkpoint import state_path
 from command_line import aflow
 
 SHORT: dict[str, Any] = {
@@ -180,16 +182,22 @@ def wait_for(folder: Path, condition: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lag", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_training_ends_with_a_checkpoint_of_the_last_step(number: signal.Signals, tmp_path: Path) -> None:
-    process = start("python", tmp_path)
+def test_a_signal_in_training_ends_with_a_checkpoint_of_the_last_step(
+    number: signal.Signals, lag: int, tmp_path: Path
+) -> None:
+    process = start("python", tmp_path, rollout_lag=lag, simulated_latency_s=0.5 * lag)
     wait_for(tmp_path, lambda run: run.get("step", 0) >= 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     run = read_run(tmp_path / "run")
     assert run is not None and process.returncode == 3 and run["outcome"] == "stopped", output
-    assert (tmp_path / "run" / f"checkpoint-{run['step']}" / "trainer_state.json").is_file()
+    checkpoint = tmp_path / "run" / f"checkpoint-{run['step']}"
+    assert (checkpoint / "trainer_state.json").is_file()
     assert number.name in output and "--resume" in output and "Traceback" not in output
+    state = torch.load(state_path(checkpoint, 0), weights_only=False)
+    assert len(state["in_flight"]) == lag
 
 
 @pytest.mark.slow
