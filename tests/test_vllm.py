@@ -62,6 +62,14 @@ def test_an_engine_that_gets_no_weights_is_noticed_and_ends_the_run(results: dic
     )
 
 
+def test_rollouts_that_lag_are_compared_with_the_policy_that_generated_them(results: dict[str, Any]) -> None:
+    measured = results["lagged"]
+    assert len(measured["max"]) == 4 and max(measured["max"]) < 1e-4
+    assert measured["stale"] == [0.0] * 4 and measured["reason"] is None
+    # The parameters have moved since.
+    assert measured["lag"] == [0.0, 1.0, 1.0, 1.0] and min(measured["kl"][1:]) > 1e-6
+
+
 def test_constrained_decoding_writes_workflows_only(results: dict[str, Any]) -> None:
     measured = results["constrained"]
     # The policy is untrained; a completion without an end ran out of tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import gc
@@ -37,7 +38,12 @@ def reward(completions: list[Any], **_: Any) -> list[float]:
     return [float(sum(map(ord, text)) % 7) / 6 for text in texts]
 
 
-def build_trainer(model: str, folder: Path, **overrides: Any) -> Any:
+async def awaited_reward(completions: list[Any], **_: Any) -> list[float]:
+    await asyncio.sleep(0.1)
+    return reward(completions)
+
+
+def build_trainer(model: str, folder: Path, function: Any = reward, **overrides: Any) -> Any:
     # TRL leaves them for vLLM; the next configuration would take them for a launcher's.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
@@ -66,7 +72,7 @@ def build_trainer(model: str, folder: Path, **overrides: Any) -> Any:
     prompts = [{"prompt": [{"role": "user", "content": f"What is {n} + 1?"}]} for n in range(16)]
     return WorkflowGRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        reward_funcs=[reward],
+        reward_funcs=[function],
         args=WorkflowGRPOConfig(**settings | overrides),
         train_dataset=Dataset.from_list(prompts),
         processing_class=AutoTokenizer.from_pretrained(model),
@@ -101,6 +107,13 @@ def main(model: str, output: Path) -> None:
     with contextlib.suppress(RunStoppedError):
         run.train()
     results["stale"] = differences(run)
+    run = close(run)
+    run = build_trainer(model, output / "lagged", awaited_reward, rollout_lag=1)
+    run.train()
+    logs = [entry for entry in run.state.log_history if "reward" in entry]
+    results["lagged"] = differences(run) | {
+        name: [entry[f"rollout/{name}"] for entry in logs] for name in ("lag", "kl")
+    }
     run = close(run)
     WRITTEN.clear()
     run = build_trainer(
