@@ -7,10 +7,9 @@ import concurrent.futures
 import contextlib
 import copy
 import inspect
-import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +18,8 @@ from torch import Tensor
 
 from ..rollouts import TRAIN
 from .generation import GenerationTrainer
+from .staleness import Staleness
 from .timeline import FORWARD_BACKWARD, GENERATION, LOG_PROBABILITIES, WAITING, Timeline
-
-logger = logging.getLogger(__name__)
-
-MAX_STALE_KL = 0.1
-"""KL divergence of the trained policy from the generating one, in nats per token, beyond which a batch is stale."""
-MAX_STALE_CLIP = 0.2
-"""Share of clipped tokens beyond which a batch is stale."""
 
 
 class _Executing(Exception):
@@ -149,8 +142,8 @@ class LaggedTrainer(GenerationTrainer):
         """Batches that were generated and are not trained on yet, by their number in the training."""
         self.timeline = Timeline(self._metrics)
         """Where the time of the steps goes."""
-        self.stale_kl: float | None = None
-        """KL divergence of the policy from the one that generated the latest batch, in nats per token."""
+        self.staleness = Staleness(self.accelerator, self._metrics)
+        """How far the policy has moved from the ones that generated."""
         self._flight: Flight | None = None
         """The batch that TRL's method is at work on."""
         self._rows_source: Any = None
@@ -163,7 +156,6 @@ class LaggedTrainer(GenerationTrainer):
         self._logps_read = 0
         """Number of log-probabilities of the batch that TRL's method has read."""
         self._latest_logps: Tensor | None = None
-        self._is_stale = False
         if self.args.rollout_lag:
             self._check_lag()
 
@@ -350,38 +342,12 @@ class LaggedTrainer(GenerationTrainer):
                 reward.cancel()
         self.in_flight.clear()
 
-    # -- staleness ---------------------------------------------------------------------------------------------------
-
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._latest_logps = None
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.args.rollout_lag and model.training and self._latest_logps is not None:
-            self._log_staleness(self._latest_logps, inputs)
+            self.staleness.measure(self._latest_logps, inputs, self.state.global_step)
         return loss
-
-    def _log_staleness(self, logps: Tensor, inputs: Mapping[str, Tensor]) -> None:
-        """Compare the policy with the one that generated the batch, on the tokens of the loss."""
-        mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
-        log_ratio = (logps - inputs["old_per_token_logps"])[mask].double()
-        # Estimates KL(generating ‖ trained) without bias, and is never negative (Schulman, 2020, k3).
-        kl = torch.expm1(log_ratio) - log_ratio
-        ratio = log_ratio.exp()
-        sums = torch.stack([kl.sum(), ratio.sum(), mask.sum().double()])
-        kl_sum, ratio_sum, count = self.accelerator.reduce(sums, reduction="sum").tolist()
-        largest = self.accelerator.gather(ratio.max() if ratio.numel() else ratio.new_zeros(())).max().item()
-        metrics = self._metrics[TRAIN]
-        self.stale_kl = kl_sum / max(1.0, count)
-        metrics["rollout/kl"].append(self.stale_kl)
-        metrics["rollout/ratio_mean"].append(ratio_sum / max(1.0, count))
-        metrics["rollout/ratio_max"].append(largest)
-        clipped = (metrics.get("clip_ratio/region_mean") or [0.0])[-1]
-        was_stale, self._is_stale = self._is_stale, self.stale_kl > MAX_STALE_KL or clipped > MAX_STALE_CLIP
-        if self._is_stale and not was_stale:
-            logger.warning(
-                "step %d: the rollouts are stale: the policy is %.3f nats per token from the one that wrote them "
-                "(safe: %g), and %.0f%% of the tokens are clipped (safe: %.0f%%). Lower rollout_lag or learning_rate.",
-                *(self.state.global_step, self.stale_kl, MAX_STALE_KL, 100 * clipped, 100 * MAX_STALE_CLIP),
-            )
 
 
 def _is_async(function: Any) -> bool:

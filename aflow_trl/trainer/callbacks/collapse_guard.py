@@ -177,7 +177,7 @@ class CollapseGuard(TrainerCallback):
         self._log("watch/kl", kl)
         if not kl <= MAX_KL:
             return f"the policy is {kl:.2f} nats per token from the last good one (maximum {MAX_KL:g})"
-        stale = self.trainer.stale_kl
+        stale = self.trainer.staleness.kl
         if stale is not None and not stale <= MAX_KL:
             return f"the policy is {stale:.2f} nats per token from the one that wrote the batch (maximum {MAX_KL:g})"
         enough = len(self._gradients) >= MIN_GRADIENT_STEPS
