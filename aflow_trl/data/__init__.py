@@ -8,7 +8,17 @@ from .mixing import mix, read_ratio, shares, split_digest
 from .prepare import DataCard, prepare, print_card
 from .prompts import Message, PolicyPrompt, check_policy_prompt, policy_prompts, statement
 from .schema import FIELDS, Row, holds_tests, read_row
-from .synthetic import CODE_STEPS, MATH_STEPS, Applied, Solved, draw_step, read_problem, sum_rows, synthetic_rows
+from .synthetic import (
+    CODE_STEPS,
+    MATH_STEPS,
+    Applied,
+    Solved,
+    draw_step,
+    mixed_rows,
+    read_problem,
+    sum_rows,
+    synthetic_rows,
+)
 
 __all__ = [
     "BENCHMARKS",
@@ -34,6 +44,7 @@ __all__ = [
     "load_questions",
     "load_rows",
     "mix",
+    "mixed_rows",
     "near_copies",
     "normal_form",
     "policy_prompts",

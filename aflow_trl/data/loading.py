@@ -16,7 +16,7 @@ from ..scoring import BUILTIN_DOMAINS, custom_domain, domain_remedy, known_domai
 from .files import is_data_file, read_records
 from .prompts import PolicyPrompt
 from .schema import Row, read_row
-from .synthetic import MIN_DIFFICULTY, sum_rows, synthetic_rows
+from .synthetic import MIN_DIFFICULTY, mixed_rows, sum_rows, synthetic_rows
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class _Generator:
 SYNTHETIC = "synthetic"
 _GENERATORS = {
     SYNTHETIC: _Generator(synthetic_rows, BUILTIN_DOMAINS),
+    "synthetic-mixed": _Generator(mixed_rows, BUILTIN_DOMAINS),
     "synthetic-sums": _Generator(sum_rows, ("math",)),
 }
 
@@ -51,8 +52,8 @@ def load_rows(
 
     Args:
         source (`str`):
-            `"synthetic"`, `"synthetic-sums"`, a file (JSON Lines, JSON, CSV, TSV, Parquet), or a dataset of the Hub,
-            with the columns of the row schema.
+            `"synthetic"`, `"synthetic-mixed"`, `"synthetic-sums"`, a file (JSON Lines, JSON, CSV, TSV, Parquet), or
+            a dataset of the Hub, with the columns of the row schema.
         split (`str`, *optional*, defaults to `"train"`):
             `"train"` or `"test"`; for a dataset of the Hub any of its splits. A file has a single split.
         count (`int`, *optional*):

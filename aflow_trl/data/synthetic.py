@@ -2,30 +2,54 @@
 Procedurally generated problems of three domains, and the parser that recovers problem and answer from their text.
 
 A statement is self-contained, so that the simulated executor can work from the messages alone, as a real model has to.
-The difficulty, from 1 to 5, is the number of steps in the solution.
+The difficulty is the number of steps in the solution: from 1 to 5, and in the mixed problems, whose other demands
+(`traits.py`) can be read in their text as well, from 1 to 9.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from ..errors import RecipeError
 from ..scoring import BUILTIN_DOMAINS
 from .schema import Row
+from .traits import (
+    DISTRACTED,
+    EXACT,
+    MISLEADING,
+    RELATION_RIDDLES,
+    RIDDLE,
+    SURPRISING,
+    UNITS,
+    UNSOLVABLE,
+    draw_traits,
+    mark,
+    marked,
+    name_relation,
+    pose_riddles,
+    solve_riddles,
+)
 
-MIN_DIFFICULTY, MAX_DIFFICULTY = 1, 5
+MIN_DIFFICULTY, MAX_DIFFICULTY, MAX_MIXED_DIFFICULTY = 1, 5, 9
 PUBLIC_TESTS, HIDDEN_TESTS = 2, 4
 MAX_TOTAL, MAX_MULTIPLIED = 5_000, 400
 """Bounds on the running total of a math problem, and on a total that may still be multiplied: sane word problems."""
 TEST_SPLIT_DENOMINATOR = 4
 """One problem in this many belongs to the test split."""
-DISTRACTORS = 2
-"""Number of facts in a QA passage that the question does not need."""
+DISTRACTORS, MANY_DISTRACTORS = 2, 12
+"""Numbers of facts in a QA passage that the question does not need, and in one that is meant to confuse."""
+DISTRACTING_STEPS = 3
+"""Number of steps in a distracting problem of math or code that do not count."""
+SMALL_NUMBERS, LARGE_NUMBERS = (2, 9), (201, 999)
+"""Bounds of the numbers in a step, and of those that call for a program."""
+LARGE_SCALE = 1_013
+"""Factor of amounts that call for a program; no other amount reaches it."""
+DOZEN = 12
 
 Value = TypeVar("Value", int, list[int])
 """What a solution computes: an amount for math, a list for code."""
@@ -101,10 +125,11 @@ _RELATIONS: dict[str, dict[str, str]] = {
 _POOLS = {"person": _PEOPLE, "city": _CITIES, "region": _REGIONS, "river": _RIVERS}
 
 # Inverses of the templates in the generators below; a change of either has to be made in both.
-_MATH = re.compile(r"(\w+) has (\d+) (\w+)\. (.*?) How many \w+ does \w+ have now\?", re.DOTALL)
+_MATH = re.compile(r"(\w+) has (\d+) (dozen )?\w+\. (.*?) How many \w+ does \w+ have now\?", re.DOTALL)
 _CODE = re.compile(r"Write a function `(\w+)\(numbers\)` on a list of integers: (.*?)\. Return", re.DOTALL)
-_QA = re.compile(r"What is the ((?:\w+ of the )*\w+) of (\w+)\?")
+_QA = re.compile(r"What is the ((?:\w+ of the )*\w+) of (\w+)(, spelled backwards)?\?")
 _FACT = re.compile(r"The (\w+) of (\w+) is (\w+)\.")
+_OUTDATED = re.compile(r"The \w+ of \w+ was \w+ once\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +147,8 @@ class Solved:
     """For QA: the answer."""
     names: tuple[str, ...] = ()
     """For QA: all names in the passages."""
+    traits: frozenset[str] = frozenset()
+    """What it asks for besides its steps."""
 
     def answer(self, steps: tuple[Applied, ...] | None = None) -> str:
         """Answer of the problem (a number, a name, or code), or the result of different steps."""
@@ -162,13 +189,46 @@ def synthetic_rows(seed: int, split: str, *, domains: tuple[str, ...] = BUILTIN_
 
 
 def _synthetic_rows(seed: int, split: str, domains: tuple[str, ...]) -> Iterator[Row]:
-    rng = random.Random(f"{seed} {split}")
+    def draw(rng: random.Random, domain: str) -> Row:
+        return _GENERATORS[domain](rng, rng.randint(MIN_DIFFICULTY, MAX_DIFFICULTY), frozenset())
+
+    return _distinct_rows(draw, random.Random(f"{seed} {split}"), split, domains)
+
+
+def mixed_rows(seed: int, split: str) -> Iterator[Row]:
+    """
+    Generate an endless stream of distinct problems whose demands can be read in their text only: they have from 1 to 9
+    steps and the traits of `traits.py`, and neither is a column.
+
+    The splits never share a problem, whatever the seeds.
+
+    Args:
+        seed (`int`):
+            Seed of the stream.
+        split (`str`):
+            `"train"` or `"test"`.
+
+    Returns:
+        `Iterator[Row]`: Problems, cycling through the domains.
+    """
+
+    def draw(rng: random.Random, domain: str) -> Row:
+        traits = draw_traits(rng, domain)
+        row = _GENERATORS[domain](rng, rng.randint(MIN_DIFFICULTY, MAX_MIXED_DIFFICULTY), traits)
+        return replace(row, source=f"synthetic-mixed-{domain}", difficulty=0)
+
+    return _distinct_rows(draw, random.Random(f"{seed} {split} mixed"), split, BUILTIN_DOMAINS)
+
+
+def _distinct_rows(
+    draw: Callable[[random.Random, str], Row], rng: random.Random, split: str, domains: Sequence[str]
+) -> Iterator[Row]:
     seen: set[str] = set()
     while True:
         for domain in domains:
-            row = _GENERATORS[domain](rng)
+            row = draw(rng, domain)
             while row.question + row.context in seen or not _belongs_to(row, split):
-                row = _GENERATORS[domain](rng)
+                row = draw(rng, domain)
             seen.add(row.question + row.context)
             yield row
 
@@ -204,34 +264,59 @@ def _belongs_to(row: Row, split: str) -> bool:
     return in_test == (split == "test")
 
 
-def _difficulty(rng: random.Random) -> int:
-    return rng.randint(MIN_DIFFICULTY, MAX_DIFFICULTY)
-
-
-def _math(rng: random.Random) -> Row:
-    difficulty = _difficulty(rng)
-    person, thing, initial = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.randint(20, 60)
-    total, sentences = initial, []
-    for _ in range(difficulty):
+def _math(rng: random.Random, difficulty: int, traits: frozenset[str]) -> Row:
+    person, thing, amount = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.randint(20, 60)
+    bound, numbers = MAX_TOTAL, SMALL_NUMBERS
+    if EXACT in traits:
+        amount, bound, numbers = amount * LARGE_SCALE, bound * LARGE_SCALE, LARGE_NUMBERS
+    total = amount
+    if UNITS in traits:
+        total, bound = total * DOZEN, bound * DOZEN
+    lowest = -bound if SURPRISING in traits else 0
+    sentences = []
+    # The steps that a part that is missing would have told count for the answer, but cannot be read.
+    for index in range(difficulty + (UNSOLVABLE in traits)):
         while True:
-            applied = draw_step(rng, MATH_STEPS)
+            applied = draw_step(rng, MATH_STEPS, numbers)
             after = _compute(total, (applied,))
-            if 0 < after < MAX_TOTAL and not ("multiplies" in applied.step.phrase and total > MAX_MULTIPLIED):
+            if lowest < after < bound and not ("multiplies" in applied.step.phrase and abs(total) > MAX_MULTIPLIED):
                 break
         total = after
         # Stated with the name every time: `read_problem` matches one sentence at a time.
-        sentences.append(f"{person} {applied.step.phrase.format(*applied.numbers)}.")
-    question = f"{person} has {initial} {thing}. {' '.join(sentences)} How many {thing} does {person} have now?"
+        if index < difficulty:
+            sentences.append(f"{person} {_phrase(applied, traits)}.")
+    if DISTRACTED in traits:
+        for _ in range(DISTRACTING_STEPS):
+            other = rng.choice([name for name in _PEOPLE if name != person])
+            step = _phrase(draw_step(rng, MATH_STEPS, numbers), traits)
+            sentences.insert(rng.randint(0, len(sentences)), f"{other} {step}.")
+    if MISLEADING in traits:
+        sentences.reverse()
+    stated = f"{amount} dozen" if UNITS in traits else str(amount)
+    story = f"{person} has {stated} {thing}. {' '.join(sentences)}"
+    question = f"{mark(rng, traits)}{story} How many {thing} does {person} have now?"
     return Row(question, (str(total),), "math", source="synthetic-math", difficulty=difficulty)
 
 
-def _code(rng: random.Random) -> Row:
-    difficulty = _difficulty(rng)
+def _phrase(applied: Applied, traits: frozenset[str]) -> str:
+    phrase = applied.step.phrase.format(*applied.numbers)
+    return pose_riddles(phrase) if RIDDLE in traits else phrase
+
+
+def _code(rng: random.Random, difficulty: int, traits: frozenset[str]) -> Row:
     # Without replacement: two filters of one kind would collapse to a single step.
-    steps = tuple(draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty))
+    drawn = [draw_step(rng, (step,)) for step in rng.sample(CODE_STEPS, difficulty + (UNSOLVABLE in traits))]
+    steps = tuple(drawn)
     name = f"transform_{rng.randint(10, 99)}"
-    instructions = "; ".join(applied.step.phrase.format(*applied.numbers) for applied in steps)
-    question = f"Write a function `{name}(numbers)` on a list of integers: {instructions}. Return the list."
+    parts = [_phrase(applied, traits) for applied in steps[:difficulty]]
+    if DISTRACTED in traits:
+        for _ in range(DISTRACTING_STEPS):
+            parts.insert(rng.randint(0, len(parts)), f"do not {_phrase(draw_step(rng, CODE_STEPS), traits)}")
+    if MISLEADING in traits:
+        parts.reverse()
+    instructions = "; ".join(parts)
+    task = f"Write a function `{name}(numbers)` on a list of integers: {instructions}. Return the list."
+    question = mark(rng, traits) + task
     inputs = [[rng.randint(-9, 20) for _ in range(rng.randint(5, 9))] for _ in range(PUBLIC_TESTS + HIDDEN_TESTS)]
     tests = tuple(f"assert {name}({numbers}) == {_compute(numbers, steps)}" for numbers in inputs)
     return Row(
@@ -246,8 +331,7 @@ def _code(rng: random.Random) -> Row:
     )
 
 
-def _qa(rng: random.Random) -> Row:
-    difficulty = _difficulty(rng)
+def _qa(rng: random.Random, difficulty: int, traits: frozenset[str]) -> Row:
     # Walks that end early (a river has no relations) or visit a fact twice are drawn again: they take fewer steps.
     while True:
         objects: dict[tuple[str, str], str] = {}
@@ -263,17 +347,33 @@ def _qa(rng: random.Random) -> Row:
         if len(relations) == difficulty and len(objects) == difficulty:
             break
     answer = name
-    while len(objects) < difficulty + DISTRACTORS:
+    chain = list(objects.items())
+    while len(objects) < difficulty + (MANY_DISTRACTORS if DISTRACTED in traits else DISTRACTORS):
         kind = rng.choice(["person", "city", "region"])
         relation = rng.choice(list(_RELATIONS[kind]))
         objects.setdefault((relation, rng.choice(_POOLS[kind])), rng.choice(_POOLS[_RELATIONS[kind][relation]]))
     sentences = [f"The {relation} of {owner} is {target}." for (relation, owner), target in objects.items()]
+    if MISLEADING in traits:
+        for (relation, owner), target in chain:
+            former = rng.choice([other for other in _pool_of(target) if other != target])
+            sentences.append(f"The {relation} of {owner} was {former} once.")
+    if UNSOLVABLE in traits:
+        # What the question needs last is on the part that is missing.
+        answer = rng.choice([other for other in _pool_of(answer) if other != answer])
     rng.shuffle(sentences)
-    question = f"What is the {' of the '.join(reversed(relations))} of {subject}?"
-    return Row(question, (answer,), "qa", context=" ".join(sentences), source="synthetic-qa", difficulty=difficulty)
+    named = [RELATION_RIDDLES[relation] if RIDDLE in traits else relation for relation in reversed(relations)]
+    question = f"What is the {' of the '.join(named)} of {subject}{', spelled backwards' * (EXACT in traits)}?"
+    answer = answer[::-1] if EXACT in traits else answer
+    context = mark(rng, traits - {MISLEADING}) + " ".join(sentences)
+    return Row(question, (answer,), "qa", context=context, source="synthetic-qa", difficulty=difficulty)
 
 
-_GENERATORS: dict[str, Callable[[random.Random], Row]] = {"math": _math, "code": _code, "qa": _qa}
+def _pool_of(name: str) -> tuple[str, ...]:
+    """All names of the kind of a name."""
+    return next(pool for pool in _POOLS.values() if name in pool)
+
+
+_GENERATORS: dict[str, Callable[[random.Random, int, frozenset[str]], Row]] = {"math": _math, "code": _code, "qa": _qa}
 
 
 # Cached, because every operator of a workflow sends the statement of the same problem.
@@ -289,23 +389,40 @@ def read_problem(text: str) -> Solved | None:
     Returns:
         [`Solved`], *optional*: The problem with its answer; `None` if the text contains no synthetic problem.
     """
+    told = marked(text)
     if match := _MATH.search(text):
-        steps = tuple(_read_steps(match.group(4), r"\w+ {}\.", MATH_STEPS))
-        return Solved("math", len(steps), steps, initial=int(match.group(2)))
+        person, amount, dozen, story = match.groups()
+        steps, traits = _read_steps(story, rf"^{person} {{}}\.", MATH_STEPS, told)
+        if int(amount) >= LARGE_SCALE:
+            traits |= {EXACT}
+        if dozen:
+            traits |= {UNITS}
+        initial = int(amount) * (DOZEN if dozen else 1)
+        return Solved("math", len(steps), steps, initial=initial, traits=traits)
     if match := _CODE.search(text):
-        steps = tuple(_read_steps(match.group(2), "{}(?:;|$)", CODE_STEPS))
-        return Solved("code", len(steps), steps, entry_point=match.group(1))
+        steps, traits = _read_steps(match.group(2), "^{}(?:;|$)", CODE_STEPS, told)
+        return Solved("code", len(steps), steps, entry_point=match.group(1), traits=traits)
     if match := _QA.search(text):
         objects = {(relation, subject): target for relation, subject, target in _FACT.findall(text)}
         name = match.group(2)
-        relations = list(reversed(match.group(1).split(" of the ")))
+        question = name_relation(match.group(1))
+        relations = list(reversed(question.split(" of the ")))
         for relation in relations:
             if (relation, name) not in objects:
                 return None
             name = objects[relation, name]
         # A dictionary rather than a set: the order decides which wrong answer a seed draws.
         names = tuple(dict.fromkeys(word for (_, subject), target in objects.items() for word in (subject, target)))
-        return Solved("qa", len(relations), name=name, names=names)
+        present = {
+            EXACT: match.group(3) is not None,
+            RIDDLE: question != match.group(1),
+            DISTRACTED: len(objects) > len(relations) + DISTRACTORS,
+            MISLEADING: _OUTDATED.search(text) is not None,
+        }
+        traits = told | {trait for trait, is_present in present.items() if is_present}
+        if EXACT in traits:
+            name, names = name[::-1], tuple(other[::-1] for other in names)
+        return Solved("qa", len(relations), name=name, names=names, traits=traits)
     return None
 
 
@@ -314,10 +431,10 @@ def function_code(name: str, steps: tuple[Applied, ...]) -> str:
     return "\n".join([f"def {name}(numbers):", *(f"    {applied.line}" for applied in steps), "    return numbers"])
 
 
-def draw_step(rng: random.Random, steps: tuple[Step, ...]) -> Applied:
-    """Draw a random step with random numbers."""
+def draw_step(rng: random.Random, steps: tuple[Step, ...], numbers: tuple[int, int] = SMALL_NUMBERS) -> Applied:
+    """Draw a random step with random numbers between two bounds."""
     step = rng.choice(steps)
-    return Applied(step, tuple(rng.randint(2, 9) for _ in range(step.line.count("{"))))
+    return Applied(step, tuple(rng.randint(*numbers) for _ in range(step.line.count("{"))))
 
 
 def _compute(value: Value, steps: tuple[Applied, ...]) -> Value:
@@ -326,12 +443,25 @@ def _compute(value: Value, steps: tuple[Applied, ...]) -> Value:
     return value
 
 
-def _read_steps(text: str, frame: str, steps: tuple[Step, ...]) -> Iterator[Applied]:
-    """Steps in a text. In the pattern `frame`, `{}` stands for the wording of a step."""
-    for part in re.split(r"(?<=\.)\s|;\s*", text.strip()):
-        for step in steps:
-            # A phrase with its placeholders, once escaped, turned into groups that match numbers.
-            pattern = re.sub(r"\\\{\d\\\}", r"(\\d+)", re.escape(step.phrase))
-            if match := re.search(frame.format(pattern), part):
-                yield Applied(step, tuple(int(number) for number in match.groups()))
-                break
+def _read_steps(
+    text: str, frame: str, steps: tuple[Step, ...], told: frozenset[str]
+) -> tuple[tuple[Applied, ...], frozenset[str]]:
+    """
+    Steps in a text, in the order in which they are taken, and all traits of the text, which include those `told`. In
+    the pattern `frame`, `{}` stands for the wording of a step.
+    """
+    plain = solve_riddles(text.strip())
+    parts = re.split(r"(?<=\.)\s|;\s*", plain)
+    found = [applied for part in parts if (applied := _read_step(part, frame, steps)) is not None]
+    present = {RIDDLE: plain != text.strip(), DISTRACTED: len(parts) > len(found)}
+    traits = told | {trait for trait, is_present in present.items() if is_present}
+    return tuple(reversed(found) if MISLEADING in told else found), traits
+
+
+def _read_step(part: str, frame: str, steps: tuple[Step, ...]) -> Applied | None:
+    for step in steps:
+        # A phrase with its placeholders, once escaped, turned into groups that match numbers.
+        pattern = re.sub(r"\\\{\d\\\}", r"(\\d+)", re.escape(step.phrase))
+        if match := re.search(frame.format(pattern), part):
+            return Applied(step, tuple(int(number) for number in match.groups()))
+    return None

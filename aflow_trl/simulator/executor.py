@@ -8,6 +8,7 @@ in the requested format: prose, tagged fields, or real code. Measurements with i
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ class ReviseSkill(TypedDict):
 
 
 class Skill(TypedDict):
-    """Skill table: probabilities, those in lists by difficulty from 1 to 5."""
+    """Skill table: probabilities, those in lists by difficulty from 1 to 9."""
 
     spread: float
     """Maximum deviation of a problem's probabilities from those of its difficulty."""
@@ -67,6 +68,12 @@ class Skill(TypedDict):
     """Probability that `Format` loses the answer."""
     malformed: float
     """Probability of a structured reply in the wrong format."""
+    traits: dict[str, dict[str, dict[str, float]]]
+    """
+    Factors on probabilities by domain and trait of the problem: on those of `solve` by way of solving, and on
+    `detects_wrong`, `false_alarm`, `fixes` and `breaks`. `shared` is no factor, but the share of problems on which all
+    replies err alike.
+    """
 
 
 @cache
@@ -118,13 +125,24 @@ class _Reply:
 
     def __init__(self, solved: Solved, fields: Mapping[str, str], rng: random.Random, skill: Skill) -> None:
         self.solved, self.fields, self.rng, self.skill = solved, fields, rng, skill
+        self.mistakes, self.luck = rng, rng
+        """What decides whether a solution errs, and how: where all replies err alike, the problem's own draws."""
+        self.traits = [skill["traits"][solved.domain].get(trait, {}) for trait in solved.traits]
+        share = max((trait.get("shared", 0.0) for trait in self.traits), default=0.0)
+        problem = fields.get("problem", "")
+        if share and random.Random(f"shared {problem}").random() < share:
+            self.mistakes, self.luck = random.Random(f"mistake {problem}"), random.Random(f"luck {problem}")
 
-    def probability(self, by_difficulty: Sequence[float]) -> float:
-        """Probability for this problem, from a row of the skill table."""
+    def probability(self, by_difficulty: Sequence[float], name: str = "") -> float:
+        """Probability for this problem, from a row of the skill table; `name` is the one that traits know it by."""
         base = by_difficulty[self.solved.difficulty - 1]
         # Seeded with the problem, so that it is equally hard or easy in every reply.
         offset = random.Random(self.fields.get("problem", "")).uniform(-1, 1) * self.skill["spread"]
-        return min(MAX_PROBABILITY, max(MIN_PROBABILITY, base + offset))
+        return min(MAX_PROBABILITY, max(MIN_PROBABILITY, (base + offset) * self.factor(name)))
+
+    def factor(self, name: str) -> float:
+        """Product of what the traits of the problem multiply a probability by."""
+        return math.prod(trait.get(name, 1.0) for trait in self.traits)
 
     def draw(self, probability: float) -> bool:
         """Draw an event of this probability."""
@@ -140,25 +158,25 @@ class _Reply:
 
     def solves(self, how: str, attempt: str = "") -> bool:
         """Draw whether this reply is right, given how it solves the problem and the attempt in the prompt."""
-        probability = self.probability(self.skill["solve"][self.solved.domain][how])
+        probability = self.probability(self.skill["solve"][self.solved.domain][how], how)
         if attempt and self.is_right(attempt):
             probability = max(probability, self.skill["attempt_right"])
         elif attempt:
             probability *= self.skill["attempt_wrong"]
-        return self.draw(probability)
+        return self.luck.random() < probability
 
     def steps(self, right: bool) -> tuple[Applied, ...]:
         """Steps of the solution, with a mistake in one of them unless it is to be right."""
         steps = self.solved.steps
         if right or not steps:
             return steps
-        index = self.rng.randrange(len(steps))
+        index = self.mistakes.randrange(len(steps))
         kinds = MATH_STEPS if self.solved.domain == "math" else CODE_STEPS
         mistake = steps[index]
         while mistake == steps[index]:
             # Mistakes of real models are often the right step with a wrong number.
-            same_kind = steps[index].numbers and self.rng.random() < WRONG_NUMBER_SHARE
-            mistake = draw_step(self.rng, (steps[index].step,) if same_kind else kinds)
+            same_kind = steps[index].numbers and self.mistakes.random() < WRONG_NUMBER_SHARE
+            mistake = draw_step(self.mistakes, (steps[index].step,) if same_kind else kinds)
         return (*steps[:index], mistake, *steps[index + 1 :])
 
     def answer(self, right: bool) -> str:
@@ -167,7 +185,7 @@ class _Reply:
             return self.solved.answer(self.steps(right))
         # A wrong answer is another name from the passages, as a real model would confuse.
         others = [name for name in self.solved.names if name != self.solved.name]
-        return self.solved.name if right else self.rng.choice(others)
+        return self.solved.name if right else self.mistakes.choice(others)
 
     def prose(self, right: bool) -> str:
         """Free text that ends in the requested way."""
@@ -219,7 +237,10 @@ def _test(r: _Reply) -> str:
 def _review(r: _Reply) -> str:
     review = r.skill["review"]
     right = r.is_right(r.fields["solution"])
-    accepted = not r.draw(review["false_alarm"]) if right else not r.draw(r.probability(review["detects_wrong"]))
+    if right:
+        accepted = not r.draw(min(MAX_PROBABILITY, review["false_alarm"] * r.factor("false_alarm")))
+    else:
+        accepted = not r.draw(r.probability(review["detects_wrong"], "detects_wrong"))
     feedback = "Every step holds." if accepted else "A step is mistaken; check them one by one."
     return f"<feedback>{feedback}</feedback>\n<verdict>{'correct' if accepted else 'incorrect'}</verdict>"
 
@@ -227,11 +248,11 @@ def _review(r: _Reply) -> str:
 def _revise(r: _Reply) -> str:
     revise = r.skill["revise"]
     if r.is_right(r.fields["solution"]):
-        right = not r.draw(revise["breaks"])
+        right = not r.draw(min(MAX_PROBABILITY, revise["breaks"] * r.factor("breaks")))
     else:
         # The word that `_review` uses for a wrong solution.
         useful = "mistaken" in r.fields.get("feedback", "")
-        right = r.draw(r.probability(revise["fixes"] if useful else revise["fixes_without_feedback"]))
+        right = r.draw(r.probability(revise["fixes" if useful else "fixes_without_feedback"], "fixes"))
     return f"<solution>{r.prose(right)}</solution>"
 
 
