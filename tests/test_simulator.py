@@ -13,7 +13,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from transformers import AutoTokenizer, Qwen2Config
 
-from aflow_trl.data import read_problem, synthetic_rows
+from aflow_trl.data import TRAITS, Row, Solved, mixed_rows, read_problem, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, operator_table
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.llm import ExecutorConfig, LLMClient
@@ -64,6 +64,56 @@ def test_splits_share_no_problem_and_domains_are_balanced() -> None:
     assert len(train) == 600
     assert not train & {(row.context, row.question) for row in held_out}
     assert [sum(row.domain == domain for row in held_out) for domain in BUILTIN_DOMAINS] == [100, 100, 100]
+
+
+MIXED = list(itertools.islice(mixed_rows(0, "test"), 1_500))
+
+
+def solved_mixed(row: Row) -> Solved:
+    solved = read_problem(f"{row.context}\n\n{row.question}")
+    assert solved is not None
+    return solved
+
+
+def test_what_a_mixed_problem_needs_can_be_read_in_its_text_and_is_no_column() -> None:
+    for row in MIXED:
+        solved = solved_mixed(row)
+        assert (solved.domain, row.difficulty) == (row.domain, 0)
+        if row.domain != "code":
+            assert ((solved.answer(),) == row.answer) == ("unsolvable" not in solved.traits)
+
+
+@pytest.mark.parametrize("domain", BUILTIN_DOMAINS)
+def test_mixed_problems_have_every_trait_and_number_of_steps(domain: str) -> None:
+    solved = [solved_mixed(row) for row in MIXED if row.domain == domain]
+    assert {trait for own in solved for trait in own.traits} == {*TRAITS[domain], "unsolvable"}
+    assert {own.difficulty for own in solved} == set(range(1, 10))
+
+
+def test_the_splits_of_the_mixed_problems_are_disjoint() -> None:
+    train = {(row.context, row.question) for row in itertools.islice(mixed_rows(1, "train"), 600)}
+    assert len(train) == 600 and not train & {(row.context, row.question) for row in MIXED}
+
+
+def test_the_skill_table_knows_every_trait() -> None:
+    assert {domain: set(traits) for domain, traits in default_skill()["traits"].items()} == {
+        domain: set(traits) for domain, traits in TRAITS.items()
+    }
+
+
+def test_replies_to_a_misleading_problem_err_alike() -> None:
+    shares = {}
+    for name in ("misleading", "distracted"):
+        problems = [row.question for row in MIXED if row.domain == "math" and solved_mixed(row).traits == {name}]
+        replies = [
+            [
+                reply(render("AnswerGenerate", attempt="", problem=text), seed).split("<answer>")[-1]
+                for seed in range(6)
+            ]
+            for text in problems
+        ]
+        shares[name] = sum(len(set(own)) == 1 for own in replies) / len(replies)
+    assert shares["misleading"] > shares["distracted"] + 0.3
 
 
 def test_replies_depend_on_the_seed_only() -> None:

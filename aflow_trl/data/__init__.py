@@ -19,6 +19,7 @@ from .synthetic import (
     sum_rows,
     synthetic_rows,
 )
+from .traits import TRAITS
 
 __all__ = [
     "BENCHMARKS",
@@ -26,6 +27,7 @@ __all__ = [
     "FIELDS",
     "MATH_STEPS",
     "SYNTHETIC",
+    "TRAITS",
     "Applied",
     "Benchmark",
     "BenchmarkRow",
