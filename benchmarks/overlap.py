@@ -1,12 +1,14 @@
 """
 Seconds a step with rollouts that lag: the quickstart's policy, the simulated executor behind HTTP.
 
-    python benchmarks/overlap.py [--latencies 0.2 1 3] [--lags 0 1 2 4] [--steps N] [--out overlap.png]
+    python benchmarks/overlap.py [--latencies 0.2 1 3] [--balances 1 3] [--lags 0 1 2 4] [--steps N] [--out overlap.png]
 
 A step can take no less than E / lag (E: execution of a batch) and no less than what the trainer does itself (G + T:
 generation, log-probabilities, loss, optimiser); without a lag, no less than their sum. Every row shows the step beside
-that bound, measured in the same run. The learning rate is 0, so that all runs execute workflows of one distribution.
-Steps in which batches are not yet, or no longer, in flight are left out.
+that bound, both from means of the same run, and beside an ideal pipeline of the very batches: their executions differ,
+and a long one that a short one follows costs time that no average shows. With `--balances` the latency is chosen such
+that E is so many times G + T. The learning rate is 0, so that all runs execute workflows of one distribution. Steps in
+which batches are not yet, or no longer, in flight are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +35,23 @@ from aflow_trl.tasks.session import build_engine, build_rollouts, build_trainer,
 
 COLOURS = {0: "#777777", 1: "#7fb2d6", 2: "#1b6ca8", 4: "#0b3c61"}
 WARM_UP_STEPS = 1
+CALIBRATION_S = 0.2
+"""Latency at which E and G + T are measured for `--balances`."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Medians of the steps of a run, in seconds."""
+    """Means over the steps of a run, in seconds."""
 
+    name: str
     latency_s: float
     lag: int
     step_s: float
     trainer_s: float
     execution_s: float
     waiting_s: float
+    ideal_s: float
+    """Step of an ideal pipeline of these batches."""
 
     @property
     def bound_s(self) -> float:
@@ -67,7 +74,22 @@ def server(latency_s: float) -> Iterator[str]:
         process.wait()
 
 
-def run(url: str, latency_s: float, lag: int, steps: int) -> Result:
+def ideal_step(steps: Sequence[Mapping[str, float]], lag: int) -> float:
+    """
+    Seconds a step of an ideal pipeline: a batch is executed as soon as it is generated, at the beginning of the step
+    that is `lag` before its own, and its step ends when it has been trained on.
+    """
+    start, starts = 0.0, []
+    for index, entry in enumerate(steps):
+        starts.append(start)
+        own = entry["time/step"] - entry["time/waiting"]
+        generated = starts[max(0, index - lag)] + entry["time/generation"]
+        trained = generated + entry["time/execution"] + own - entry["time/generation"]
+        start = max(start + own, trained)
+    return start / len(steps)
+
+
+def run(name: str, url: str, latency_s: float, lag: int, steps: int) -> Result:
     """Train for a few steps and take the times of those in which the pipeline is full."""
     with tempfile.TemporaryDirectory() as folder:
         flags = {
@@ -86,52 +108,68 @@ def run(url: str, latency_s: float, lag: int, steps: int) -> Result:
         log = [entry for entry in trainer.state.log_history if "time/step" in entry]
     full = log[lag + WARM_UP_STEPS : len(log) - lag]
     step, waiting, execution = (
-        statistics.median(entry[f"time/{name}"] for entry in full) for name in ("step", "waiting", "execution")
+        statistics.fmean(entry[f"time/{part}"] for entry in full) for part in ("step", "waiting", "execution")
     )
-    own = statistics.median(entry["time/step"] - entry["time/waiting"] for entry in full)
-    return Result(latency_s, lag, step, own, execution, waiting)
+    return Result(name, latency_s, lag, step, step - waiting, execution, waiting, ideal_step(full, lag))
 
 
 def main() -> None:
     """Measure, print and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latencies", type=float, nargs="+", default=[0.2, 1.0, 3.0], metavar="SECONDS")
+    parser.add_argument("--balances", type=float, nargs="*", default=[1.0, 3.0], metavar="E/(G+T)")
     parser.add_argument("--lags", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("overlap.png"))
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    table = Table("latency", "lag", "step", "G + T", "E", "waiting", "bound", "step / bound", "speed-up")
     results: list[Result] = []
-    for latency_s in options.latencies:
+
+    def measure(name: str, latency_s: float) -> None:
         with server(latency_s) as url:
             for lag in options.lags:
-                result = run(url, latency_s, lag, options.steps)
-                results.append(result)
-                sequential = next(item for item in results if item.latency_s == latency_s)
-                figures = (result.step_s, result.trainer_s, result.execution_s, result.waiting_s, result.bound_s)
-                table.add_row(
-                    *(f"{latency_s:g} s", str(lag), *(f"{seconds:.2f} s" for seconds in figures)),
-                    *(f"{result.step_s / result.bound_s:.2f}", f"{sequential.step_s / result.step_s:.2f}"),
-                )
-                print(f"latency {latency_s:g} s, lag {lag}: {result}", flush=True)
-    report_console().print(table)
+                results.append(run(name, url, latency_s, lag, options.steps))
+                print(results[-1], flush=True)
+
+    for latency_s in options.latencies:
+        measure(f"{latency_s:g} s", latency_s)
+    if options.balances:
+        with server(CALIBRATION_S) as url:
+            sample = run("", url, CALIBRATION_S, 0, options.steps)
+        for balance in options.balances:
+            latency_s = CALIBRATION_S * balance * sample.trainer_s / sample.execution_s
+            measure(f"E = {balance:g} (G + T)", round(latency_s, 3))
+    report_console().print(table_of(results))
     plot(results, options.out)
+
+
+def table_of(results: Sequence[Result]) -> Table:
+    """One row for each run."""
+    headings = ("a call", "lag", "step", "G + T", "E", "waiting", "bound", "step / bound", "step / ideal", "speed-up")
+    table = Table(*headings)
+    for result in results:
+        sequential = next(item for item in results if item.name == result.name)
+        figures = (result.step_s, result.trainer_s, result.execution_s, result.waiting_s, result.bound_s)
+        ratios = (result.step_s / result.bound_s, result.step_s / result.ideal_s, sequential.step_s / result.step_s)
+        name = result.name if result.name.endswith(" s") else f"{result.name}: {result.latency_s:g} s"
+        cells = (*(f"{seconds:.2f} s" for seconds in figures), *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_row(name, str(result.lag), *cells)
+    return table
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
     """Seconds a step by latency and lag, each with its bound."""
     figure, axis = new_figure(figsize=(8, 4))
-    latencies = list(dict.fromkeys(result.latency_s for result in results))
+    names = list(dict.fromkeys(result.name for result in results))
     lags = list(dict.fromkeys(result.lag for result in results))
     width = 0.8 / len(lags)
     for result in results:
-        x = latencies.index(result.latency_s) + (lags.index(result.lag) - (len(lags) - 1) / 2) * width
-        label = f"rollout_lag: {result.lag}" if result.latency_s == latencies[0] else None
+        x = names.index(result.name) + (lags.index(result.lag) - (len(lags) - 1) / 2) * width
+        label = f"rollout_lag: {result.lag}" if result.name == names[0] else None
         axis.bar(x, result.step_s, 0.9 * width, color=COLOURS.get(result.lag, "#222222"), label=label)
         axis.hlines(result.bound_s, x - width / 2, x + width / 2, color="black", linewidth=1.5)
     axis.hlines([], 0, 0, color="black", linewidth=1.5, label="bound")
-    axis.set_xticks(range(len(latencies)), [f"{latency:g} s a call" for latency in latencies])
+    axis.set_xticks(range(len(names)), [f"{name} a call" if name.endswith(" s") else name for name in names])
     axis.set(ylabel="seconds a step", title="A step with rollouts that lag")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
