@@ -1,7 +1,7 @@
 """
 Seconds a step with rollouts that lag: the quickstart's policy, the simulated executor behind HTTP.
 
-    python benchmarks/overlap.py [--latencies 0.2 1 3] [--balances 1 3] [--lags 0 1 2 4] [--steps N] [--out overlap.png]
+    python benchmarks/overlap.py [--latencies 0.2 1 3] [--balances 1 3] [--lags 0 1 2 4] [--steps N]
 
 A step can take no less than E / lag (E: execution of a batch) and no less than what the trainer does itself (G + T:
 generation, log-probabilities, loss, optimiser); without a lag, no less than their sum. Every row shows the step beside
@@ -83,9 +83,9 @@ def ideal_step(steps: Sequence[Mapping[str, float]], lag: int) -> float:
     for index, entry in enumerate(steps):
         starts.append(start)
         own = entry["time/step"] - entry["time/waiting"]
-        generated = starts[max(0, index - lag)] + entry["time/generation"]
-        trained = generated + entry["time/execution"] + own - entry["time/generation"]
-        start = max(start + own, trained)
+        # Those that were in flight before are taken as executed.
+        since = starts[index - lag] if index >= lag else -entry["time/execution"]
+        start = max(start, since + entry["time/execution"]) + own
     return start / len(steps)
 
 
