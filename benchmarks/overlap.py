@@ -3,12 +3,12 @@ Seconds a step with rollouts that lag: the quickstart's policy, the simulated ex
 
     python benchmarks/overlap.py [--latencies 0.2 1 3] [--balances 1 3] [--lags 0 1 2 4] [--steps N]
 
-A step can take no less than E / lag (E: execution of a batch) and no less than what the trainer does itself (G + T:
-generation, log-probabilities, loss, optimiser); without a lag, no less than their sum. Every row shows the step beside
+With lag n a step can take no less than (E + G + T) / (n + 1) (E: execution of a batch; G + T: what the trainer does
+itself, that is generation, log-probabilities, loss, optimiser) and no less than G + T. Every row shows the step beside
 that bound, both from means of the same run, and beside an ideal pipeline of the very batches: their executions differ,
-and a long one that a short one follows costs time that no average shows. With `--balances` the latency is chosen such
-that E is so many times G + T. The learning rate is 0, so that all runs execute workflows of one distribution. Steps in
-which batches are not yet, or no longer, in flight are left out.
+and a long one that short ones follow costs time that no average shows. With `--balances` the latency is chosen such
+that E is so many times G + T. The learning rate is 0, so that all runs execute workflows of one distribution. Steps
+in which batches are not yet, or no longer, in flight are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from aflow_trl.console import report_console
 from aflow_trl.data import build_dataset
-from aflow_trl.recipes import load_recipe
+from aflow_trl.recipes import StepTime, load_recipe
 from aflow_trl.rewards import workflow_rewards
 from aflow_trl.runs import new_figure, save_figure
 from aflow_trl.tasks.session import build_engine, build_rollouts, build_trainer, load_problems
@@ -56,9 +56,7 @@ class Result:
     @property
     def bound_s(self) -> float:
         """What no step can undercut."""
-        if self.lag == 0:
-            return self.execution_s + self.trainer_s
-        return max(self.execution_s / self.lag, self.trainer_s)
+        return StepTime(self.execution_s, self.trainer_s).at(self.lag)
 
 
 @contextmanager

@@ -26,8 +26,13 @@ class StepTime:
     """Everything else: generation, log-probabilities, loss, optimiser, guard."""
 
     def at(self, lag: int) -> float:
-        """Seconds of a step whose rollouts lag by so many batches."""
-        return self.execution_s + self.trainer_s if lag == 0 else max(self.execution_s / lag, self.trainer_s)
+        """
+        Seconds of a step whose rollouts lag by so many batches.
+
+        The batch that is `lag` ahead is generated before the one that is due is awaited, so that an execution has
+        `lag` whole steps and the wait of its own: E = lag * step + (step - trainer). A step is at least the trainer.
+        """
+        return max((self.execution_s + self.trainer_s) / (lag + 1), self.trainer_s)
 
     @property
     def best_lag(self) -> int:
