@@ -23,7 +23,7 @@ from aflow_trl.errors import RecipeError
 from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
 from aflow_trl.llm.limiter import EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Window
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
-from aflow_trl.recipes import operator_executors
+from aflow_trl.recipes import further_executors
 from aflow_trl.simulator import SimulatedApp, in_process
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
 
@@ -342,9 +342,7 @@ async def test_operator_calls_its_dedicated_executor_at_its_price(endpoint: Scri
 
 def test_models_of_a_recipe_override_only_what_they_set() -> None:
     base = ExecutorConfig(executor_model="gpt-4o-mini", executor_input_usd_per_mtok=9.0)
-    configs = operator_executors(
-        {"Review": {"executor_model": "gpt-4o", "executor_concurrency": 3}}, base, ["Custom", "Review"]
-    )
+    configs = further_executors({"Review": {"executor_model": "gpt-4o", "executor_concurrency": 3}}, base)
     review = configs["Review"]
     assert (review.executor_model, review.executor_concurrency, review.price.input_usd) == ("gpt-4o", 3, 2.5)
 
@@ -352,7 +350,6 @@ def test_models_of_a_recipe_override_only_what_they_set() -> None:
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ({"Oracle": {}}, "Oracle"),
         ({"Review": {"model": "x"}}, "'model'"),
         ({"Review": "gpt-4o"}, "a str"),
         ({"Review": {"executor_max_tokens": 0}}, "executor_max_tokens"),
@@ -360,7 +357,7 @@ def test_models_of_a_recipe_override_only_what_they_set() -> None:
 )
 def test_invalid_models_are_reported(models: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        operator_executors(models, ExecutorConfig(), ["Custom", "Review"])
+        further_executors(models, ExecutorConfig())
 
 
 # -- scale -----------------------------------------------------------------------------------------------------------

@@ -130,6 +130,23 @@ def test_skill_table_determines_the_share_of_right_replies() -> None:
     assert abs(right - expected) < default_skill()["spread"] + 0.08
 
 
+def test_a_better_model_avoids_its_share_of_failures() -> None:
+    problems = [row for row in rows(400) if row.domain == "math" and row.difficulty == 4]
+
+    def accuracy(model: str) -> float:
+        return sum(
+            f"<answer>{row.answer[0]}</answer>"
+            in reply(render("AnswerGenerate", attempt="", problem=row.question), seed, model=model)
+            for row in problems
+            for seed in range(20)
+        ) / (20 * len(problems))
+
+    weak = accuracy(MODEL_NAME)
+    assert (
+        abs(accuracy("simulated-strong") - (weak + default_skill()["models"]["simulated-strong"] * (1 - weak))) < 0.05
+    )
+
+
 def test_review_has_false_positives_and_false_negatives() -> None:
     row = next(row for row in rows(60) if row.domain == "math" and row.difficulty == 2)
 
@@ -183,9 +200,9 @@ async def test_http_server_and_in_process_application_give_equal_replies(
     assert [node.text for node in over_http.nodes] == [node.text for node in in_process_trace.nodes]
 
 
-async def test_http_server_lists_its_model(base_url: str) -> None:
+async def test_http_server_lists_its_models(base_url: str) -> None:
     async with ClientSession() as session, session.get(f"{base_url}/models") as response:
-        assert [model["id"] for model in (await response.json())["data"]] == [MODEL_NAME]
+        assert [model["id"] for model in (await response.json())["data"]] == [MODEL_NAME, "simulated-strong"]
 
 
 @pytest.mark.parametrize("body", ["{", "[]", '"text"', "{}", '{"messages": []}'])

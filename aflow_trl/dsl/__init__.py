@@ -3,6 +3,7 @@
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
 from .ast import (
+    MODEL,
     Analysis,
     Arguments,
     ArgumentValue,
@@ -37,6 +38,7 @@ __all__ = [
     "CLOSING_TAG",
     "DEFAULT_LIMITS",
     "MAX_REGEX_DEPTH",
+    "MODEL",
     "REPAIRS",
     "Analysis",
     "ArgumentValue",

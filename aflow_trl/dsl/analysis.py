@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..errors import DSLError
 from .ast import (
     MAX_REPEAT,
+    MODEL,
     Analysis,
     Chain,
     Conditional,
@@ -121,12 +122,14 @@ def _check_operator(node: Operator, workflow: Workflow, vocabulary: Vocabulary) 
     if spec is None:
         raise _error(node, workflow, f"unknown operator {node.name!r}", "unknown_operator", tuple(vocabulary))
     for name, value in node.arguments:
-        if name not in spec.arguments:
+        if name not in spec.parameters:
             message = f"{node.name} takes no argument {name!r}" if name else f"{node.name} takes no argument"
-            raise _error(node, workflow, message, "unknown_argument", spec.arguments)
+            raise _error(node, workflow, message, "unknown_argument", spec.parameters)
         if not isinstance(value, str):
             message = f"argument {name!r} of {node.name} must be a string, got {value!r}"
             raise _error(node, workflow, message, "wrong_argument_type")
+        if name == MODEL and spec.models and value not in spec.models:
+            raise _error(node, workflow, f"unknown model {value!r}", "unknown_model", spec.models)
 
 
 def _error(node: Node, workflow: Workflow, message: str, label: str, expected: tuple[str, ...] = ()) -> DSLError:

@@ -16,6 +16,8 @@ ArgumentValue: TypeAlias = str | int | float | bool
 # A sorted tuple rather than a dict: nodes have to be hashable, and equal whatever order the arguments are written in.
 Arguments: TypeAlias = tuple[tuple[str, ArgumentValue], ...]
 
+MODEL = "model"
+"""Argument that names the model an operator calls, where there are several."""
 MAX_REPEAT = 5
 """Largest n of `(S) * n`."""
 
@@ -136,6 +138,13 @@ class OperatorSpec:
     """Whether it reduces several candidates to one."""
     arguments: tuple[str, ...] = ()
     """Names of its parameters; a positional string goes to the first."""
+    models: tuple[str, ...] = ()
+    """Models that the argument `model` may name; without any it has no such argument."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all arguments it takes."""
+        return (*self.arguments, MODEL) if self.models else self.arguments
 
 
 @dataclass(frozen=True, slots=True)

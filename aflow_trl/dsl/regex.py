@@ -6,10 +6,11 @@ Nesting is not regular, so it is expanded up to a fixed depth; the expression gr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ..text import HIDDEN_CHARACTERS
-from .ast import MAX_REPEAT
+from .ast import MAX_REPEAT, MODEL, OperatorSpec
 from .vocabulary import Vocabulary, builtin_vocabulary
 
 MAX_REGEX_DEPTH = 3
@@ -44,8 +45,8 @@ def workflow_regex(depth: int = 2, *, vocabulary: Vocabulary | None = None, tags
     if not 1 <= depth <= MAX_REGEX_DEPTH:
         raise ValueError(f"depth must be between 1 and {MAX_REGEX_DEPTH}, got {depth}.")
     vocabulary = builtin_vocabulary() if vocabulary is None else vocabulary
-    operator = _any(_operator(name, spec.arguments) for name, spec in vocabulary.items())
-    conditions = [_operator(name, spec.arguments) for name, spec in vocabulary.items() if spec.gives_verdict]
+    operator = _any(map(_operator, vocabulary.values()))
+    conditions = [_operator(spec) for spec in vocabulary.values() if spec.gives_verdict]
     condition = _any(conditions) if conditions else None
     step, bodies = operator, [operator]
     for _ in range(depth - 1):
@@ -87,12 +88,15 @@ def _chain(step: str) -> str:
     return f"{step}(?: -> {step})*"
 
 
-def _operator(name: str, arguments: tuple[str, ...]) -> str:
+def _operator(spec: OperatorSpec) -> str:
     """An operator with any subset of its arguments, in the order of the canonical form."""
-    pairs = [f"{argument}={_STRING}" for argument in sorted(arguments)]
+    values = dict.fromkeys(spec.parameters, _STRING)
+    if spec.models:
+        values[MODEL] = f'"{_any(map(re.escape, spec.models))}"'
+    pairs = [f"{argument}={values[argument]}" for argument in sorted(values)]
     # One alternative for each possible first argument, so that the commas come out right without look-around.
     lists = [pair + "".join(f"(?:, {later})?" for later in pairs[index + 1 :]) for index, pair in enumerate(pairs)]
-    return f"{name}(?:\\({_any(lists)}\\))?" if lists else name
+    return f"{spec.name}(?:\\({_any(lists)}\\))?" if lists else spec.name
 
 
 def _any(alternatives: Iterable[str]) -> str:

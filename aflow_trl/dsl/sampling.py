@@ -6,8 +6,8 @@ import random
 
 from ..errors import DSLError
 from .analysis import DEFAULT_LIMITS, check
-from .ast import Conditional, Done, Limits, Node, Operator, Parallel, Repeat, Workflow, chain
-from .vocabulary import Vocabulary, builtin_vocabulary
+from .ast import Conditional, Done, Limits, Node, Parallel, Repeat, Workflow, chain
+from .vocabulary import Vocabulary, builtin_vocabulary, operator_calls
 
 # Cumulative thresholds of the draw for a step; what remains above the last is a loop.
 PLAIN_BELOW = 0.62
@@ -54,9 +54,9 @@ def _chain(rng: random.Random, vocabulary: Vocabulary, max_steps: int, level: in
 
 
 def _step(rng: random.Random, vocabulary: Vocabulary, level: int) -> Node:
-    plain = [Operator(name) for name, spec in vocabulary.items() if not spec.is_ensemble]
-    conditions = [Operator(name) for name, spec in vocabulary.items() if spec.gives_verdict]
-    ensembles = [Operator(name) for name, spec in vocabulary.items() if spec.is_ensemble]
+    plain = [call for spec in vocabulary.values() if not spec.is_ensemble for call in operator_calls(spec)]
+    conditions = [call for spec in vocabulary.values() if spec.gives_verdict for call in operator_calls(spec)]
+    ensembles = [call for spec in vocabulary.values() if spec.is_ensemble for call in operator_calls(spec)]
     # At the deepest level every step is a plain operator.
     draw = rng.random() if level < MAX_LOOP_LEVEL else 0.0
     if draw < PLAIN_BELOW:

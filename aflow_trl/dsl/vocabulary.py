@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeAlias, TypedDict
 
 from ..assets import read_config
-from .ast import OperatorSpec
+from .ast import MODEL, Operator, OperatorSpec
 
 Vocabulary: TypeAlias = Mapping[str, OperatorSpec]
 
@@ -51,3 +51,8 @@ def builtin_vocabulary() -> Vocabulary:
             for name, entry in operator_table().items()
         }
     )
+
+
+def operator_calls(spec: OperatorSpec) -> list[Operator]:
+    """Calls of an operator: the plain one, and one with each model."""
+    return [Operator(spec.name), *(Operator(spec.name, ((MODEL, model),)) for model in spec.models)]

@@ -45,7 +45,8 @@ class Engine:
             Scope within which equal operator calls are one execution: the whole batch (`"step"`), a group (`"group"`),
             or nothing (`"off"`: equal calls still draw equal samples, but each is paid for).
         models (`Mapping[str, LLMClient]`, *optional*):
-            Clients of dedicated executors, by the operator they serve.
+            Clients of further executors: by the operator that they serve, or by the name that a workflow calls them
+            by, as in `Review(model="strong")`.
 
     Raises:
         `ValueError`: `share` is not one of these modes.
@@ -76,8 +77,9 @@ class Engine:
         self.share = share
         self.client = client
         self.clients = {DEFAULT_MODEL: client, **(models or {})}
-        """Clients by the operator they serve."""
-        self.operators = DEFAULT_OPERATORS if operators is None else operators
+        """Clients by the operator they serve, or by the name that workflows know them by."""
+        operators = DEFAULT_OPERATORS if operators is None else operators
+        self.operators = operators.with_models([name for name in models or () if name not in operators])
         self.limits = limits
         self.budget = budget or Budget()
         self.step_timeout_s = step_timeout_s

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from ..answers import vote_key
-from ..dsl import Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow, walk
+from ..dsl import MODEL, Chain, Conditional, Done, Node, Operator, Parallel, Repeat, Workflow, walk
 from ..errors import BudgetExceededError, RejectedRequestError
 from ..llm import LLMClient, Priority
 from ..operators import (
@@ -188,13 +188,16 @@ class Interpreter:
         return Flow((state,), seconds=record.wall_s - record.queued_s)
 
     async def _execute(self, node: Operator, state: State, sample: int, key: str, priority: Priority) -> Execution:
-        client = self._clients.get(node.name, self._clients[DEFAULT_MODEL])
+        arguments = {name: str(value) for name, value in node.arguments}
+        if self._operators.models and MODEL in arguments:
+            client = self._clients[arguments.pop(MODEL)]
+        else:
+            client = self._clients.get(node.name, self._clients[DEFAULT_MODEL])
         # Derived from the key: equal calls draw equal samples even where they are not shared.
         call = OperatorCall(client, seed=int(key[:15], 16), priority=priority)
         started = time.monotonic()
         failure, rejected = "", 0
         try:
-            arguments = {name: str(value) for name, value in node.arguments}
             state = await self._operators[node.name]().run(state, arguments, call)
         except (OperatorFailureError, RejectedRequestError) as error:
             failure = f"{type(error).__name__}: {error}"
@@ -207,6 +210,7 @@ class Interpreter:
         paid = [cost for cost, completion in zip(costs, call.completions, strict=True) if not completion.cached]
         return state, NodeRecord(
             operator=node.name,
+            model=client.config.executor_model,
             arguments=dict(node.arguments),
             sample=sample,
             key=key,

@@ -72,6 +72,8 @@ class NodeRecord:
     estimated_usage: bool
     usd: float | None
     wall_s: float
+    model: str = ""
+    """Model of the executor that it called."""
     queued_s: float = 0.0
     """Seconds of them that its calls waited for our own limits on requests."""
     calls_s: float = 0.0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from ..dsl import OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
+from ..dsl import MODEL, OperatorSpec, Vocabulary, builtin_vocabulary, operator_table
 from ..errors import RecipeError
 from ..user_modules import import_user_modules
 from .base import Operator
 
 OperatorClass = TypeVar("OperatorClass", bound=type[Operator])
+MODEL_NAME = re.compile(r"[a-z][a-z0-9._-]*")
+"""Lower case, unlike operators, so that a misspelt operator in `models` is not taken for a model."""
 
 
 class OperatorRegistry(Mapping[str, type[Operator]]):
@@ -21,10 +25,13 @@ class OperatorRegistry(Mapping[str, type[Operator]]):
     Args:
         operators (`Iterable[type[Operator]]`, *optional*, defaults to `()`):
             Initial operator classes.
+        models (`Sequence[str]`, *optional*, defaults to `()`):
+            Models that an operator may name, as in `Review(model="strong")`.
     """
 
-    def __init__(self, operators: Iterable[type[Operator]] = ()) -> None:
+    def __init__(self, operators: Iterable[type[Operator]] = (), models: Sequence[str] = ()) -> None:
         self._classes = {cls.spec.name: cls for cls in operators}
+        self.models = tuple(models)
 
     def __getitem__(self, name: str) -> type[Operator]:
         return self._classes[name]
@@ -38,12 +45,23 @@ class OperatorRegistry(Mapping[str, type[Operator]]):
     @property
     def vocabulary(self) -> Vocabulary:
         """Specs of the operators, for parser and static analysis."""
-        return MappingProxyType({name: cls.spec for name, cls in self._classes.items()})
+        return MappingProxyType(
+            {name: replace(cls.spec, models=self.models) for name, cls in self._classes.items()}
+            if self.models
+            else {name: cls.spec for name, cls in self._classes.items()}
+        )
 
     @property
     def descriptions(self) -> str:
-        """Descriptions for the policy's system prompt, one operator a line."""
-        return "\n".join(f"- {name}: {cls.description}" for name, cls in self._classes.items())
+        """Descriptions for the policy's system prompt: one operator a line, then how to name a model."""
+        lines = [f"- {name}: {cls.description}" for name, cls in self._classes.items()]
+        if self.models:
+            name = next(iter(self._classes), "Custom")
+            lines.append(
+                f'Each operator may name the model it calls: {name}({MODEL}="{self.models[0]}"). '
+                f"Models: {', '.join(self.models)}; without a name the default one."
+            )
+        return "\n".join(lines)
 
     def add(self, cls: type[Operator]) -> None:
         """
@@ -69,7 +87,27 @@ class OperatorRegistry(Mapping[str, type[Operator]]):
         for name in names or ():
             if name not in self._classes:
                 raise RecipeError(f"unknown operator {name!r}. Available operators: {', '.join(self._classes)}.")
-        return OperatorRegistry(self._classes.values() if names is None else (self._classes[name] for name in names))
+        classes = self._classes.values() if names is None else (self._classes[name] for name in names)
+        return OperatorRegistry(classes, self.models)
+
+    def with_models(self, models: Sequence[str]) -> OperatorRegistry:
+        """
+        The operators, each of which may name one of `models`.
+
+        Raises:
+            [`RecipeError`]: A name is that of an operator or no name of the language, or an operator has an argument
+                `model` of its own.
+        """
+        for name in models:
+            if not MODEL_NAME.fullmatch(name):
+                raise RecipeError(
+                    f"{name!r} is no operator, and cannot name a model. Use an operator ({', '.join(self._classes)}), "
+                    "or lower-case letters, digits, '-', '_' and '.'."
+                )
+        for name, cls in self._classes.items():
+            if models and MODEL in cls.spec.arguments:
+                raise RecipeError(f"operator {name!r} has an argument {MODEL!r} of its own. Give it another name.")
+        return OperatorRegistry(self._classes.values(), models)
 
 
 DEFAULT_OPERATORS = OperatorRegistry()

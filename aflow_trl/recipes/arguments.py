@@ -97,8 +97,9 @@ class WorkflowArguments:
         quantize_correctness (`bool`, *optional*, defaults to `False`):
             Whether correctness takes one of five levels.
         models (`dict` or `str`, *optional*):
-            Separate executors for some operators: by operator, what differs from the recipe's executor, such as
-            `{"Review": {"executor_model": "gpt-4o"}}`.
+            Further executors: by operator, or by a lower-case name that a workflow may call one by, what differs from
+            the recipe's executor. With `{"strong": {"executor_model": "gpt-4o"}}` a workflow may hold
+            `Review(model="strong")`.
         share (`str`, *optional*, defaults to `"step"`):
             Scope in which equal operator calls are made once: a `step`, a `group`, or `off`.
         call_cache (`str`, *optional*):
@@ -120,7 +121,7 @@ class WorkflowArguments:
     quantize_correctness: bool = field(default=False, metadata={"help": "Whether correctness takes five levels."})
     models: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "By operator, what differs from the recipe's executor (JSON on a command line)."},
+        metadata={"help": "By operator or name, what differs from the recipe's executor (JSON on a command line)."},
     )
     share: str = field(
         default="step",
@@ -155,7 +156,9 @@ class WorkflowArguments:
         if isinstance(self.models, str):
             object.__setattr__(self, "models", _read_json("models", self.models))
         if self.models is not None and not isinstance(self.models, Mapping):
-            raise ValueError(f"models is a {type(self.models).__name__}. Give a mapping of operators to settings.")
+            raise ValueError(
+                f"models is a {type(self.models).__name__}. Give a mapping of operators or names to settings."
+            )
         if self.share not in SHARE_MODES:
             raise ValueError(f"share is {self.share!r}. Use one of {', '.join(SHARE_MODES)}.")
         if unknown := set(self.judge_domains or ()) - {"math", "qa"}:

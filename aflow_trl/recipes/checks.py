@@ -98,7 +98,9 @@ def _check_folders(recipe: Recipe) -> None:
 
 
 def _check_execution(recipe: Recipe) -> None:
-    executors = recipe.operator_executors.values()
+    if unused := sorted(set(recipe.further_executors) - set(recipe.operators) - set(recipe.operators.models)):
+        raise RecipeError(f"models holds {unused[0]!r}, but operators does not. Add it there, or remove it here.")
+    executors = recipe.further_executors.values()
     if any(config.executor_max_usd != recipe.executor.executor_max_usd for config in executors):
         raise RecipeError("executor_max_usd holds for the whole run. Give it beside models, not inside.")
     if not recipe.is_simulated and recipe.workflow.simulated_latency_s:

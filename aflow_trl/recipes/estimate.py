@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Row, load_rows
-from ..dsl import format_workflow, sample_workflow
+from ..dsl import MODEL, format_workflow, sample_workflow
 from ..engine import Budget, Engine, NodeRecord, RolloutRequest, Trace
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, Price, Usage
@@ -194,7 +194,7 @@ class _DryRun:
         self.recipe, self.rows, self.reply_tokens = recipe, rows[:DRY_RUN_PROBLEMS], reply_tokens
         self.traces = _run(recipe, self.rows, group_size)
         self.nodes = [node for trace in self.traces for node in trace.nodes]
-        self.prices = {name: config.price for name, config in recipe.operator_executors.items()}
+        self.prices = {name: config.price for name, config in recipe.further_executors.items()}
 
     def phase(self, name: str, completions: int) -> Phase:
         scale = completions / len(self.traces)
@@ -242,7 +242,8 @@ class _DryRun:
     def _usd(self, nodes: Sequence[NodeRecord]) -> float | None:
         total = 0.0
         for node in nodes:
-            price: Price = self.prices.get(node.operator, self.recipe.executor.price)
+            named = self.prices.get(str(node.arguments.get(MODEL)))
+            price: Price = named or self.prices.get(node.operator, self.recipe.executor.price)
             cost = price.cost(Usage(node.prompt_tokens, node.model_calls * self.reply_tokens))
             if cost is None:
                 return None
@@ -292,7 +293,9 @@ def _run(recipe: Recipe, rows: Sequence[Row], group_size: int, latency_s: float 
     async def run() -> list[Trace]:
         client = simulated_client(config, app=SimulatedApp(latency_s=latency_s))
         try:
-            return await Engine(client, operators=recipe.operators, share=recipe.workflow.share).run(requests)
+            models = dict.fromkeys(recipe.further_executors, client)
+            engine = Engine(client, operators=recipe.operators, share=recipe.workflow.share, models=models)
+            return await engine.run(requests)
         finally:
             await client.aclose()
 

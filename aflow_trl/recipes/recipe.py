@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,28 +30,22 @@ from .arguments import (
 )
 
 
-def operator_executors(
-    models: Mapping[str, Any], executor: ExecutorConfig, operators: Collection[str]
-) -> dict[str, ExecutorConfig]:
+def further_executors(models: Mapping[str, Any], executor: ExecutorConfig) -> dict[str, ExecutorConfig]:
     """
-    Executors of the operators that have a separate one.
+    Further executors: of operators that have a separate one, and those that workflows call by name.
 
     Args:
         models (`dict[str, Any]`):
-            By operator, the fields that differ from the main executor.
+            By operator, or by a name of the user's, the fields that differ from the main executor.
         executor ([`~aflow_trl.llm.ExecutorConfig`]):
             Main executor.
-        operators (`Collection[str]`):
-            Names of all operators.
 
     Raises:
-        [`RecipeError`]: An operator or a field is unknown, or a value is wrong.
+        [`RecipeError`]: A field is unknown, or a value is wrong.
     """
     names = {item.name for item in fields(ExecutorConfig)}
     configs = {}
     for name, changes in models.items():
-        if name not in operators:
-            raise RecipeError(f"models names the operator {name!r}. Use some of {', '.join(operators)}.")
         if not isinstance(changes, dict) or (unknown := sorted(set(changes) - names)):
             wrong = repr(unknown[0]) if isinstance(changes, dict) else f"a {type(changes).__name__}"
             raise RecipeError(
@@ -134,8 +128,10 @@ class Recipe:
     @cached_property
     def operators(self) -> OperatorRegistry:
         """Operators that a workflow may use."""
-        names = self.arguments.operators if isinstance(self.arguments, WorkflowArguments) else None
-        return DEFAULT_OPERATORS.select(names)
+        if not isinstance(self.arguments, WorkflowArguments):
+            return DEFAULT_OPERATORS
+        operators = DEFAULT_OPERATORS.select(self.arguments.operators)
+        return operators.with_models([name for name in self.arguments.models or () if name not in DEFAULT_OPERATORS])
 
     @cached_property
     def prompt(self) -> PolicyPrompt:
@@ -152,17 +148,17 @@ class Recipe:
         return PolicyPrompt(self.run.policy_prompt, self.operators, takes_system_role(tokenizer))
 
     @property
-    def operator_executors(self) -> dict[str, ExecutorConfig]:
-        """Executors of the operators that have a separate one."""
+    def further_executors(self) -> dict[str, ExecutorConfig]:
+        """Executors of operators that have a separate one, and of the models that workflows may name."""
         models = self.workflow.models
-        return operator_executors(models, self.executor, self.operators) if isinstance(models, Mapping) else {}
+        return further_executors(models, self.executor) if isinstance(models, Mapping) else {}
 
     @property
     def executors(self) -> list[ExecutorConfig]:
         """All executors of the run, the main one first; none for a task without workflows."""
         if not isinstance(self.arguments, WorkflowArguments):
             return []
-        configs = [self.executor, *self.operator_executors.values()]
+        configs = [self.executor, *self.further_executors.values()]
         return [config for number, config in enumerate(configs) if config not in configs[:number]]
 
     @property

@@ -1,4 +1,4 @@
-"""What was paid for, by operator and by domain, from the usage of each reply."""
+"""What was paid for, by operator, by domain and by model, from the usage of each reply."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 
 from .types import ScoredRollout
 
+PARTS = ("by_operator", "by_domain", "by_model")
+
 
 @dataclass(slots=True)
 class Account:
-    """Totals of one operator or domain."""
+    """Totals of one operator, domain or model."""
 
     model_calls: int = 0
     """Calls paid for here."""
@@ -41,6 +43,7 @@ class Ledger:
 
     by_operator: dict[str, Account] = field(default_factory=dict)
     by_domain: dict[str, Account] = field(default_factory=dict)
+    by_model: dict[str, Account] = field(default_factory=dict)
 
     def record(self, rollouts: Sequence[ScoredRollout]) -> None:
         """Add what a batch paid."""
@@ -58,21 +61,21 @@ class Ledger:
                     )
                 self.by_operator.setdefault(node.operator, Account()).add(entry)
                 self.by_domain.setdefault(rollout.domain, Account()).add(entry)
+                self.by_model.setdefault(node.model, Account()).add(entry)
 
     @classmethod
     def sum(cls, ledgers: Iterable[Ledger]) -> Ledger:
         """One ledger for all processes."""
         total = cls()
         for ledger in ledgers:
-            for accounts, others in ((total.by_operator, ledger.by_operator), (total.by_domain, ledger.by_domain)):
-                for name, account in others.items():
+            for part in PARTS:
+                accounts: dict[str, Account] = getattr(total, part)
+                for name, account in getattr(ledger, part).items():
                     accounts.setdefault(name, Account()).add(account)
         return total
 
     def to_json(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Plain data, names in order."""
-        parts = {"by_operator": self.by_operator, "by_domain": self.by_domain}
         return {
-            part: {name: asdict(account) for name, account in sorted(accounts.items())}
-            for part, accounts in parts.items()
+            part: {name: asdict(account) for name, account in sorted(getattr(self, part).items())} for part in PARTS
         }

@@ -54,7 +54,8 @@ class SimulatedApp:
         contents = [str(message.get("content", "")) for message in messages]
         seed = request.get("seed")
         # Without a seed every reply is a new sample, as from a real endpoint.
-        text = reply(contents[-1], random.getrandbits(31) if seed is None else int(seed), self._skill)
+        model = str(request.get("model", MODEL_NAME))
+        text = reply(contents[-1], random.getrandbits(31) if seed is None else int(seed), self._skill, model)
         usage = {
             "prompt_tokens": math.ceil(sum(map(len, contents)) / CHARS_PER_TOKEN),
             "completion_tokens": math.ceil(len(text) / CHARS_PER_TOKEN),
@@ -63,7 +64,7 @@ class SimulatedApp:
             "id": f"sim-{self.calls}",
             "object": "chat.completion",
             "created": 0,
-            "model": MODEL_NAME,
+            "model": model,
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},
             ],

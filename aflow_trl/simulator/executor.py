@@ -68,6 +68,8 @@ class Skill(TypedDict):
     """Probability that `Format` loses the answer."""
     malformed: float
     """Probability of a structured reply in the wrong format."""
+    models: dict[str, float]
+    """Models that are better than the table, and the share of its failures that they avoid."""
     traits: dict[str, dict[str, dict[str, float]]]
     """
     Factors on probabilities by domain and trait of the problem: on those of `solve` by way of solving, and on
@@ -83,7 +85,7 @@ def default_skill() -> Skill:
     return table
 
 
-def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
+def reply(prompt: str, seed: int, skill: Skill | None = None, model: str = "") -> str:
     """
     Reply to a prompt.
 
@@ -94,6 +96,8 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
             Sampling seed. Equal prompts and seeds get equal replies.
         skill ([`Skill`], *optional*):
             Skill table. Defaults to `configs/simulated_executor.yaml`.
+        model (`str`, *optional*):
+            Model that is asked. One that the table does not name has exactly the skill of the table.
 
     Returns:
         `str`: Text of the reply.
@@ -112,7 +116,7 @@ def reply(prompt: str, seed: int, skill: Skill | None = None) -> str:
     solved = read_problem(fields.get("problem", "") or prompt)
     if solved is None:
         return "I do not know."
-    return _WRITERS[name](_Reply(solved, fields, rng, table))
+    return _WRITERS[name](_Reply(solved, fields, rng, table, table["models"].get(model, 0.0)))
 
 
 def knows(problem: str) -> bool:
@@ -123,8 +127,12 @@ def knows(problem: str) -> bool:
 class _Reply:
     """State of a reply that is being written."""
 
-    def __init__(self, solved: Solved, fields: Mapping[str, str], rng: random.Random, skill: Skill) -> None:
+    def __init__(
+        self, solved: Solved, fields: Mapping[str, str], rng: random.Random, skill: Skill, avoided: float
+    ) -> None:
         self.solved, self.fields, self.rng, self.skill = solved, fields, rng, skill
+        self.avoided = avoided
+        """Share of the failures of the table that the model avoids."""
         self.mistakes, self.luck = rng, rng
         """What decides whether a solution errs, and how: where all replies err alike, the problem's own draws."""
         self.traits = [skill["traits"][solved.domain].get(trait, {}) for trait in solved.traits]
@@ -138,7 +146,12 @@ class _Reply:
         base = by_difficulty[self.solved.difficulty - 1]
         # Seeded with the problem, so that it is equally hard or easy in every reply.
         offset = random.Random(self.fields.get("problem", "")).uniform(-1, 1) * self.skill["spread"]
-        return min(MAX_PROBABILITY, max(MIN_PROBABILITY, (base + offset) * self.factor(name)))
+        better = base + offset + self.avoided * max(0.0, 1 - base - offset)
+        return min(MAX_PROBABILITY, max(MIN_PROBABILITY, better * self.factor(name)))
+
+    def failure(self, probability: float, name: str = "") -> float:
+        """Probability of something that should not happen."""
+        return min(MAX_PROBABILITY, probability * (1 - self.avoided) * self.factor(name))
 
     def factor(self, name: str) -> float:
         """Product of what the traits of the problem multiply a probability by."""
@@ -238,7 +251,7 @@ def _review(r: _Reply) -> str:
     review = r.skill["review"]
     right = r.is_right(r.fields["solution"])
     if right:
-        accepted = not r.draw(min(MAX_PROBABILITY, review["false_alarm"] * r.factor("false_alarm")))
+        accepted = not r.draw(r.failure(review["false_alarm"], "false_alarm"))
     else:
         accepted = not r.draw(r.probability(review["detects_wrong"], "detects_wrong"))
     feedback = "Every step holds." if accepted else "A step is mistaken; check them one by one."
@@ -248,7 +261,7 @@ def _review(r: _Reply) -> str:
 def _revise(r: _Reply) -> str:
     revise = r.skill["revise"]
     if r.is_right(r.fields["solution"]):
-        right = not r.draw(min(MAX_PROBABILITY, revise["breaks"] * r.factor("breaks")))
+        right = not r.draw(r.failure(revise["breaks"], "breaks"))
     else:
         # The word that `_review` uses for a wrong solution.
         useful = "mistaken" in r.fields.get("feedback", "")

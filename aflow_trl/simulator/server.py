@@ -7,6 +7,7 @@ import json
 from aiohttp import web
 
 from .app import MODEL_NAME, SimulatedApp
+from .executor import default_skill
 
 
 def build_server(app: SimulatedApp) -> web.Application:
@@ -21,7 +22,8 @@ def build_server(app: SimulatedApp) -> web.Application:
         return web.json_response(body, status=status)
 
     async def models(_: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL_NAME, "object": "model"}]})
+        names = (MODEL_NAME, *default_skill()["models"])
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
     server = web.Application()
     server.router.add_post("/v1/chat/completions", chat)

@@ -113,7 +113,7 @@ def build_engine(recipe: Recipe, earlier: Sequence[ScoredRollout]) -> tuple[Engi
         return clients[-1]
 
     main = client_for(recipe.executor)
-    models = {name: client_for(config) for name, config in recipe.operator_executors.items()}
+    models = {name: client_for(config) for name, config in recipe.further_executors.items()}
     allow_weak_sandbox(recipe.run.allow_weak_sandbox)
 
     async def probe() -> Layers:

@@ -1,0 +1,179 @@
+"""Workflows that name their models: language, execution, accounts, recipes."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aflow_trl.dsl import Operator as Call
+from aflow_trl.dsl import extract, format_workflow, parse, sample_workflow, walk, workflow_regex, workflow_templates
+from aflow_trl.engine import Engine, RolloutRequest
+from aflow_trl.errors import DSLError, RecipeError
+from aflow_trl.operators import DEFAULT_OPERATORS, Problem
+from aflow_trl.recipes import estimate, load_recipe
+from aflow_trl.rollouts import Ledger, Rollouts
+from conftest import ScriptedEndpoint
+
+OPERATORS = DEFAULT_OPERATORS.with_models(["strong", "cheap-1.5"])
+VOCABULARY = OPERATORS.vocabulary
+MODELS = '{"strong": {"executor_model": "gpt-4o"}}'
+
+
+# -- the language ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000))
+def test_sampled_workflows_survive_their_canonical_form(seed: int) -> None:
+    workflow = sample_workflow(random.Random(seed), vocabulary=VOCABULARY)
+    assert parse(format_workflow(workflow), vocabulary=VOCABULARY) == workflow
+
+
+def test_random_workflows_name_every_model() -> None:
+    rng = random.Random(0)
+    texts = " ".join(format_workflow(sample_workflow(rng, vocabulary=VOCABULARY)) for _ in range(100))
+    assert set(re.findall(r'model="([^"]+)"', texts)) == {"strong", "cheap-1.5"}
+
+
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [
+        ('Review(model="weak")', "unknown_model"),
+        ('Review(model="Strong")', "unknown_model"),
+        ("Review(model=3)", "wrong_argument_type"),
+        ('Review("strong")', "unknown_argument"),
+        ('Custom -> Review(modell="strong")', "unknown_argument"),
+    ],
+)
+def test_what_names_no_model_is_an_error(source: str, label: str) -> None:
+    with pytest.raises(DSLError) as caught:
+        parse(source, vocabulary=VOCABULARY)
+    assert caught.value.label == label
+    if label == "unknown_model":
+        assert "cheap-1.5" in str(caught.value)
+
+
+def test_without_models_there_is_no_such_argument() -> None:
+    with pytest.raises(DSLError, match="takes no argument 'model'"):
+        parse('Review(model="strong")')
+
+
+def test_a_completion_that_names_a_model_is_read() -> None:
+    text = '<workflow>Custom(instruction="be brief", model="strong") -> Review(model="cheap-1.5")</workflow>'
+    assert extract(text, vocabulary=VOCABULARY).valid and not extract(text).valid
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_expression_for_constrained_decoding_matches_what_the_parser_accepts(depth: int) -> None:
+    pattern = re.compile(workflow_regex(depth, vocabulary=VOCABULARY, tags=False))
+    assert pattern.fullmatch('Custom(instruction="x", model="strong") -> Review(model="cheap-1.5")')
+    assert not pattern.fullmatch('Custom(model="weak")') and not pattern.fullmatch('Custom(model="cheap-1x5")')
+
+
+def test_templates_use_at_most_two_models() -> None:
+    templates = workflow_templates(vocabulary=VOCABULARY)
+    used = [{node.arguments for node, _ in walk(item.root) if isinstance(node, Call)} for item in templates]
+    assert len(set(map(format_workflow, templates))) == len(templates)
+    # The ensemble operator behind two models breaks ties with the default one.
+    assert max(map(len, used)) <= 3 and {"strong", "cheap-1.5"} <= {
+        value for own in used for a in own for _, value in a
+    }
+
+
+def test_the_policy_is_told_of_the_models() -> None:
+    assert 'Custom(model="strong")' in OPERATORS.descriptions and "cheap-1.5" in OPERATORS.descriptions
+    assert "model" not in DEFAULT_OPERATORS.select(["Custom"]).descriptions
+
+
+@pytest.mark.parametrize("name", ["Oracle", "a b", "", "Review"])
+def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match="cannot name a model"):
+        DEFAULT_OPERATORS.with_models([name])
+
+
+# -- execution -------------------------------------------------------------------------------------------------------
+
+
+def engine_of_two(endpoint: ScriptedEndpoint, **options: object) -> Engine:
+    prices = {"executor_input_usd_per_mtok": 10.0, "executor_output_usd_per_mtok": 10.0}
+    strong = endpoint.client(executor_model="strong-1", **prices)
+    return Engine(endpoint.client(executor_model="weak-1"), models={"strong": strong}, **options)  # type: ignore[arg-type]
+
+
+async def test_the_named_model_is_called_and_paid(endpoint: ScriptedEndpoint) -> None:
+    engine = engine_of_two(endpoint)
+    (trace,) = await engine.run([RolloutRequest('Custom -> Custom(model="strong")', Problem("q"))])
+    assert [payload["model"] for payload in endpoint.payloads] == ["weak-1", "strong-1"]
+    assert [(node.model, node.usd) for node in trace.nodes] == [
+        ("weak-1", pytest.approx(20e-6)),
+        ("strong-1", pytest.approx(150e-6)),
+    ]
+
+
+async def test_calls_of_two_models_are_never_shared(endpoint: ScriptedEndpoint) -> None:
+    engine = engine_of_two(endpoint)
+    texts = ["Custom", 'Custom(model="strong")', "Custom", 'Custom(model="strong")']
+    traces = await engine.run([RolloutRequest(text, Problem("q")) for text in texts])
+    assert sorted(payload["model"] for payload in endpoint.payloads) == ["strong-1", "weak-1"]
+    assert [trace.paid_calls for trace in traces] == [1, 1, 0, 0]
+
+
+async def test_the_prompt_does_not_depend_on_the_model(endpoint: ScriptedEndpoint) -> None:
+    engine = engine_of_two(endpoint)
+    await engine.run([RolloutRequest('Custom(instruction="x", model="strong")', Problem("q"))])
+    assert "strong" not in endpoint.prompts[0] and "Instruction: x" in endpoint.prompts[0]
+
+
+async def test_the_ledger_has_an_account_for_each_model(endpoint: ScriptedEndpoint) -> None:
+    rollouts = Rollouts(engine_of_two(endpoint))
+    row = {"question": "q", "answer": ["42"], "domain": "math"}
+    await rollouts.execute(['Custom -> Custom(model="strong")'] * 2, [row] * 2, salt="", phase="train", step=0)
+    accounts = Ledger.sum([rollouts.ledger]).to_json()["by_model"]
+    assert {name: (own["model_calls"], own["shared_calls"]) for name, own in accounts.items()} == {
+        "strong-1": (1, 1),
+        "weak-1": (1, 1),
+    }
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def recipe(*flags: str) -> object:
+    return load_recipe(["quickstart.yaml", *flags])
+
+
+def test_a_recipe_names_models() -> None:
+    own = load_recipe(["quickstart.yaml", "--models", MODELS])
+    assert own.operators.models == ("strong",) and own.further_executors["strong"].executor_model == "gpt-4o"
+
+
+def test_baselines_may_name_models() -> None:
+    load_recipe(["quickstart.yaml", "--models", MODELS, "--baseline_workflows", '["Custom(model=\\"strong\\")"]'])
+    with pytest.raises(RecipeError, match="unknown model 'weak'"):
+        load_recipe(["quickstart.yaml", "--models", MODELS, "--baseline_workflows", '["Custom(model=\\"weak\\")"]'])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", '{"Reviews": {"executor_model": "gpt-4o"}}'], "'Reviews' is no operator"),
+        (
+            ["--models", '{"Review": {"executor_model": "gpt-4o"}}', "--operators", '["Custom"]'],
+            "'Review', but operators",
+        ),
+    ],
+)
+def test_models_that_cannot_be_meant_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(["quickstart.yaml", *flags])
+
+
+def test_an_estimate_knows_the_price_of_each_model(tmp_path: Path) -> None:
+    flags = ["--warm_start", "null", "--output_dir", str(tmp_path), "--baseline_workflows", "[]"]
+    dear = '{"strong": {"executor_model": "m", "executor_input_usd_per_mtok": 50, "executor_output_usd_per_mtok": 50}}'
+    free, priced = (estimate(load_recipe(["quickstart.yaml", *flags, "--models", text])) for text in ("{}", dear))
+    assert free[-1].expected_usd == 0.0 and (priced[-1].expected_usd or 0.0) > 1.0
