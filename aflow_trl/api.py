@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from .evaluation import PolicyChoice, run_evaluation
 from .event_loops import run_coroutine
 from .inference import Answered, Question, answer_questions
 from .llm import SIMULATED, ExecutorConfig, LLMClient
-from .operators import DEFAULT_OPERATORS, Problem, preflight
+from .operators import Problem
 from .policies import Policy
 from .scoring import domain_remedy, known_domains
 from .simulator import simulated_client
@@ -30,6 +30,7 @@ def run(
     context: str = "",
     entry_point: str | None = None,
     seed: int = 0,
+    models: Mapping[str, ExecutorConfig] | None = None,
 ) -> Answered:
     """
     Answer a question with a workflow, fixed or composed by a policy.
@@ -53,6 +54,8 @@ def run(
             Function that a programming task asks for.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the executor's sampling.
+        models (`Mapping[str, ExecutorConfig]`, *optional*):
+            Further executors, by the operator they serve or by the name that a workflow calls them by.
 
     Returns:
         [`Answered`]: The answer, with a trace of every workflow.
@@ -73,21 +76,21 @@ def run(
     """
     if domain not in known_domains():
         raise RecipeError(f"domain is {domain!r}. {domain_remedy()}")
-    client = client_of(executor)
+    engine = engine_of(executor, models)
     problem = Problem(question, domain, context, entry_point)
     if policy is None:
-        workflows = [[format_workflow(parse(workflow, vocabulary=DEFAULT_OPERATORS.vocabulary))]]
+        workflows = [[format_workflow(parse(workflow, vocabulary=engine.vocabulary))]]
     else:
-        workflows = Policy(policy, DEFAULT_OPERATORS).compose([problem], samples=best_of, seed=seed)
+        workflows = Policy(policy, engine.operators).compose([problem], samples=best_of, seed=seed)
 
     async def answer() -> Answered:
         try:
-            await preflight(client)
+            await engine.preflight()
             questions = [Question("", problem)]
-            answers = [item async for item in answer_questions(Engine(client), questions, workflows, salt=str(seed))]
+            answers = [item async for item in answer_questions(engine, questions, workflows, salt=str(seed))]
             return answers[0]
         finally:
-            await client.aclose()
+            await engine.aclose()
 
     return run_coroutine(answer())
 
@@ -102,6 +105,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     limit: int = 300,
     out: str | Path = "evaluation",
+    models: Mapping[str, ExecutorConfig] | None = None,
 ) -> dict[str, Any]:
     """
     Evaluate a policy and baselines on problems, as `aflow-trl eval`.
@@ -123,12 +127,14 @@ def evaluate(
             Maximum number of problems.
         out (`str` or `Path`, *optional*, defaults to `"evaluation"`):
             Folder to write; an interrupted evaluation in it is continued.
+        models (`Mapping[str, ExecutorConfig]`, *optional*):
+            Further executors, as for [`run`].
 
     Returns:
         `dict[str, Any]`: The report, as in `results.json`.
     """
     return run_evaluation(
-        client_of(executor),
+        engine_of(executor, models),
         data=data,
         valid=valid,
         policy=None if policy is None else PolicyChoice(policy),
@@ -145,3 +151,8 @@ def client_of(executor: ExecutorConfig | LLMClient) -> LLMClient:
     if isinstance(executor, LLMClient):
         return executor
     return simulated_client(executor) if executor.executor_base_url == SIMULATED else LLMClient(executor)
+
+
+def engine_of(executor: ExecutorConfig | LLMClient, models: Mapping[str, ExecutorConfig] | None) -> Engine:
+    """The engine of an executor and of further ones."""
+    return Engine(client_of(executor), models={name: client_of(config) for name, config in (models or {}).items()})

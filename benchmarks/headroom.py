@@ -26,7 +26,7 @@ from aflow_trl.data import Row, load_rows, read_problem
 from aflow_trl.dsl import format_workflow, workflow_templates
 from aflow_trl.recipes import load_recipe
 from aflow_trl.rollouts import Rollouts
-from aflow_trl.tasks.session import build_engine, close_clients
+from aflow_trl.tasks.session import build_engine
 
 PRICES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08)
 """Accuracy that a model call is worth."""
@@ -142,7 +142,7 @@ async def measure(suite: str, count: int, seed: int) -> tuple[Matrix, dict[Kind,
         plan = {kind: (sorted(kept[kind.domain] | single), rows) for kind, rows in rest.items()}
         return await run(rollouts, plan, "second"), weights
     finally:
-        await close_clients(engine)
+        await engine.aclose()
 
 
 def main() -> None:

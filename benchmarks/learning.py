@@ -38,7 +38,6 @@ from aflow_trl.storage import write_json
 from aflow_trl.tasks.session import (
     build_engine,
     build_rollouts,
-    close_clients,
     earlier_rollouts,
     load_problems,
     model_path,
@@ -229,7 +228,7 @@ def bounds(seed: int, out: Path) -> None:
                 content[f"{name}, calls"] = statistics.fmean(rollout.trace.model_calls for rollout in batch)
             return content
         finally:
-            await close_clients(engine)
+            await engine.aclose()
 
     write_json(_bounds_file(seed, out), asyncio.run(work()))
 

@@ -20,7 +20,6 @@ from aflow_trl.llm import ExecutorConfig, LLMClient
 from aflow_trl.rewards import workflow_rewards
 from aflow_trl.rollouts import Rollouts
 from aflow_trl.simulator import SimulatedApp, in_process
-from aflow_trl.tasks.session import close_clients
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer, close_process_group
 
 WORKFLOWS = (
@@ -89,7 +88,7 @@ def main(model: str, output: Path, estimator: str) -> None:
 
     trainer._generate_and_score_completions = spy
     trainer.train()
-    trainer.run_async(close_clients(engine))
+    trainer.run_async(engine.aclose())
     if trainer.accelerator.is_main_process:
         parameters = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from aflow_trl.data import Row, synthetic_rows
 from aflow_trl.dsl import builtin_vocabulary, format_workflow, parse
+from aflow_trl.engine import Engine
 from aflow_trl.evaluation import (
     Result,
     Results,
@@ -294,7 +295,7 @@ async def test_an_evaluation_without_a_single_score_writes_json_that_a_strict_pa
 
     def run() -> dict[str, Any]:
         return run_evaluation(
-            client,
+            Engine(client),
             data=write_rows(tmp_path / "test.jsonl", 1, 2),
             valid=None,
             policy=None,

@@ -20,10 +20,9 @@ from aflow_trl.dsl.ast import Operator
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.engine.priority import remaining_calls
 from aflow_trl.errors import RecipeError
-from aflow_trl.llm import ExecutorConfig, LLMClient, Usage
+from aflow_trl.llm import ExecutorConfig, LLMClient, Usage, further_executors
 from aflow_trl.llm.limiter import EndpointLimiter, EventLoopThrottle, Priority, Scheduler, Window
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
-from aflow_trl.recipes import further_executors
 from aflow_trl.simulator import SimulatedApp, in_process
 from conftest import KEY_NAME, ScriptedEndpoint, chat_response, operator_script
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aflow_trl import run
 from aflow_trl.dsl import Operator as Call
 from aflow_trl.dsl import extract, format_workflow, parse, sample_workflow, walk, workflow_regex, workflow_templates
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.errors import DSLError, RecipeError
+from aflow_trl.export import to_aflow, to_python
+from aflow_trl.llm import ExecutorConfig, further_executors
 from aflow_trl.operators import DEFAULT_OPERATORS, Problem
 from aflow_trl.recipes import estimate, load_recipe
 from aflow_trl.rollouts import Ledger, Rollouts
+from command_line import aflow
 from conftest import ScriptedEndpoint
 
 OPERATORS = DEFAULT_OPERATORS.with_models(["strong", "cheap-1.5"])
@@ -142,10 +149,6 @@ async def test_the_ledger_has_an_account_for_each_model(endpoint: ScriptedEndpoi
 # -- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def recipe(*flags: str) -> object:
-    return load_recipe(["quickstart.yaml", *flags])
-
-
 def test_a_recipe_names_models() -> None:
     own = load_recipe(["quickstart.yaml", "--models", MODELS])
     assert own.operators.models == ("strong",) and own.further_executors["strong"].executor_model == "gpt-4o"
@@ -177,3 +180,56 @@ def test_an_estimate_knows_the_price_of_each_model(tmp_path: Path) -> None:
     dear = '{"strong": {"executor_model": "m", "executor_input_usd_per_mtok": 50, "executor_output_usd_per_mtok": 50}}'
     free, priced = (estimate(load_recipe(["quickstart.yaml", *flags, "--models", text])) for text in ("{}", dear))
     assert free[-1].expected_usd == 0.0 and (priced[-1].expected_usd or 0.0) > 1.0
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+QUESTION = "Ana has 20 apples. Ana gets 5 more. How many apples does Ana have now?"
+SIMULATED_STRONG = '{"strong": {"executor_model": "simulated-strong"}}'
+
+
+def test_run_and_check_take_models() -> None:
+    workflow = 'Custom -> Custom(model="strong")'
+    result = aflow("run", QUESTION, "--simulated", "--workflow", workflow, "--models", SIMULATED_STRONG, "--json")
+    assert result.returncode == 0, result.stderr
+    assert '"simulated-strong"' in result.stdout
+    assert aflow("check", workflow, "--models", SIMULATED_STRONG).returncode == 0
+    refused = aflow("check", workflow)
+    assert refused.returncode != 0 and "takes no argument 'model'" in refused.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"strong"'])
+def test_models_that_are_no_object_are_refused(text: str) -> None:
+    result = aflow("check", "Custom", "--models", text)
+    assert result.returncode == 2 and "--models" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_run_from_python_takes_models() -> None:
+    executor = ExecutorConfig(executor_base_url="simulated")
+    models = {"strong": ExecutorConfig(executor_base_url="simulated", executor_model="simulated-strong")}
+    answered = run(QUESTION, executor=executor, workflow='Custom(model="strong")', models=models)
+    assert [node.model for node in answered.best.nodes] == ["simulated-strong"]
+
+
+async def test_an_exported_workflow_calls_the_models_that_it_names(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    elsewhere = {"executor_base_url": endpoint.base_url, "executor_api_key_env": None}
+    config = ExecutorConfig(executor_model="weak-1")
+    executors = further_executors(
+        {"strong": {"executor_model": "strong-1"}, "cheap-1.5": {"executor_model": "cheap-1"} | elsewhere}, config
+    )
+    workflow = parse('Custom -> Custom(model="strong") -> Custom(model="cheap-1.5")', vocabulary=VOCABULARY)
+    text = to_python(workflow, vocabulary=VOCABULARY, config=config, models=executors)
+    (tmp_path / "exported.py").write_text(text, encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", str(tmp_path / "exported.py"), "q", "--base-url", endpoint.base_url),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "OPENAI_API_KEY": "sk-test"},
+    )
+    await process.communicate()
+    assert process.returncode == 0
+    assert [payload["model"] for payload in endpoint.payloads] == ["weak-1", "strong-1", "cheap-1"]
+
+
+def test_a_class_of_aflow_names_no_model() -> None:
+    with pytest.raises(RecipeError, match="names its model"):
+        to_aflow(parse('Custom(model="strong")', vocabulary=VOCABULARY), vocabulary=VOCABULARY)

@@ -7,7 +7,7 @@ import argparse
 from ..console import report_console
 from ..dsl import analyze, format_workflow, mermaid, parse
 from ..operators import load_operators
-from .options import Commands
+from .options import Commands, read_models
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -22,13 +22,18 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
     )
+    parser.add_argument(
+        "--models", metavar="JSON", default="{}", help="models that the workflow may name, as in a recipe"
+    )
     parser.add_argument("--mermaid", action="store_true", help="print only the Mermaid diagram")
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    vocabulary = load_operators(options.operator_module).vocabulary
+    operators = load_operators(options.operator_module)
+    models = [name for name in read_models(options.models) if name not in operators]
+    vocabulary = operators.with_models(models).vocabulary
     workflow = parse(options.workflow, vocabulary=vocabulary)
     if options.mermaid:
         print(mermaid(workflow))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..console import report_console
 from ..errors import RecipeError
 from ..storage import PROGRESS
-from .options import Commands, add_executor_flags, add_policy_flags, executor_client, load_modules
+from .options import Commands, add_executor_flags, add_policy_flags, executor_engine, load_modules
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -47,8 +47,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from ..evaluation import PolicyChoice, print_evaluation, run_evaluation
 
-    # Registers the operators, for the workflows that are parsed below.
-    load_modules(options)
+    operators = load_modules(options)
     out = Path(options.out)
     texts = [*options.workflow]
     if options.workflows:
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     policy = None
     if options.model:
         policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
-    client = executor_client(options, data=options.data, cache_folder=out)
+    engine = executor_engine(options, operators, data=options.data, cache_folder=out)
     console = report_console(stderr=True)
 
     PROGRESS.stream = sys.stderr
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
     try:
         report = run_evaluation(
-            client,
+            engine,
             data=options.data,
             valid=options.valid,
             policy=policy,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ..dsl import mermaid, parse
-from ..llm import ExecutorConfig
+from ..llm import ExecutorConfig, further_executors
 from ..operators import load_operators
-from .options import Commands
+from .options import Commands, read_models
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -25,6 +25,12 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--operator-module", action="append", default=[], help="module that defines further operators; may be repeated"
     )
+    parser.add_argument(
+        "--models",
+        metavar="JSON",
+        default="{}",
+        help="models that the workflow names, as in a recipe",
+    )
     parser.set_defaults(command=run)
 
 
@@ -32,13 +38,15 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from ..export import to_aflow, to_python
 
-    vocabulary = load_operators(options.operator_module).vocabulary
+    config = ExecutorConfig(executor_model=options.executor)
+    operators = load_operators(options.operator_module)
+    models = further_executors(read_models(options.models), config)
+    vocabulary = operators.with_models([name for name in models if name not in operators]).vocabulary
     workflow = parse(options.workflow, vocabulary=vocabulary)
     if options.to == "mermaid":
         print(mermaid(workflow))
     elif options.to == "python":
-        config = ExecutorConfig(executor_model=options.executor)
-        print(to_python(workflow, vocabulary=vocabulary, config=config), end="")
+        print(to_python(workflow, vocabulary=vocabulary, config=config, models=models), end="")
     else:
         graph, prompts = to_aflow(workflow, vocabulary=vocabulary)
         print(f"# graph.py\n{graph}" + (f"\n# prompt.py\n{prompts}" if prompts else ""), end="")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..engine import Engine
 from ..errors import RecipeError
-from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient
+from ..llm import SIMULATED, CallCache, ExecutorConfig, LLMClient, further_executors
 from ..operators import OperatorRegistry, load_operators
 from ..sandbox import allow_weak_sandbox
 from ..scoring import load_scorers
@@ -21,6 +23,8 @@ from ..storage import read_run
 
 # argparse has no public name for the type.
 Commands = argparse._SubParsersAction
+SIMULATED_DATA = ("synthetic", "synthetic-mixed")
+"""Generated problems, which the simulated executor knows."""
 ANY_MACHINE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
 """Overrides with which any recipe loads on a machine that will not train it, such as one without a GPU."""
 
@@ -50,6 +54,11 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any other key of the executor, as in a recipe, such as executor_max_tokens=4096 or "
         "executor_omit='[seed]'; may be repeated",
+    )
+    parser.add_argument(
+        "--models",
+        metavar="JSON",
+        help="further executors by operator or name, as in a recipe (default: those of the run named by --model)",
     )
     parser.add_argument(
         "--allow-weak-sandbox",
@@ -119,7 +128,7 @@ def executor_config(
     recorded: dict[str, Any] = {}
     if base_url is None and model is None and not {"executor_base_url", "executor_model"} & settings.keys():
         recorded = _executor_of_run(getattr(options, "model", None))
-    if options.simulated or (data == "synthetic" and base_url is None and not recorded):
+    if options.simulated or (data in SIMULATED_DATA and base_url is None and not recorded):
         base_url = SIMULATED
     given = {"executor_base_url": base_url, "executor_model": model, "executor_api_key_env": options.api_key_env}
     if base_url == SIMULATED:  # free; the price of another endpoint is looked up or unknown
@@ -167,12 +176,64 @@ def executor_client(
     """
     allow_weak_sandbox(options.allow_weak_sandbox)
     config = executor_config(options, data=data, base_url=base_url, model=model)
+    return _client(config, cache_folder)
+
+
+def _client(config: ExecutorConfig, cache_folder: Path | None) -> LLMClient:
     if config.executor_base_url == SIMULATED:
         print("executor: the simulated executor, which is no language model", file=sys.stderr)
         return simulated_client(config)
     client = LLMClient(config, cache=None if cache_folder is None else CallCache(cache_folder / "calls.sqlite"))
     print(f"executor: {config.executor_model} at {client.host}", file=sys.stderr)
     return client
+
+
+def executor_engine(
+    options: argparse.Namespace, operators: OperatorRegistry, *, data: str = "", cache_folder: Path | None = None
+) -> Engine:
+    """
+    Engine of the executor of [`executor_config`], and of the further ones of `--models` or of the run of `--model`.
+
+    Args:
+        options (`argparse.Namespace`):
+            Flags.
+        operators ([`~aflow_trl.operators.OperatorRegistry`]):
+            Operators of the workflows.
+        data (`str`, *optional*, defaults to `""`):
+            Problems, as for [`executor_config`].
+        cache_folder (`Path`, *optional*):
+            Folder in which paid replies are kept.
+
+    Raises:
+        [`RecipeError`]: The flags contradict each other.
+    """
+    main = executor_client(options, data=data, cache_folder=cache_folder)
+    changes = _models_of_run(options.model) if options.models is None else read_models(options.models)
+    models = {name: _client(config, cache_folder) for name, config in further_executors(changes, main.config).items()}
+    return Engine(main, operators=operators, models=models)
+
+
+def _models_of_run(folder: str | None) -> Mapping[str, Any]:
+    """`models` of the recipe with which the run in a folder was trained."""
+    run = read_run(Path(folder)) if folder else None
+    models = (run or {}).get("recipe", {}).get("models") or {}
+    return read_models(models) if isinstance(models, str) else models
+
+
+def read_models(text: str) -> Mapping[str, Any]:
+    """
+    The executors that a flag `--models` describes.
+
+    Raises:
+        [`RecipeError`]: It is no JSON object.
+    """
+    try:
+        models = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"--models is no JSON: {error}") from None
+    if not isinstance(models, dict):
+        raise RecipeError(f"--models is a {type(models).__name__}. Give an object of operators or names.")
+    return models
 
 
 def _executor_settings(texts: Sequence[str]) -> dict[str, Any]:

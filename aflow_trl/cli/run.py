@@ -13,16 +13,16 @@ from rich.table import Table
 
 from ..console import report_console
 from ..dsl import format_workflow, parse
-from ..engine import Engine, Outcome, Trace
+from ..engine import Outcome, Trace
 from ..errors import RecipeError
 from ..event_loops import run_coroutine
 from ..inference import Answered, Question, answer_questions, read_questions
 from ..llm import SIMULATED
-from ..operators import OperatorRegistry, Problem, preflight
+from ..operators import OperatorRegistry, Problem
 from ..scoring import domain_remedy, known_domains
 from ..simulator import knows
 from ..text import model_text
-from .options import Commands, add_executor_flags, add_policy_flags, executor_client, load_modules
+from .options import Commands, add_executor_flags, add_policy_flags, executor_engine, load_modules
 
 DEFAULT_WORKFLOW = "Custom"
 MAX_RESULT_CHARS = 300
@@ -82,19 +82,18 @@ def run(options: argparse.Namespace) -> None:
         questions = [Question("", problem)]
     else:
         questions = read_questions(Path(options.input))
-    workflows = _workflows(options, questions, operators)
-    client = executor_client(options)
-    if client.config.executor_base_url == SIMULATED:
+    engine = executor_engine(options, operators)
+    if engine.client.config.executor_base_url == SIMULATED:
         _check_simulated(questions)
-    engine = Engine(client, operators=operators)
+    workflows = _workflows(options, questions, engine.operators)
 
     async def answer_all(on_answer: Callable[[Answered], None]) -> None:
         try:
-            await preflight(client)
+            await engine.preflight()
             async for answered in answer_questions(engine, questions, workflows, salt=str(options.seed)):
                 on_answer(answered)
         finally:
-            await client.aclose()
+            await engine.aclose()
 
     answers: list[Answered] = []
     if options.input is None:

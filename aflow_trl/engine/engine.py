@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..dsl import DEFAULT_LIMITS, Extraction, Limits, Vocabulary, Workflow, analyze, extract, format_workflow
 from ..errors import AflowError, BudgetExceededError, FatalEndpointError
 from ..llm import LLMClient
-from ..operators import DEFAULT_OPERATORS, OperatorRegistry
+from ..operators import DEFAULT_OPERATORS, OperatorRegistry, preflight
 from .garbage_collection import no_full_collections
 from .interpreter import DEFAULT_MODEL, Execution, Interpreter
 from .single_flight import SingleFlight
@@ -88,9 +88,29 @@ class Engine:
         """First error after which no call can succeed; once it is set, the run has to stop."""
 
     @property
+    def executors(self) -> list[LLMClient]:
+        """The clients, each once, the default one first."""
+        return list(dict.fromkeys(self.clients.values()))
+
+    @property
     def concurrency(self) -> int:
-        """Model calls that may be in flight at once, over all clients."""
-        return sum(client.concurrency for client in set(self.clients.values()))
+        """Model calls that may be in flight at once, over all executors."""
+        return sum(client.concurrency for client in self.executors)
+
+    async def preflight(self) -> None:
+        """
+        Find out what every executor takes and gives, before the first workflow.
+
+        Raises:
+            [`FatalEndpointError`]: One can serve no call.
+        """
+        for client in self.executors:
+            await preflight(client)
+
+    async def aclose(self) -> None:
+        """Close the connections of all executors, on the running event loop."""
+        for client in self.executors:
+            await client.aclose()
 
     @property
     def vocabulary(self) -> Vocabulary:

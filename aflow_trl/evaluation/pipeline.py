@@ -13,7 +13,7 @@ from ..engine import Engine
 from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, LLMClient
-from ..operators import DEFAULT_OPERATORS, Problem, preflight
+from ..operators import OperatorRegistry, Problem
 from ..policies import Policy, is_adapter, read_spec, weights_digest
 from ..rollouts import Rollouts
 from ..storage import check_or_write_settings, versions, write_json
@@ -54,7 +54,7 @@ class PolicyChoice:
 
 
 def run_evaluation(
-    client: LLMClient,
+    engine: Engine,
     *,
     data: str,
     valid: str | None,
@@ -69,8 +69,8 @@ def run_evaluation(
     Evaluate a policy and its baselines, and write `results.json`, `results.md` and `accuracy_cost.png` into a folder.
 
     Args:
-        client ([`~aflow_trl.llm.LLMClient`]):
-            The executor.
+        engine ([`~aflow_trl.engine.Engine`]):
+            Runs the workflows. Its connections are closed at the end.
         data (`str`):
             Problems to report on.
         valid (`str`, *optional*):
@@ -97,8 +97,7 @@ def run_evaluation(
     """
     if limit < 1:
         raise RecipeError(f"the number of problems (--limit) must be at least 1, got {limit}.")
-    vocabulary = DEFAULT_OPERATORS.vocabulary
-    listed = [format_workflow(parse(text, vocabulary=vocabulary)) for text in workflows or DEFAULT_WORKFLOWS]
+    listed = [format_workflow(parse(text, vocabulary=engine.vocabulary)) for text in workflows or DEFAULT_WORKFLOWS]
     rows, valid_rows = _load_problems(data, valid, limit)
     # Without workflows and seeds: results are stored for each of them, so further ones can be added to the folder.
     settings = {
@@ -106,22 +105,25 @@ def run_evaluation(
         "valid": split_digest(valid_rows) if valid_rows else None,
         # A digest of the weights, because a training may have gone on in the same folder.
         "policy": policy and asdict(policy) | {"weights": weights_digest(policy.model, policy.checkpoint)},
-        "executor": f"{client.config.executor_model} {client.config.executor_base_url}",
+        "executor": ", ".join(
+            f"{client.config.executor_model} {client.config.executor_base_url}" for client in engine.executors
+        ),
     }
     check_or_write_settings(out / SETTINGS_FILE, settings, "Name another folder with --out.")
-    rollouts = Rollouts(Engine(client))
+    rollouts = Rollouts(engine)
     evaluator = SystemEvaluator(rollouts, rows, out / "test", seeds, on_progress)
     validation = SystemEvaluator(rollouts, valid_rows, out / "valid", seeds, on_progress) if valid_rows else None
-    policies = _policies(policy, rows) if policy is not None else {}
+    policies = _policies(policy, rows, engine.operators) if policy is not None else {}
 
     async def work() -> dict[str, Any]:
         try:
-            await preflight(client)
+            await engine.preflight()
             return await evaluate(evaluator, policies=policies, workflows=listed, validation=validation)
         finally:
-            await client.aclose()
+            await engine.aclose()
 
-    report = run_coroutine(work()) | {"executor": _executor_name(client), "settings": settings, "versions": versions()}
+    report = run_coroutine(work())
+    report |= {"executor": _executor_name(engine.client), "settings": settings, "versions": versions()}
     write_json(out / "results.json", report)
     (out / "results.md").write_text(markdown_evaluation(report), encoding="utf-8")
     plot_evaluation(report, out / "accuracy_cost.png")
@@ -141,7 +143,9 @@ def _load_problems(data: str, valid: str | None, limit: int) -> tuple[list[Row],
     return rows, valid_rows
 
 
-def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callable[[int], Sequence[str]]]:
+def _policies(
+    choice: PolicyChoice, rows: Sequence[Row], operators: OperatorRegistry
+) -> Mapping[str, Callable[[int], Sequence[str]]]:
     """Functions from a seed to a completion per problem, of the trained policy and, for an adapter, its base model."""
     problems = [Problem(row.question, row.domain, row.context) for row in rows]
     # The untrained policy is sampled at the temperature of the trained one, or their difference would be partly that
@@ -158,7 +162,7 @@ def _policies(choice: PolicyChoice, rows: Sequence[Row]) -> Mapping[str, Callabl
                 loaded.append(
                     Policy(
                         choice.model,
-                        DEFAULT_OPERATORS,
+                        operators,
                         checkpoint=choice.checkpoint,
                         prompt=choice.prompt,
                         trained=trained,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..dsl import (
+    MODEL,
     Chain,
     Conditional,
     Done,
@@ -179,6 +180,8 @@ class _Writer:
         return self.call(node, state, depth, "")
 
     def call(self, node: Operator, state: _Expressions, depth: int, solutions: str) -> _Expressions:
+        if MODEL in dict(node.arguments):
+            raise RecipeError(f"{node.name} names its model, which has no counterpart in an exported AFlow class.")
         arguments, field = CALLS[node.name]
         if "{feedback}" in arguments and not state.feedback:
             raise RecipeError("feedback from before a condition has no counterpart in an exported AFlow class.")

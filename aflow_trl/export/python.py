@@ -11,7 +11,7 @@ import ast
 import json
 import pprint
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from typing import TypeAlias
 
@@ -75,7 +75,14 @@ print("\\n" + json.dumps(report))
 """
 
 
-def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorConfig, name: str = "workflow.py") -> str:
+def to_python(
+    workflow: Workflow,
+    *,
+    vocabulary: Vocabulary,
+    config: ExecutorConfig,
+    models: Mapping[str, ExecutorConfig] | None = None,
+    name: str = "workflow.py",
+) -> str:
     """
     Write a workflow as a script.
 
@@ -86,6 +93,8 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
             Operators that the workflow may use.
         config ([`~aflow_trl.llm.ExecutorConfig`]):
             Model and sampling parameters.
+        models (`Mapping[str, ExecutorConfig]`, *optional*):
+            Executors of the models that the workflow names.
         name (`str`, *optional*, defaults to `"workflow.py"`):
             Name of the script, for its usage message.
 
@@ -102,6 +111,7 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
             f"the operator {custom[0]} does not ship with aflow_trl, so it cannot be exported. "
             f"Use some of {', '.join(operator_table())}."
         )
+    named = {value for node, _ in walk(workflow.root) if isinstance(node, Operator) for _, value in node.arguments}
     parts = {
         "summary": f"Runs the workflow\n\n    {format_workflow(workflow)}",
         "name": name,
@@ -117,6 +127,7 @@ def to_python(workflow: Workflow, *, vocabulary: Vocabulary, config: ExecutorCon
         ),
         "retry_hint": json.dumps(RETRY_HINT),
         "model": json.dumps(config.executor_model),
+        "models": _literal({key: _endpoint(own, config) for key, own in (models or {}).items() if key in named}),
         "tester": repr(_tester()) if "Test" in used else '""',
         "operators": _operators(used),
     }
@@ -139,6 +150,16 @@ def _plain(node: Node) -> PlainNode:
             return ("loop", _plain(body), times)
         case _:
             return ("done",)
+
+
+def _endpoint(config: ExecutorConfig, main: ExecutorConfig) -> dict[str, str | None]:
+    """Model, endpoint and key of a named model; the endpoint is `None` if it is that of the script."""
+    elsewhere = config.executor_base_url != main.executor_base_url
+    return {
+        "model": config.executor_model,
+        "base_url": config.executor_base_url if elsewhere else None,
+        "api_key_env": config.executor_api_key_env if elsewhere else None,
+    }
 
 
 def _literal(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from .cache import CacheStats, CallCache, is_cache
 from .client import LLMClient, Spending
-from .config import SIMULATED, ExecutorConfig
+from .config import SIMULATED, ExecutorConfig, further_executors
 from .endpoints import api_key
 from .limiter import Priority
 from .preflight import probe
@@ -23,6 +23,7 @@ __all__ = [
     "Spending",
     "Usage",
     "api_key",
+    "further_executors",
     "is_cache",
     "probe",
 ]

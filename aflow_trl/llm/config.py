@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..errors import RecipeError
 from .prices import list_price
 from .types import Price, Usage
 
@@ -267,3 +269,35 @@ def _mapping(name: str, value: object) -> object:
 def _first_set(configured: float | None, listed: float | None) -> float | None:
     # Not `or`: a configured price of 0 is a price.
     return listed if configured is None else configured
+
+
+def further_executors(models: Mapping[str, Any], executor: ExecutorConfig) -> dict[str, ExecutorConfig]:
+    """
+    Further executors: of operators that have a separate one, and those that workflows call by name.
+
+    Args:
+        models (`dict[str, Any]`):
+            By operator, or by a name of the user's, the fields that differ from the main executor.
+        executor ([`~aflow_trl.llm.ExecutorConfig`]):
+            Main executor.
+
+    Raises:
+        [`RecipeError`]: A field is unknown, or a value is wrong.
+    """
+    names = {item.name for item in fields(ExecutorConfig)}
+    configs = {}
+    for name, changes in models.items():
+        if not isinstance(changes, dict) or (unknown := sorted(set(changes) - names)):
+            wrong = repr(unknown[0]) if isinstance(changes, dict) else f"a {type(changes).__name__}"
+            raise RecipeError(
+                f"models, {name}: {wrong} is no field of an executor. Use some of {', '.join(sorted(names))}."
+            )
+        if "executor_model" in changes:
+            # The price of one model says nothing about another.
+            prices = ("executor_input_usd_per_mtok", "executor_output_usd_per_mtok", "executor_cached_usd_per_mtok")
+            changes = dict.fromkeys(prices) | changes
+        try:
+            configs[name] = replace(executor, **changes)
+        except ValueError as error:
+            raise RecipeError(f"models, {name}: {error}") from None
+    return configs

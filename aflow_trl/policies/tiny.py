@@ -125,7 +125,7 @@ def build_tiny_policy(
     if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not _is_complete(folder):
         modules = sorted({cls.__module__ for cls in registry.values()})
         request = {"seed": seed, "prompt": prompt, "task": task, "folder": str(folder)}
-        request |= {"operators": list(registry), "modules": modules}
+        request |= {"operators": list(registry), "modules": modules, "models": list(registry.models)}
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCH_VARIABLES)}
         command = [sys.executable, "-m", __name__, json.dumps(request)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -167,7 +167,7 @@ def _remove_abandoned(folder: Path) -> None:
 def _fingerprint(prompt: str, operators: OperatorRegistry) -> str:
     """Digest of everything that a cached policy depends on: this module, the prompt and the operators."""
     source = Path(__file__).read_text(encoding="utf-8")
-    parts = [source, json.dumps(policy_prompts()[prompt]), *sorted(operators)]
+    parts = [source, json.dumps(policy_prompts()[prompt]), *sorted(operators), *operators.models]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
@@ -325,7 +325,7 @@ class _CountSteps(TrainerCallback):
 
 def _main(request: str) -> None:
     fields = json.loads(request)
-    operators = load_operators(fields["modules"]).select(fields["operators"])
+    operators = load_operators(fields["modules"]).select(fields["operators"]).with_models(fields["models"])
     _build(fields["seed"], fields["prompt"], operators, fields["task"], Path(fields["folder"]))
 
 

@@ -21,7 +21,7 @@ from .checks import check_recipe
 from .estimate import Phase, estimate, estimate_execution
 from .loader import load_recipe
 from .memory import Memory, estimate_memory
-from .recipe import ADDRESS, Recipe, further_executors
+from .recipe import ADDRESS, Recipe
 from .wall_time import StepTime, trainer_seconds
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "estimate",
     "estimate_execution",
     "estimate_memory",
-    "further_executors",
     "load_recipe",
     "trainer_seconds",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from trl import ModelConfig
 
 from ..data import PolicyPrompt
 from ..errors import RecipeError
-from ..llm import SIMULATED, ExecutorConfig
+from ..llm import SIMULATED, ExecutorConfig, further_executors
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry
 from ..policies import ModelOptions, PolicySpec, SamplingOptions, load_tokenizer, takes_system_role
 from ..trainer import ReplaySettings, WorkflowGRPOConfig
@@ -28,39 +28,6 @@ from .arguments import (
     RunArguments,
     WorkflowArguments,
 )
-
-
-def further_executors(models: Mapping[str, Any], executor: ExecutorConfig) -> dict[str, ExecutorConfig]:
-    """
-    Further executors: of operators that have a separate one, and those that workflows call by name.
-
-    Args:
-        models (`dict[str, Any]`):
-            By operator, or by a name of the user's, the fields that differ from the main executor.
-        executor ([`~aflow_trl.llm.ExecutorConfig`]):
-            Main executor.
-
-    Raises:
-        [`RecipeError`]: A field is unknown, or a value is wrong.
-    """
-    names = {item.name for item in fields(ExecutorConfig)}
-    configs = {}
-    for name, changes in models.items():
-        if not isinstance(changes, dict) or (unknown := sorted(set(changes) - names)):
-            wrong = repr(unknown[0]) if isinstance(changes, dict) else f"a {type(changes).__name__}"
-            raise RecipeError(
-                f"models, {name}: {wrong} is no field of an executor. Use some of {', '.join(sorted(names))}."
-            )
-        if "executor_model" in changes:
-            # The price of one model says nothing about another.
-            prices = ("executor_input_usd_per_mtok", "executor_output_usd_per_mtok", "executor_cached_usd_per_mtok")
-            changes = dict.fromkeys(prices) | changes
-        try:
-            configs[name] = replace(executor, **changes)
-        except ValueError as error:
-            raise RecipeError(f"models, {name}: {error}") from None
-    return configs
-
 
 ADDRESS = ("executor_base_url", "executor_model")
 

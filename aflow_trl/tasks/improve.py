@@ -33,7 +33,6 @@ from .session import (
     build_engine,
     build_rollouts,
     build_trainer,
-    close_clients,
     close_executors,
     earlier_rollouts,
     load_problems,
@@ -218,7 +217,7 @@ def _sampled_records(
                 ):
                     records += await _measured(part, _by_domain(rows), rollouts, args.problems_per_gain, seed)
             finally:
-                await close_clients(rollouts.engine)
+                await rollouts.engine.aclose()
 
         run_coroutine(measure())
     return gather_object(split[0]), gather_object(split[1])

@@ -263,13 +263,7 @@ def train(recipe: Recipe, trainer: WorkflowGRPOTrainer) -> None:
 
 def close_executors(engine: Engine, trainer: WorkflowGRPOTrainer) -> None:
     """Close the executors' connections, on the event loop that opened them."""
-    trainer.run_async(close_clients(engine))
-
-
-async def close_clients(engine: Engine) -> None:
-    """Close the executors' connections, on the running event loop."""
-    for client in engine.clients.values():
-        await client.aclose()
+    trainer.run_async(engine.aclose())
 
 
 def publish(

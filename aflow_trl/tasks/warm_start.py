@@ -45,7 +45,6 @@ from .session import (
     WARM_START_FOLDER,
     build_engine,
     build_rollouts,
-    close_clients,
     earlier_rollouts,
     load_problems,
     model_path,
@@ -284,7 +283,7 @@ def _search(
         try:
             await successive_halving(searches, measure)
         finally:
-            await close_clients(rollouts.engine)
+            await rollouts.engine.aclose()
 
     try:
         run_coroutine(work())
