@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from aflow_trl.engine import Engine
 from aflow_trl.errors import RecipeError
 from aflow_trl.rewards import DEFAULT_WEIGHTS, workflow_rewards
 from aflow_trl.rollouts import Rollouts, read_rollout
@@ -28,12 +29,15 @@ SETTINGS = ReplaySettings(
 TEXTS = ["Custom", "Custom -> Review", "Custom -> Format", "nonsense"]
 
 
-async def record(endpoint: ScriptedEndpoint, folder: Path, steps: int = 2) -> None:
-    """A run's files, as a trainer writes them."""
+async def record(
+    endpoint: ScriptedEndpoint, folder: Path, steps: int = 2, settings: ReplaySettings = SETTINGS
+) -> None:
+    """A run's files, as a trainer writes them; the first workflow names the models of the settings."""
     endpoint.script = operator_script(
         Custom="Obama", Format="42", Review="<verdict>correct</verdict><feedback>f</feedback>"
     )
-    rollouts = Rollouts(endpoint.engine(), trace_path=folder / "traces.jsonl.gz")
+    engine = Engine(endpoint.client(), models={name: endpoint.client() for name in settings.models})
+    rollouts = Rollouts(engine, trace_path=folder / "traces.jsonl.gz")
     rewards_file = TraceFile(folder / "rewards.jsonl.gz")
     for step in range(steps):
         columns: dict[str, Any] = {
@@ -45,7 +49,7 @@ async def record(endpoint: ScriptedEndpoint, folder: Path, steps: int = 2) -> No
         logged: dict[str, Any] = {}
         columns["log_extra"] = logged.__setitem__
         columns["trainer_state"] = type("State", (), {"global_step": step})
-        texts = list(TEXTS)
+        texts = [" -> ".join(["Custom", *(f'Custom(model="{name}")' for name in settings.models)]), *TEXTS[1:]]
         values = [await function(texts, texts, **columns) for function in workflow_rewards(rollouts)]
         rewards = torch.tensor(values).T
         batch = RewardBatch(
@@ -53,11 +57,12 @@ async def record(endpoint: ScriptedEndpoint, folder: Path, steps: int = 2) -> No
         )
         advantages = compute_advantages(batch, SETTINGS.advantage)
         rewards_file.append([{"step": step, "rewards": rewards.tolist(), "advantages": advantages.tolist()}])
-    SETTINGS.write(folder)
+    settings.write(folder)
 
 
-async def test_unchanged_run_comes_out_exactly(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
-    await record(endpoint, tmp_path)
+@pytest.mark.parametrize("models", [[], ["strong"]])
+async def test_unchanged_run_comes_out_exactly(models: list[str], endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    await record(endpoint, tmp_path, settings=replace(SETTINGS, models=models))
     calls = len(endpoint.payloads)
     steps = list(replay(tmp_path))
     assert [step.step for step in steps] == [0, 1] and len(endpoint.payloads) == calls

@@ -159,6 +159,7 @@ class Recipe:
             self.workflow.quantize_correctness,
             self.workflow.operators,
             self.workflow.operator_modules or [],
+            list(self.operators.models),
         )
 
     @property

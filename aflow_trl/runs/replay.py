@@ -113,7 +113,7 @@ def _batches(output_dir: Path) -> dict[int, list[ScoredRollout]]:
 
 
 def _rewards(rollouts: list[ScoredRollout], settings: ReplaySettings) -> Tensor:
-    vocabulary = load_operators([]).select(settings.operators).vocabulary
+    vocabulary = load_operators([]).select(settings.operators).with_models(settings.models).vocabulary
     rescored = [_rescored(rollout, settings.quantize_correctness) for rollout in rollouts]
     by_function = [
         reward_values(

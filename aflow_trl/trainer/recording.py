@@ -34,6 +34,8 @@ class ReplaySettings:
     """Operators that a workflow may name; `None` for all."""
     operator_modules: list[str] = field(default_factory=list)
     """Modules that define operators of the user."""
+    models: list[str] = field(default_factory=list)
+    """Models that a workflow may name."""
 
     def write(self, output_dir: Path) -> None:
         """Write the settings into the output folder of a run."""
@@ -58,6 +60,7 @@ def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplayS
         rollouts.quantize_correctness,
         list(operators),
         sorted(module for module in modules if not module.startswith("aflow_trl.")),
+        list(operators.models),
     )
 
 
