@@ -12,6 +12,7 @@ from trl.trainer.utils import nanstd
 
 from aflow_trl.trainer.advantages import (
     DEFAULT_TOLERANCE,
+    MAX_CHARGED,
     SCALE_FLOOR,
     AdvantageConfig,
     RewardBatch,
@@ -239,3 +240,58 @@ def test_tie_breaks_start_at_correct_from() -> None:
     low, high = (compute_advantages(batch, AdvantageConfig(4, correct_from=value)) for value in (1.0, 6.0))
     assert low[0] < low[1] < low[2] < low[3]
     assert high[0] == high[1] < high[2] < high[3]
+
+
+# -- charges for costs -----------------------------------------------------------------------------------------------
+
+charged = st.lists(st.floats(0, 50, width=32), min_size=32, max_size=32)
+
+
+def charged_advantages(batch, costs: list[float], scale: str = "batch", alpha: float = 0.1) -> torch.Tensor:
+    primary, secondary, progress, size = batch
+    charges = torch.tensor(costs[: len(primary)])
+    return wa_grpo(primary, secondary, size, scale=scale, alpha=alpha, progress=progress, charges=charges)
+
+
+@given(batches(), charged, SCALES, st.floats(0, 100))
+def test_1_right_stays_above_wrong_whatever_the_price(batch, costs: list[float], scale: str, alpha: float) -> None:
+    primary, _, _, size = batch
+    advantages = charged_advantages(batch, costs, scale, alpha)
+    for c, a in zip(primary.view(-1, size), advantages.view(-1, size), strict=True):
+        above = (c.unsqueeze(1) - c.unsqueeze(0)) > DEFAULT_TOLERANCE
+        assert (a.unsqueeze(1) > a.unsqueeze(0))[above].all()
+
+
+@given(batches(unscored=True), charged, SCALES, st.floats(0, 1))
+def test_2_bounded_whatever_the_price(batch, costs: list[float], scale: str, alpha: float) -> None:
+    advantages = charged_advantages(batch, costs, scale, alpha)
+    assert advantages.abs().max() <= (1 + MAX_CHARGED) / SCALE_FLOOR + alpha + 1e-4
+
+
+@given(batches(unscored=True), charged, SCALES)
+def test_3_mean_zero_over_every_group_whatever_the_price(batch, costs: list[float], scale: str) -> None:
+    assert charged_advantages(batch, costs, scale).view(-1, batch[3]).sum(dim=1).abs().max() < 1e-3
+
+
+@given(batches(), charged, st.integers(0, 7))
+def test_5_the_cost_of_an_unscored_member_changes_nobody_elses(batch, costs: list[float], member: int) -> None:
+    primary, secondary, progress, size = batch
+    assume(size > 2 and member < size)
+    without = (primary.clone().index_fill(0, torch.tensor(member), math.nan), secondary, progress, size)
+    first = charged_advantages(without, costs)
+    again = charged_advantages(without, [*costs[:member], costs[member] + 7, *costs[member + 1 :]])
+    assert first[member] == 0
+    torch.testing.assert_close(again, first, atol=0, rtol=0)
+
+
+@given(batches(unscored=True), st.floats(0, 50, width=32), SCALES)
+def test_equal_charges_change_nothing(batch, cost: float, scale: str) -> None:
+    primary, secondary, progress, size = batch
+    plain = wa_grpo(primary, secondary, size, scale=scale, progress=progress)
+    torch.testing.assert_close(charged_advantages(batch, [cost] * 32, scale), plain, atol=0, rtol=0)
+
+
+def test_where_nothing_else_decides_the_cheaper_wins() -> None:
+    for value in (0.0, 1.0):
+        advantages = wa_grpo(torch.full((3,), value), torch.zeros(3), 3, charges=torch.tensor([0.1, 0.2, 0.4]))
+        assert advantages[0] > advantages[1] > advantages[2]

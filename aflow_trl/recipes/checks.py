@@ -100,6 +100,13 @@ def _check_folders(recipe: Recipe) -> None:
 def _check_execution(recipe: Recipe) -> None:
     if unused := sorted(set(recipe.further_executors) - set(recipe.operators) - set(recipe.operators.models)):
         raise RecipeError(f"models holds {unused[0]!r}, but operators does not. Add it there, or remove it here.")
+    if recipe.training.target_usd_per_problem is not None:
+        for config in recipe.executors:
+            if None in (config.price.input_usd, config.price.output_usd):
+                raise RecipeError(
+                    f"target_usd_per_problem is given, but the price of {config.executor_model} is unknown. Give "
+                    "executor_input_usd_per_mtok and executor_output_usd_per_mtok, or use target_calls_per_problem."
+                )
     executors = recipe.further_executors.values()
     if any(config.executor_max_usd != recipe.executor.executor_max_usd for config in executors):
         raise RecipeError("executor_max_usd holds for the whole run. Give it beside models, not inside.")

@@ -160,6 +160,7 @@ class Recipe:
             self.workflow.operators,
             self.workflow.operator_modules or [],
             list(self.operators.models),
+            training.cost_target,
         )
 
     @property

@@ -20,6 +20,7 @@ from ..errors import RecipeError
 from ..operators import load_operators
 from ..rewards import reward_values
 from ..rollouts import REWARDS_FILE, TRAIN, ScoredRollout, read_traces, trace_name
+from ..rollouts.batch import rollout_row
 from ..scoring import quantize
 from ..storage import read_rows
 from ..trainer import (
@@ -32,6 +33,7 @@ from ..trainer import (
     to_tensor,
 )
 from ..trainer.advantages import task_numbers
+from ..trainer.reward_roles import charges_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator
             to_tensor(recorded[step]["rewards"]),
             rewards,
             torch.tensor(recorded[step]["advantages"]),
-            _advantages(rewards, batches[step], settings),
+            _advantages(rewards, batches[step], settings, recorded[step].get("price")),
         )
 
 
@@ -135,12 +137,21 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
     return replace(rollout, correctness=quantize(rollout.score) if quantized else rollout.score.value)
 
 
-def _advantages(rewards: Tensor, rollouts: list[ScoredRollout], settings: ReplaySettings) -> Tensor:
+def _advantages(
+    rewards: Tensor, rollouts: list[ScoredRollout], settings: ReplaySettings, price: float | None
+) -> Tensor:
+    """Advantages of a step; `price` is the recorded one, because it depends on all steps before."""
+    charges = None
+    if settings.cost_target is not None and price is not None:
+        unit, target = settings.cost_target
+        rows = [rollout_row(rollout) for rollout in rollouts]
+        charges = charges_of(rows, unit, price / target, settings.advantage.num_generations)
     batch = RewardBatch(
         rewards,
         torch.tensor(settings.reward_weights, dtype=torch.float32),
         torch.tensor([rollout.progress for rollout in rollouts]),
         task_numbers([rollout.domain for rollout in rollouts], rewards.device),
+        charges,
     )
     config: AdvantageConfig = settings.advantage
     return compute_advantages(batch, config)

@@ -24,6 +24,8 @@ TIE_UNIT = 0.05
 """Unit of the tie-break in secondary reward: about two model calls at the default weights."""
 TRL_EPSILON = 1e-4
 """TRL adds this to a standard deviation before it divides by it."""
+MAX_CHARGED = 0.75
+"""Share of the smallest decisive gap of a group that charges for its costs may use; of 1 where nothing decides."""
 TIE_MARGIN = 0.499
 """Share of the smallest decisive gap that a tie-break may use: just under a half, so that order survives rounding."""
 
@@ -60,6 +62,9 @@ class RewardBatch:
     """Shape (B*G,): breaks ties among completions that are not right; `None` if no reward function logs it."""
     tasks: Tensor | None = None
     """Shape (B*G,): number of the task of each completion; `None` if no reward function logs it."""
+    charges: Tensor | None = None
+    """Shape (B*G,): what each completion is charged for its cost, in units of the primary reward; `None` without a
+    target."""
 
 
 def compute_advantages(batch: RewardBatch, config: AdvantageConfig) -> Tensor:
@@ -89,6 +94,7 @@ def compute_advantages(batch: RewardBatch, config: AdvantageConfig) -> Tensor:
         progress=batch.progress,
         correct_from=correct_from,
         tasks=batch.tasks,
+        charges=batch.charges,
     )
     return clip_advantages(advantages, config.clip)
 
@@ -154,6 +160,7 @@ def wa_grpo(
     progress: Tensor | None = None,
     correct_from: float | Tensor = 1.0,
     tasks: Tensor | None = None,
+    charges: Tensor | None = None,
 ) -> Tensor:
     r"""
     Workflow-Aware GRPO: the primary reward decides, the secondary one only breaks ties.
@@ -168,6 +175,12 @@ def wa_grpo(
     \\( c_i > c_j + tol \\) implies \\( A_i > A_j \\) for every \\( \alpha \\). With \\( \alpha = 0 \\) and
     `scale="none"`, `"batch"` or `"group"` these are the advantages of Dr. GRPO (2503.20783), of batch-level scaling
     (2508.08221) and of GRPO (2402.03300), the last two as long as the standard deviation exceeds [`SCALE_FLOOR`].
+
+    With `charges` \\( p_i \\) for costs (see [`~aflow_trl.trainer.cost_dial.CostDial`]), \\( c_i \\) in the first term
+    becomes \\( c_i - s_g p_i \\), where \\( s_g \le 1 \\) limits the spread of the charges of a group to
+    [`MAX_CHARGED`] of its smallest decisive gap, and the tie-break to what is left of that gap. Right still beats
+    wrong, whatever the price. In a group without a decisive gap the limit is [`MAX_CHARGED`], and being cheap is a
+    merit of wrong answers as well: that is what the constraint asks for.
 
     Args:
         primary (`torch.Tensor` of shape `(B*G,)`):
@@ -190,6 +203,8 @@ def wa_grpo(
             Primary reward from which a completion counts as right.
         tasks (`torch.Tensor` of shape `(B*G,)`, *optional*):
             Number of the task of each completion; required by `scale="task"`.
+        charges (`torch.Tensor` of shape `(B*G,)`, *optional*):
+            What each completion is charged for its cost, in units of the primary reward.
 
     Returns:
         `torch.Tensor` of shape `(B*G,)`: Advantages, in float32, with mean zero over every group.
@@ -197,7 +212,7 @@ def wa_grpo(
     Raises:
         `ValueError`: A reward is infinite, a shape does not fit, or `scale` is unknown.
     """
-    _check(primary, num_generations, scale, secondary=secondary, progress=progress, tasks=tasks)
+    _check(primary, num_generations, scale, secondary=secondary, progress=progress, tasks=tasks, charges=charges)
     scored = ~torch.isnan(primary)
     c = primary.float()
     groups = c.view(-1, num_generations)
@@ -205,6 +220,9 @@ def wa_grpo(
     first = _centred(groups, tol) / divisor
     right = (c >= correct_from - tol).view(groups.shape)
     t, gaps = _tie_breaks(groups, secondary, progress, right, tol)
+    if charges is not None:
+        charged, spread = _limited_charges(charges.float().view(groups.shape), torch.isnan(groups), gaps)
+        first, gaps = first - charged / divisor, gaps - spread
     step = torch.minimum(torch.tensor(float(alpha), device=c.device), TIE_MARGIN * gaps / divisor)
     advantages = first + step * t
     return torch.where(scored, advantages.flatten(), 0.0)
@@ -230,6 +248,21 @@ def _centred(groups: Tensor, tol: float) -> Tensor:
     """Rewards minus their group's mean, exactly 0 where the whole group is tied; shape (B, G)."""
     centred = groups - torch.nanmean(groups, dim=1, keepdim=True)
     return torch.where(tied_groups(groups, tol).unsqueeze(1), 0.0, centred)
+
+
+def _limited_charges(charges: Tensor, unscored: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Charges minus their group's mean, limited to a share of its smallest decisive gap, shape (B, G), and their spread,
+    shape (B, 1). Unscored members are charged nothing, and do not count.
+    """
+    scored = torch.where(unscored, torch.nan, charges)
+    highest = scored.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    lowest = scored.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    spread = (highest - lowest).clamp(min=0.0).nan_to_num(posinf=0.0)
+    limit = MAX_CHARGED * torch.where(gaps.isinf(), 1.0, gaps)
+    factor = torch.where(spread > limit, limit / spread.clamp(min=torch.finfo(spread.dtype).tiny), 1.0)
+    centred = torch.nan_to_num(factor * (scored - torch.nanmean(scored, dim=1, keepdim=True)))
+    return torch.where(spread > 0, centred, 0.0), factor * spread
 
 
 def tied_groups(groups: Tensor, tol: float) -> Tensor:

@@ -89,6 +89,7 @@ def rollout_state(trainer: WorkflowGRPOTrainer) -> dict[str, Any]:
         "buffer": trainer._buffered_inputs if in_cycle else None,
         "in_flight": {number: flight.state_dict() for number, flight in trainer.in_flight.items()},
         "temperature": trainer.temperature,
+        "cost_dial": None if trainer.cost_dial is None else trainer.cost_dial.state_dict(),
         "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.stateful_callbacks().items()},
     }
@@ -124,6 +125,8 @@ def restore_rollout_state(trainer: WorkflowGRPOTrainer, state: dict[str, Any], c
         trainer.scale_learning_rate(args.learning_rate / state["learning_rate"])
     if args.temperature_initial is not None:
         trainer.set_temperature(state["temperature"])
+    if trainer.cost_dial is not None and state.get("cost_dial"):
+        trainer.cost_dial.load_state_dict(state["cost_dial"])
     metrics = trainer._metrics["train"]
     metrics.clear()
     for name, values in state["metrics"].items():

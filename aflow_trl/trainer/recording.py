@@ -36,6 +36,8 @@ class ReplaySettings:
     """Modules that define operators of the user."""
     models: list[str] = field(default_factory=list)
     """Models that a workflow may name."""
+    cost_target: tuple[str, float] | None = None
+    """Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target."""
 
     def write(self, output_dir: Path) -> None:
         """Write the settings into the output folder of a run."""
@@ -61,6 +63,7 @@ def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplayS
         list(operators),
         sorted(module for module in modules if not module.startswith("aflow_trl.")),
         list(operators.models),
+        trainer.args.cost_target,
     )
 
 
@@ -89,7 +92,7 @@ def begin_recording(trainer: WorkflowGRPOTrainer, rollouts: Rollouts, *, resumed
     trainer.accelerator.wait_for_everyone()
 
 
-def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor) -> None:
+def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor, price: float | None = None) -> None:
     """
     Append rewards and advantages of a training step.
 
@@ -102,12 +105,16 @@ def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor
             Rewards of all processes; NaN where unscored.
         advantages (`torch.Tensor` of shape `(B*G,)`):
             Advantages of all processes.
+        price (`float`, *optional*):
+            Price of the target cost that the batch was charged at.
     """
     row = {
         "step": step,
         "rewards": [[None if math.isnan(value) else value for value in values] for values in rewards.tolist()],
         "advantages": advantages.tolist(),
     }
+    if price is not None:
+        row["price"] = price
     TraceFile(output_dir / REWARDS_FILE).append([row])
 
 

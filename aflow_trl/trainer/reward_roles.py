@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..rollouts import DOMAIN_COLUMN, PROGRESS_COLUMN
+from ..engine import Outcome
+from ..rollouts import DOMAIN_COLUMN, PROGRESS_COLUMN, RolloutRow
 from .advantages import RewardBatch, task_numbers
 from .workflow_grpo_config import WorkflowGRPOConfig
 
@@ -47,14 +49,23 @@ def reward_roles(args: WorkflowGRPOConfig, names: Sequence[str], weights: Sequen
         return f"advantages are TRL's ({args.advantage_estimator}) of {' + '.join(weighted)}"
     primary = primary_index(args, names, weights)
     others = [text for index, text in enumerate(weighted) if index != primary and weights[index] != 0]
+    held = ""
+    if args.cost_target is not None:
+        unit, target = args.cost_target
+        held = f"; a price holds the mean number of {unit.replace('_', ' ')} at {target:g}"
     decides = f"{names[primary]} decides" + (" (less is better)" if weights[primary] < 0 else "")
     if not others or args.tie_break_alpha == 0:
-        return f"{decides}; ties stay ties"
+        return f"{decides}; ties stay ties{held}"
     bound = "at most" if weights[primary] < 0 else "at least"
-    return f"{decides}; where it is {bound} {args.correct_from:g}, ties are broken by {' + '.join(others)}"
+    return f"{decides}; where it is {bound} {args.correct_from:g}, ties are broken by {' + '.join(others)}{held}"
 
 
-def reward_batch(rewards: Tensor, weights: Tensor, columns: Mapping[str, Sequence[Any]]) -> RewardBatch:
+def reward_batch(
+    rewards: Tensor,
+    weights: Tensor,
+    columns: Mapping[str, Sequence[Any]],
+    charges: Tensor | None = None,
+) -> RewardBatch:
     """
     What the advantage of a step is computed from.
 
@@ -65,6 +76,8 @@ def reward_batch(rewards: Tensor, weights: Tensor, columns: Mapping[str, Sequenc
             Weights of the reward functions.
         columns (`Mapping[str, Sequence]`):
             Columns that the reward functions logged, gathered from all processes.
+        charges (`torch.Tensor` of shape `(B*G,)`, *optional*):
+            What each completion is charged for its cost.
     """
     progress, tasks = columns.get(PROGRESS_COLUMN), columns.get(DOMAIN_COLUMN)
     values = None if progress is None else [float("nan") if value is None else float(value) for value in progress]
@@ -73,4 +86,48 @@ def reward_batch(rewards: Tensor, weights: Tensor, columns: Mapping[str, Sequenc
         weights.to(rewards.device),
         None if values is None else torch.tensor(values, device=rewards.device),
         None if tasks is None else task_numbers(tasks, rewards.device),
+        charges,
     )
+
+
+def rollout_costs(rows: Sequence[RolloutRow], unit: str) -> Tensor:
+    """
+    Cost of each completion, shape (B*G,), NaN where it is unscored: the infrastructure failed.
+
+    Args:
+        rows (`Sequence[RolloutRow]`):
+            Rollouts of all processes.
+        unit (`str`):
+            `"model_calls"` or `"usd"`.
+
+    Raises:
+        `ValueError`: A price is unknown.
+    """
+    costs = [math.nan if row.score is None else getattr(row, unit) for row in rows]
+    if None in costs:
+        raise ValueError(
+            "target_usd_per_problem needs the price of every executor. Give executor_input_usd_per_mtok and "
+            "executor_output_usd_per_mtok, or use target_calls_per_problem."
+        )
+    return torch.tensor(costs)
+
+
+def charges_of(rows: Sequence[RolloutRow], unit: str, price: float, num_generations: int) -> Tensor:
+    """
+    What each completion is charged, shape (B*G,), in units of the primary reward.
+
+    An invalid workflow costs nothing, which is no merit: it is charged the most of its group.
+
+    Args:
+        rows (`Sequence[RolloutRow]`):
+            Rollouts of all processes.
+        unit (`str`):
+            As for [`rollout_costs`].
+        price (`float`):
+            Price of a unit.
+        num_generations (`int`):
+            Completions per prompt, G.
+    """
+    groups = price * torch.nan_to_num(rollout_costs(rows, unit)).view(-1, num_generations)
+    invalid = torch.tensor([row.outcome == Outcome.INVALID.value for row in rows]).view(groups.shape)
+    return torch.where(invalid, groups.amax(dim=1, keepdim=True), groups).flatten()

@@ -22,6 +22,8 @@ ESTIMATORS = (WA_GRPO, *TRL_ESTIMATORS)
 NONFINITE = ("stop", "skip", "off")
 COLLAPSE_GUARDS = ("stop", "rollback", "off")
 ROLLOUT_LAGS = (0, 1, 2, 4)
+TARGETS = {"target_calls_per_problem": "model_calls", "target_usd_per_problem": "usd"}
+"""Targets for the mean cost, and what of a rollout each is compared with."""
 _TRL_LOSS_TYPE: str = GRPOConfig.loss_type
 
 
@@ -56,6 +58,12 @@ class WorkflowGRPOConfig(GRPOConfig):
         reward_weights (`list[float]`, *optional*):
             As in TRL. Under `"wa_grpo"` the primary reward decides by order, so that of its weight only the sign
             matters; a weight of 0 is refused. The weights of the others are relative to each other.
+        target_calls_per_problem (`float`, *optional*):
+            Mean number of model calls that the policy is held at, by a price that rises while it spends more and falls
+            while it spends less; see [`~aflow_trl.trainer.cost_dial.CostDial`]. Right still beats wrong (`"wa_grpo"`
+            and workflow rewards only).
+        target_usd_per_problem (`float`, *optional*):
+            The same in USD.
         advantage_clip (`float`, *optional*):
             Maximum absolute advantage, for every estimator. If `None`, advantages are not clipped.
         scale_rewards (`str`, *optional*):
@@ -144,6 +152,12 @@ class WorkflowGRPOConfig(GRPOConfig):
         metadata={"help": "Primary rewards that differ by no more than this are tied."},
     )
     correct_from: float = field(default=1.0, metadata={"help": "Primary reward from which the others break ties."})
+    target_calls_per_problem: float | None = field(
+        default=None, metadata={"help": "Mean number of model calls that the policy is held at."}
+    )
+    target_usd_per_problem: float | None = field(
+        default=None, metadata={"help": "Mean cost in USD that the policy is held at."}
+    )
     advantage_clip: float | None = field(default=None, metadata={"help": "Maximum absolute advantage."})
     scale_rewards: str | None = field(
         default=None, metadata={"help": "Follows from advantage_estimator or advantage_scale; see there."}
@@ -223,7 +237,10 @@ class WorkflowGRPOConfig(GRPOConfig):
         for name in ("max_lost_steps", "probe_problems", "probe_steps"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("max_sampling_logp_difference", "advantage_clip", "temperature_initial", "temperature_final"):
+        for name in (
+            *("max_sampling_logp_difference", "advantage_clip", "temperature_initial", "temperature_final"),
+            *TARGETS,
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
@@ -231,6 +248,14 @@ class WorkflowGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        targets = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(targets) > 1:
+            raise ValueError(f"{' and '.join(targets)} are both given. Remove one of them.")
+        if targets and self.uses_trl_advantages:
+            raise ValueError(
+                f"{targets[0]} is given, but advantage_estimator is {self.advantage_estimator!r}, which TRL computes. "
+                f"Use {WA_GRPO}, or remove the target."
+            )
         if self.temperature_final is not None and self.temperature_initial is None:
             raise ValueError("temperature_final needs temperature_initial. Give both, or set temperature alone.")
         self._resolve_trl_fields()
@@ -302,6 +327,13 @@ class WorkflowGRPOConfig(GRPOConfig):
             self.advantage_clip,
             self.correct_from,
             primary_may_abstain,
+        )
+
+    @property
+    def cost_target(self) -> tuple[str, float] | None:
+        """Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target."""
+        return next(
+            ((unit, value) for name, unit in TARGETS.items() if (value := getattr(self, name)) is not None), None
         )
 
     def temperature_at(self, step: int) -> float:

@@ -24,6 +24,7 @@ from ..rewards import ProbeScorer, RewardBinding, reward_binding
 from ..rollouts import (
     EVAL,
     TRAIN,
+    RolloutRow,
     RowColumns,
     from_columns,
     in_phase,
@@ -50,12 +51,13 @@ from .callbacks import (
 )
 from .checkpoint import load_state, restore_rollout_state, rollout_state, save_state
 from .completions_table import print_completions
+from .cost_dial import CostDial
 from .lag import LaggedTrainer
 from .metrics import advantage_metrics
 from .model_card import CardContent, model_card
 from .publishing import check_hub_strategy, upload
 from .recording import begin_recording, record_step
-from .reward_roles import primary_index, reward_batch, reward_roles
+from .reward_roles import charges_of, primary_index, reward_batch, reward_roles, rollout_costs
 from .samplers import check_balance, stratified_sampler
 from .workflow_grpo_config import complete_config
 
@@ -132,6 +134,10 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         self.primary = primary_index(args, self.reward_func_names, weights)
         self.reward_roles = reward_roles(args, self.reward_func_names, weights)
         """Which reward decides, and where the others break ties."""
+        target = args.cost_target
+        self._cost_unit = "" if target is None else target[0]
+        self.cost_dial: CostDial | None = None if target is None else CostDial(target[1])
+        """What rollouts are charged for their cost; `None` without a target."""
         check_balance(self.train_dataset, args)
         self._sync_unchecked = unchecked_because(args)
         if self.use_vllm and self._sync_unchecked is not None:
@@ -302,9 +308,11 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         else:
             advantages = self.group_advantages(columns, size)
         self._replace_advantages(output, advantages)
+        price = None if self.cost_dial is None else self.cost_dial.price
         self._log_batch(mode, columns, advantages, size)
         if mode == TRAIN and self._binding is not None and self.args.save_traces and self.accelerator.is_main_process:
-            record_step(Path(self.args.output_dir), self.state.global_step, self._gathered_rewards, advantages)
+            folder = Path(self.args.output_dir)
+            record_step(folder, self.state.global_step, self._gathered_rewards, advantages, price)
         return output
 
     @contextlib.contextmanager
@@ -329,10 +337,21 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         """Advantages of all processes' completions, shape (B*G,), from the gathered rewards and logged columns."""
         return compute_advantages(*self._advantage_inputs(columns, size))
 
+    def _rows(self, columns: Mapping[str, Sequence[Any]]) -> list[RolloutRow]:
+        """Rollouts of all processes, for the target of their cost."""
+        rows = from_columns(columns)
+        if rows is None:
+            raise ValueError("a target for the cost needs reward functions that execute workflows (workflow_rewards).")
+        return rows
+
     def _advantage_inputs(
         self, columns: Mapping[str, Sequence[Any]], size: int
     ) -> tuple[RewardBatch, AdvantageConfig]:
-        batch = reward_batch(self._gathered_rewards, self.reward_weights, columns)
+        charges = None
+        if self.cost_dial is not None:
+            price = self.cost_dial.price / self.cost_dial.target
+            charges = charges_of(self._rows(columns), self._cost_unit, price, size).to(self._gathered_rewards.device)
+        batch = reward_batch(self._gathered_rewards, self.reward_weights, columns, charges)
         return batch, replace(self.advantage_config, num_generations=size)
 
     def _replace_advantages(self, output: dict[str, Any], advantages: Tensor) -> None:
@@ -354,6 +373,8 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         if not self.args.uses_trl_advantages and size > 1:
             primary = split_rewards(*self._advantage_inputs(columns, size))[0]
         values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
+        if self.cost_dial is not None and mode == TRAIN:
+            values |= self.cost_dial.update(rollout_costs(self._rows(columns), self._cost_unit))
         for name, value in values.items():
             metrics[name].append(value)
         if mode != TRAIN:
