@@ -5,8 +5,8 @@ Seconds a step with rollouts that lag: the quickstart's policy, the simulated ex
 
 With lag n a step can take no less than (E + G + T) / (n + 1) (E: execution of a batch; G + T: what the trainer does
 itself, that is generation, log-probabilities, loss, optimiser) and no less than G + T. Every row shows the step beside
-that bound, both from means of the same run, and beside an ideal pipeline of the very batches: their executions differ,
-and a long one that short ones follow costs time that no average shows. With `--balances` the latency is chosen such
+that bound, both from means of the same run. Executions differ from batch to batch, and a long one that short ones
+follow costs time that no mean shows. With `--balances` the latency is chosen such
 that E is so many times G + T. The learning rate is 0, so that all runs execute workflows of one distribution. Steps
 in which batches are not yet, or no longer, in flight are left out.
 """
@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,6 @@ class Result:
     trainer_s: float
     execution_s: float
     waiting_s: float
-    ideal_s: float
-    """Step of an ideal pipeline of these batches."""
 
     @property
     def bound_s(self) -> float:
@@ -70,21 +68,6 @@ def server(latency_s: float) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-def ideal_step(steps: Sequence[Mapping[str, float]], lag: int) -> float:
-    """
-    Seconds a step of an ideal pipeline: a batch is executed as soon as it is generated, at the beginning of the step
-    that is `lag` before its own, and its step ends when it has been trained on.
-    """
-    start, starts = 0.0, []
-    for index, entry in enumerate(steps):
-        starts.append(start)
-        own = entry["time/step"] - entry["time/waiting"]
-        # Those that were in flight before are taken as executed.
-        since = starts[index - lag] if index >= lag else -entry["time/execution"]
-        start = max(start, since + entry["time/execution"]) + own
-    return start / len(steps)
 
 
 def run(name: str, url: str, latency_s: float, lag: int, steps: int) -> Result:
@@ -108,7 +91,7 @@ def run(name: str, url: str, latency_s: float, lag: int, steps: int) -> Result:
     step, waiting, execution = (
         statistics.fmean(entry[f"time/{part}"] for entry in full) for part in ("step", "waiting", "execution")
     )
-    return Result(name, latency_s, lag, step, step - waiting, execution, waiting, ideal_step(full, lag))
+    return Result(name, latency_s, lag, step, step - waiting, execution, waiting)
 
 
 def main() -> None:
@@ -143,12 +126,12 @@ def main() -> None:
 
 def table_of(results: Sequence[Result]) -> Table:
     """One row for each run."""
-    headings = ("a call", "lag", "step", "G + T", "E", "waiting", "bound", "step / bound", "step / ideal", "speed-up")
+    headings = ("a call", "lag", "step", "G + T", "E", "waiting", "bound", "step / bound", "speed-up")
     table = Table(*headings)
     for result in results:
         sequential = next(item for item in results if item.name == result.name)
         figures = (result.step_s, result.trainer_s, result.execution_s, result.waiting_s, result.bound_s)
-        ratios = (result.step_s / result.bound_s, result.step_s / result.ideal_s, sequential.step_s / result.step_s)
+        ratios = (result.step_s / result.bound_s, sequential.step_s / result.step_s)
         name = result.name if result.name.endswith(" s") else f"{result.name}: {result.latency_s:g} s"
         cells = (*(f"{seconds:.2f} s" for seconds in figures), *(f"{ratio:.2f}" for ratio in ratios))
         table.add_row(name, str(result.lag), *cells)
