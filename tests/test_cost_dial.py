@@ -29,7 +29,7 @@ def rollout(**changes: Any) -> RolloutRow:
 
 
 def test_the_price_rises_above_the_target_and_falls_below_it() -> None:
-    dial, prices = CostDial(2.0), []
+    dial, prices = CostDial("model_calls", 2.0), []
     for cost in [4.0] * 100 + [1.0] * 200:
         dial.update(torch.full((8,), cost))
         prices.append(dial.price)
@@ -37,7 +37,7 @@ def test_the_price_rises_above_the_target_and_falls_below_it() -> None:
 
 
 def test_an_unscored_completion_moves_no_price() -> None:
-    dial, other = CostDial(2.0), CostDial(2.0)
+    dial, other = CostDial("model_calls", 2.0), CostDial("model_calls", 2.0)
     dial.update(torch.tensor([3.0, math.nan]))
     other.update(torch.tensor([3.0]))
     assert dial.state_dict() == other.state_dict()
@@ -48,7 +48,12 @@ def test_an_unscored_completion_moves_no_price() -> None:
 def test_a_policy_is_held_at_its_target(target: float) -> None:
     """Four workflows that get better and dearer, and policy gradient on their advantages."""
     accuracy, cost = torch.tensor([0.5, 0.7, 0.8, 0.82]), torch.tensor([1.0, 3.0, 6.0, 10.0])
-    generator, logits, dial, means = torch.Generator().manual_seed(0), torch.zeros(4), CostDial(target), []
+    generator, logits, dial, means = (
+        torch.Generator().manual_seed(0),
+        torch.zeros(4),
+        CostDial("model_calls", target),
+        [],
+    )
     for _ in range(200):
         policy = torch.softmax(logits, 0)
         drawn = torch.multinomial(policy, 64, replacement=True, generator=generator)

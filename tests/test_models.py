@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aflow_trl import run
+from aflow_trl.cli.main import build_parser
+from aflow_trl.cli.options import executor_engine
 from aflow_trl.dsl import Operator as Call
 from aflow_trl.dsl import extract, format_workflow, parse, sample_workflow, walk, workflow_regex, workflow_templates
 from aflow_trl.engine import Engine, RolloutRequest
@@ -196,6 +199,28 @@ def test_run_and_check_take_models() -> None:
     assert aflow("check", workflow, "--models", SIMULATED_STRONG).returncode == 0
     refused = aflow("check", workflow)
     assert refused.returncode != 0 and "takes no argument 'model'" in refused.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--simulated"]])
+def test_a_trained_policy_is_run_with_the_models_of_its_training(flags: list[str], tmp_path: Path) -> None:
+    elsewhere = {"executor_model": "strong-1", "executor_base_url": "http://127.0.0.1:9/v1"}
+    models = {"strong": elsewhere, "Review": {"executor_model": "judge-1"}, "NotLoaded": elsewhere}
+    executor = {"executor_base_url": "http://127.0.0.1:8/v1", "executor_model": "weak-1"}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {"models": models}, "executor": executor}))
+    options = build_parser().parse_args(["run", "q", "--model", str(tmp_path), *flags])
+    engine = executor_engine(options, DEFAULT_OPERATORS)
+    named = {name: client.config for name, client in engine.clients.items() if name}
+    assert {name: config.executor_model for name, config in named.items()} == {
+        "strong": "strong-1",
+        "Review": "judge-1",
+    }
+    urls = {config.executor_base_url for config in [engine.client.config, *named.values()]}
+    assert engine.operators.models == ("strong",)
+    assert urls == ({"simulated"} if flags else {"http://127.0.0.1:8/v1", "http://127.0.0.1:9/v1"})
+
+
+async def test_an_operator_that_is_added_later_is_known(endpoint: ScriptedEndpoint) -> None:
+    assert endpoint.engine().operators is DEFAULT_OPERATORS
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"strong"'])

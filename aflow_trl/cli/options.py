@@ -208,16 +208,21 @@ def executor_engine(
         [`RecipeError`]: The flags contradict each other.
     """
     main = executor_client(options, data=data, cache_folder=cache_folder)
-    changes = _models_of_run(options.model) if options.models is None else read_models(options.models)
+    changes = _models_of_run(options, operators) if options.models is None else read_models(options.models)
     models = {name: _client(config, cache_folder) for name, config in further_executors(changes, main.config).items()}
     return Engine(main, operators=operators, models=models)
 
 
-def _models_of_run(folder: str | None) -> Mapping[str, Any]:
-    """`models` of the recipe with which the run in a folder was trained."""
-    run = read_run(Path(folder)) if folder else None
+def _models_of_run(options: argparse.Namespace, operators: OperatorRegistry) -> Mapping[str, Any]:
+    """
+    `models` of the recipe with which the run of `--model` was trained, without those of operators that are not loaded.
+    With `--simulated` they answer in process, too.
+    """
+    run = read_run(Path(options.model)) if options.model else None
     models = (run or {}).get("recipe", {}).get("models") or {}
-    return read_models(models) if isinstance(models, str) else models
+    models = read_models(models) if isinstance(models, str) else models
+    simulated = {"executor_base_url": SIMULATED} if options.simulated else {}
+    return {name: changes | simulated for name, changes in models.items() if name in operators or name.islower()}
 
 
 def read_models(text: str) -> Mapping[str, Any]:

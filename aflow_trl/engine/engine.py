@@ -79,7 +79,9 @@ class Engine:
         self.clients = {DEFAULT_MODEL: client, **(models or {})}
         """Clients by the operator they serve, or by the name that workflows know them by."""
         operators = DEFAULT_OPERATORS if operators is None else operators
-        self.operators = operators.with_models([name for name in models or () if name not in operators])
+        named = tuple(name for name in models or () if name not in operators)
+        # The registry itself where nothing differs: operators may still be added to it.
+        self.operators = operators if named == operators.models else operators.with_models(named)
         self.limits = limits
         self.budget = budget or Budget()
         self.step_timeout_s = step_timeout_s

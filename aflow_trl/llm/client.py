@@ -232,12 +232,7 @@ class LLMClient:
         return FatalEndpointError(f"{reason} (model {self.config.executor_model!r} at {self.host})")
 
     async def models(self) -> object:
-        """
-        What the endpoint says about its models.
-
-        Returns:
-            `object`: JSON of its `/models`; `None` if it has no such page.
-        """
+        """What the endpoint says about its models: JSON of its `/models`; `None` if it has no such page."""
         client = next(iter(self._state().clients.values()))
         try:
             reply = await client.with_options(timeout=MODELS_TIMEOUT_S).models.with_raw_response.list(

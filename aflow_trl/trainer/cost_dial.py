@@ -30,12 +30,14 @@ class CostDial:
     see [`~aflow_trl.trainer.advantages.wa_grpo`].
 
     Args:
+        unit (`str`):
+            Cost of a completion: `"model_calls"` or `"usd"`.
         target (`float`):
-            Mean cost of a completion.
+            Its mean.
     """
 
-    def __init__(self, target: float) -> None:
-        self.target = target
+    def __init__(self, unit: str, target: float) -> None:
+        self.unit, self.target = unit, target
         self.lasting_price = 0.0
         self.price = 0.0
         """Price of the target cost, in units of the primary reward."""

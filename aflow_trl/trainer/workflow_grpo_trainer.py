@@ -135,8 +135,7 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         self.reward_roles = reward_roles(args, self.reward_func_names, weights)
         """Which reward decides, and where the others break ties."""
         target = args.cost_target
-        self._cost_unit = "" if target is None else target[0]
-        self.cost_dial: CostDial | None = None if target is None else CostDial(target[1])
+        self.cost_dial = None if target is None else CostDial(*target)
         """What rollouts are charged for their cost; `None` without a target."""
         check_balance(self.train_dataset, args)
         self._sync_unchecked = unchecked_because(args)
@@ -349,8 +348,9 @@ class WorkflowGRPOTrainer(LaggedTrainer):
     ) -> tuple[RewardBatch, AdvantageConfig]:
         charges = None
         if self.cost_dial is not None:
-            price = self.cost_dial.price / self.cost_dial.target
-            charges = charges_of(self._rows(columns), self._cost_unit, price, size).to(self._gathered_rewards.device)
+            dial = self.cost_dial
+            charges = charges_of(self._rows(columns), dial.unit, dial.price / dial.target, size)
+            charges = charges.to(self._gathered_rewards.device)
         batch = reward_batch(self._gathered_rewards, self.reward_weights, columns, charges)
         return batch, replace(self.advantage_config, num_generations=size)
 
@@ -374,7 +374,7 @@ class WorkflowGRPOTrainer(LaggedTrainer):
             primary = split_rewards(*self._advantage_inputs(columns, size))[0]
         values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
         if self.cost_dial is not None and mode == TRAIN:
-            values |= self.cost_dial.update(rollout_costs(self._rows(columns), self._cost_unit))
+            values |= self.cost_dial.update(rollout_costs(self._rows(columns), self.cost_dial.unit))
         for name, value in values.items():
             metrics[name].append(value)
         if mode != TRAIN:
