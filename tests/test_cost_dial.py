@@ -29,19 +29,19 @@ def rollout(**changes: Any) -> RolloutRow:
 
 
 def test_the_price_rises_above_the_target_and_falls_below_it() -> None:
-    dial, prices = CostDial("model_calls", 2.0), []
-    for cost in [4.0] * 100 + [1.0] * 200:
-        dial.update(torch.full((8,), cost))
-        prices.append(dial.price)
-    assert prices[0] > 0 and prices[99] == MAX_PRICE == max(prices) and prices[-1] == 0 == min(prices)
+    dial, prices = CostDial("model_calls", {"": 2.0}), []
+    for cost in [4.0] * 250 + [1.0] * 450:
+        dial.update(torch.full((8,), cost), [""] * 8)
+        prices.append(dial.prices[""])
+    assert prices[0] > 0 and prices[249] == MAX_PRICE == max(prices) and prices[-1] == 0 == min(prices)
 
 
 def test_an_unscored_completion_moves_no_price() -> None:
-    dial, other = CostDial("model_calls", 2.0), CostDial("model_calls", 2.0)
-    dial.update(torch.tensor([3.0, math.nan]))
-    other.update(torch.tensor([3.0]))
+    dial, other = CostDial("model_calls", {"": 2.0}), CostDial("model_calls", {"": 2.0})
+    dial.update(torch.tensor([3.0, math.nan]), ["", ""])
+    other.update(torch.tensor([3.0]), [""])
     assert dial.state_dict() == other.state_dict()
-    assert dial.update(torch.tensor([math.nan])) == {}
+    assert dial.update(torch.tensor([math.nan]), [""]) == {}
 
 
 @pytest.mark.parametrize("target", [3.0, 6.0])
@@ -51,7 +51,7 @@ def test_a_policy_is_held_at_its_target(target: float) -> None:
     generator, logits, dial, means = (
         torch.Generator().manual_seed(0),
         torch.zeros(4),
-        CostDial("model_calls", target),
+        CostDial("model_calls", {"": target}),
         [],
     )
     for _ in range(200):
@@ -59,8 +59,8 @@ def test_a_policy_is_held_at_its_target(target: float) -> None:
         drawn = torch.multinomial(policy, 64, replacement=True, generator=generator)
         right = (torch.rand(64, generator=generator) < accuracy[drawn]).float()
         costs = cost[drawn]
-        advantages = wa_grpo(right, -costs / 20, 8, charges=costs * dial.price / target)
-        dial.update(costs)
+        advantages = wa_grpo(right, -costs / 20, 8, charges=costs * dial.prices[""] / target)
+        dial.update(costs, [""] * 64)
         logits = logits + (advantages.unsqueeze(1) * (torch.nn.functional.one_hot(drawn, 4) - policy)).mean(dim=0)
         means.append(float(policy @ cost))
     assert sum(means[-50:]) / 50 == pytest.approx(target, rel=0.05)
@@ -71,13 +71,13 @@ def test_a_policy_is_held_at_its_target(target: float) -> None:
 
 def test_completions_are_charged_for_what_they_use() -> None:
     rows = [rollout(model_calls=calls, usd=calls / 10) for calls in (1, 2, 4, 3)]
-    assert charges_of(rows, "model_calls", 0.5, 2).tolist() == [0.5, 1.0, 2.0, 1.5]
-    assert charges_of(rows, "usd", 10.0, 2).tolist() == pytest.approx([1.0, 2.0, 4.0, 3.0])
+    assert charges_of(rows, "model_calls", {"": 2.0}, {"": 1.0}, 2).tolist() == [0.5, 1.0, 2.0, 1.5]
+    assert charges_of(rows, "usd", {"": 0.1}, {"": 1.0}, 2).tolist() == pytest.approx([1.0, 2.0, 4.0, 3.0])
 
 
 def test_an_invalid_workflow_is_charged_the_most_of_its_group() -> None:
     rows = [rollout(model_calls=3), rollout(outcome="invalid", model_calls=0), rollout(model_calls=1), rollout()]
-    assert charges_of(rows, "model_calls", 1.0, 2).tolist() == [3.0, 3.0, 1.0, 1.0]
+    assert charges_of(rows, "model_calls", {"": 1.0}, {"": 1.0}, 2).tolist() == [3.0, 3.0, 1.0, 1.0]
 
 
 def test_usd_without_a_price_are_refused() -> None:

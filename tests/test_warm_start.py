@@ -34,7 +34,9 @@ from aflow_trl.warm_start import (
     HalvingSearch,
     group_of,
     group_rows,
+    search_prices,
     successive_halving,
+    winners_at,
 )
 from command_line import aflow, is_drawn
 
@@ -92,7 +94,6 @@ def test_the_budget_is_never_exceeded(count: int, budget: int, max_cost: int, wi
     assert bandit.spent == halving.paid <= budget
     best = halving.best
     assert len(best) <= winners
-    assert not best or sum(candidate.weight for candidate in best) == pytest.approx(1)
     # Nothing is tried only where not even a single run is affordable.
     assert best or max_cost > budget
 
@@ -134,14 +135,51 @@ def test_a_run_that_the_infrastructure_lost_counts_neither_for_nor_against_a_wor
 
     halving = search(Flaky({"good": 1.0, "bad": 0.6}, {"good": 1, "bad": 1}), budget=400, winners=2)
     assert halving.best[0].workflow == "good" and halving.best[0].accuracy == 1.0
-    assert halving.best[0].weight > halving.best[1].weight
+
+
+def survivor(workflow: str, accuracy: float, calls: int) -> Candidate:
+    return Candidate(workflow, right=100 * accuracy, scored=100, calls=100 * calls, usd=calls)
 
 
 def test_weights_follow_accuracy() -> None:
-    skill = {"a": 0.9, "b": 0.85, "c": 0.1}
-    best = search(Bandit(skill, dict.fromkeys("abc", 1)), budget=3_000, winners=3).best
-    assert [candidate.workflow for candidate in best] == ["a", "b", "c"]
-    assert best[0].weight > best[1].weight > 100 * best[2].weight
+    survivors = {GROUP: [survivor("a", 0.9, 1), survivor("b", 0.85, 1), survivor("c", 0.1, 1)]}
+    winners = winners_at(survivors, {GROUP: 1.0}, "model_calls", None)[GROUP]
+    assert [winner.workflow for winner in winners] == ["a", "b"], "what would hardly be taught is left out"
+    assert winners[0].weight > winners[1].weight and sum(winner.weight for winner in winners) == pytest.approx(1)
+
+
+def mean_cost(winners: dict[Group, list[Candidate]], shares: dict[Group, float], unit: str) -> float:
+    return sum(
+        shares[group] * sum(item.weight * item.cost(unit) for item in items) for group, items in winners.items()
+    )
+
+
+@given(
+    accuracies=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    share=st.floats(0.1, 0.9),
+    target=st.floats(1.0, 12.0),
+    unit=st.sampled_from(["model_calls", "usd"]),
+)
+def test_winners_are_taught_in_shares_that_meet_the_target(
+    accuracies: list[float], share: float, target: float, unit: str
+) -> None:
+    groups = [Group("math"), Group("qa")]
+    shares = dict(zip(groups, (share, 1 - share), strict=True))
+    names = [("cheap", 1), ("middle", 4), ("dear", 9)]
+    rows = [survivor(name, accuracies[index], calls) for index, (name, calls) in enumerate(names * 2)]
+    survivors = {groups[0]: rows[:3], groups[1]: rows[3:]}
+    scale = 1.0 if unit == "model_calls" else 0.01
+    held = mean_cost(winners_at(survivors, shares, unit, target * scale), shares, unit)
+    assert held <= target * scale * 1.0001
+
+
+def test_a_search_for_targets_keeps_the_cheap_and_the_good() -> None:
+    skill = {"cheap": 0.6, "middle": 0.8, "dear": 0.9} | {f"bad{number}": 0.3 for number in range(30)}
+    costs = {"cheap": 1, "middle": 4, "dear": 9} | {f"bad{number}": 5 for number in range(30)}
+    bandit = Bandit(skill, costs)
+    halving = HalvingSearch(GROUP, 10_000, costs, 20_000, 1, 0, prices=search_prices([2.0]))
+    asyncio.run(successive_halving([halving], bandit.measure))
+    assert {"cheap", "middle", "dear"} <= {candidate.workflow for candidate in halving.best}
 
 
 def test_a_candidate_without_results_has_accuracy_zero() -> None:

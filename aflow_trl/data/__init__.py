@@ -1,6 +1,7 @@
 """Row schema, public benchmarks, generated problems, and the prompts of the policy."""
 
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkRow, UnusableRowError, load_benchmark
+from .budgets import with_budgets
 from .dedup import near_copies, normal_form
 from .files import is_data_file
 from .loading import SYNTHETIC, build_dataset, load_questions, load_rows, selection_split
@@ -61,4 +62,5 @@ __all__ = [
     "statement",
     "sum_rows",
     "synthetic_rows",
+    "with_budgets",
 ]

@@ -16,6 +16,8 @@ from .schema import Row
 
 Message: TypeAlias = dict[str, str]
 """A chat message: `role` and `content`."""
+BUDGET = "Budget: {budget}"
+"""Last line of the prompt of a problem that has a budget."""
 
 
 # Cached: the file is read for every prompt otherwise, and prompts are built for every row.
@@ -79,7 +81,8 @@ class PolicyPrompt:
 
     def messages(self, row: Row) -> list[Message]:
         """
-        Chat messages that ask for a workflow. They contain everything that the executor will see of the problem.
+        Chat messages that ask for a workflow. They contain everything that the executor will see of the problem, and
+        its budget if it has one.
 
         Which example comes last depends on the problem, because small models copy the last one.
         """
@@ -90,9 +93,10 @@ class PolicyPrompt:
         for problem, workflow in shots[first:] + shots[:first]:
             turns.append({"role": "user", "content": template.replace("{problem}", problem)})
             turns.append({"role": "assistant", "content": f"<workflow>{workflow}{CLOSING_TAG}"})
-        return self.chat(
-            self.system, [*turns, {"role": "user", "content": template.replace("{problem}", statement(row))}]
-        )
+        request = template.replace("{problem}", statement(row))
+        if row.budget:
+            request = f"{request}\n{BUDGET.replace('{budget}', row.budget)}"
+        return self.chat(self.system, [*turns, {"role": "user", "content": request}])
 
     def reasoning_messages(self, row: Row) -> list[Message]:
         """Chat messages that ask for `<think>…</think><answer>…</answer>`."""

@@ -26,6 +26,7 @@ FIELDS = (
     "source",
     "id",
     "difficulty",
+    "budget",
 )
 
 
@@ -50,6 +51,8 @@ class Row:
     id: str = ""
     difficulty: int = 0
     """1 (easy) or higher; 0 if unknown."""
+    budget: str = ""
+    """How much its workflow may cost, as a word that the policy reads; see `target_calls_per_problem`."""
 
     def columns(self) -> dict[str, Column]:
         """The row as dataset columns, with lists instead of tuples."""
@@ -97,6 +100,7 @@ def read_row(raw: Mapping[str, object], where: str, *, needs_gold: bool = True) 
         source=_text(raw, "source", where),
         id=_text(raw, "id", where),
         difficulty=_whole(raw, "difficulty", where),
+        budget=_text(raw, "budget", where),
     )
     if domain == "code" and not row.hidden_tests and holds_tests(row.answer):
         row = replace(row, answer=(), hidden_tests=row.answer)

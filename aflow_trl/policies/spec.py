@@ -58,6 +58,8 @@ class PolicySpec:
     operator_modules: tuple[str, ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
+    budgets: tuple[str, ...] = ()
+    """Budgets that it was trained for, the smallest first."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -76,6 +78,7 @@ class PolicySpec:
             tuple(content.get("operator_modules") or ()),
             SamplingOptions(**sampling),
             ModelOptions(**_known(ModelOptions, content.get("model") or {})),
+            tuple(content.get("budgets") or ()),
         )
 
 

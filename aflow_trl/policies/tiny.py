@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,7 +39,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..data import Message, PolicyPrompt, policy_prompts, sum_rows, synthetic_rows
+from ..data import Message, PolicyPrompt, Row, mixed_rows, policy_prompts, sum_rows, synthetic_rows
 from ..dsl import Vocabulary, format_workflow, sample_workflow
 from ..improvement import Attempt, Failure, Improvement, improvement_messages
 from ..operators import DEFAULT_OPERATORS, OperatorRegistry, load_operators
@@ -197,11 +197,17 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def _problems(seed: int) -> Iterator[Row]:
+    """Problems of both suites, in turn."""
+    suites = synthetic_rows(seed + DATA_SEED, "train"), mixed_rows(seed + DATA_SEED, "train")
+    return itertools.islice(itertools.chain.from_iterable(zip(*suites, strict=False)), SFT_EXAMPLES)
+
+
 def _compose_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
     rng = random.Random(seed)
     vocabulary = prompt.operators.vocabulary
     examples = []
-    for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
+    for row in _problems(seed):
         text = _random_workflow(rng, vocabulary)
         examples.append(_example(prompt.messages(row), f"<workflow>{text}</workflow>"))
     return examples
@@ -212,7 +218,7 @@ def _improve_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
     rng = random.Random(seed)
     vocabulary = prompt.operators.vocabulary
     examples = []
-    for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
+    for row in _problems(seed):
         current, *others = (format_workflow(sample_workflow(rng, vocabulary=vocabulary)) for _ in range(3))
         score = rng.randint(0, 8) / 8
         record = Improvement(
@@ -296,7 +302,8 @@ def _train(
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=20,
-        completion_only_loss=True,
+        # As in the pretraining of a real model, the problems are learned too: a policy has to be able to read them.
+        completion_only_loss=False,
         bf16=False,
         gradient_checkpointing=False,
         save_strategy="no",

@@ -160,7 +160,7 @@ class Recipe:
             self.workflow.operators,
             self.workflow.operator_modules or [],
             list(self.operators.models),
-            training.cost_target,
+            training.cost_targets,
         )
 
     @property
@@ -200,6 +200,7 @@ class Recipe:
             tuple(modules or ()),
             self.sampling_at(final_step),
             self.model_options,
+            tuple(training.budgets),
         )
 
     def sampling_at(self, step: int) -> SamplingOptions:

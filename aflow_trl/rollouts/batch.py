@@ -44,6 +44,8 @@ class RolloutRow:
     repaired: bool
     operators: list[str]
     """Distinct operators of the workflow, sorted."""
+    budget: str = ""
+    """Budget of the problem; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def rollout_row(rollout: ScoredRollout) -> RolloutRow:
         domain=rollout.domain,
         repaired=bool(trace.workflow and trace.repairs),
         operators=sorted(set(trace.operators)),
+        budget=rollout.metadata.get("budget") or "",
     )
 
 

@@ -29,7 +29,7 @@ RowColumns: TypeAlias = Mapping[str, Any]
 """A row of the schema as TRL hands it over: column name → value."""
 COLUMNS = (
     *("question", "answer", "domain", "entry_point", "public_tests", "hidden_tests", "weak_verdict", "context"),
-    *("id", "source", "difficulty"),
+    *("id", "source", "difficulty", "budget"),
 )
 """Dataset columns that are read; all but the first two may be missing."""
 TRAIN, EVAL, PROBE = "train", "eval", "probe"
@@ -273,7 +273,7 @@ class Rollouts:
                 logger.warning("a first answer could not be scored: %s: %s", type(error).__name__, error)
         if trace.outcome is Outcome.UNAVAILABLE:
             final = first = correctness = None
-        metadata = {key: row.get(key) for key in ("id", "source", "difficulty")}
+        metadata = {key: row.get(key) for key in ("id", "source", "difficulty", "budget")}
         scoring_s = time.monotonic() - started
         return ScoredRollout(trace, row["domain"], final, first, correctness, _problem_key(row), metadata, scoring_s)
 
@@ -354,7 +354,7 @@ def _problem_key(row: RowColumns) -> str:
 
 def _gold_key(row: RowColumns) -> str:
     """Everything an answer is scored with: two rows may ask the same question and expect different answers."""
-    return repr([row.get(name) for name in COLUMNS if name not in ("id", "difficulty", "public_tests")])
+    return repr([row.get(name) for name in COLUMNS if name not in ("id", "difficulty", "budget", "public_tests")])
 
 
 def completion_text(completion: Any) -> str:

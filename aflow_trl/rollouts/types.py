@@ -25,7 +25,7 @@ class ScoredRollout:
     prompt_id: str
     """Identifies the problem: equal for all rollouts of one problem."""
     metadata: Mapping[str, Any]
-    """`id`, `source` and `difficulty` of the row."""
+    """`id`, `source`, `difficulty` and `budget` of the row."""
     scoring_s: float = 0.0
     """Seconds from the end of the workflow to its score."""
 

@@ -213,15 +213,22 @@ def _draw_fixed(axis: Axes, cells: Sequence[Cell], frontier_cells: Sequence[Cell
 
 
 def _draw_stages(axis: Axes, cells: Mapping[str, Cell]) -> None:
-    x, y = _points(list(cells.values()))
-    axis.plot(x, y, color=COLOURS["trained"], linewidth=1, linestyle=":")
+    stages = [cell for name, cell in cells.items() if "," not in name]
+    axis.plot(*_points(stages), color=COLOURS["trained"], linewidth=1, linestyle=":")
+    for stage, (_, colour) in STAGES.items():
+        # The same policy at its budgets.
+        points = [cell for name, cell in cells.items() if name.partition(", ")[0] == stage]
+        axis.plot(*_points(sorted(points, key=lambda cell: cell["calls"])), color=colour, linewidth=1)
     for name, cell in cells.items():
-        marker, colour = STAGES[name]
+        stage, _, budget = name.partition(", ")
+        marker, colour = STAGES[stage]
         mean, calls = cell["accuracy"], cell["calls"]
         error = [[mean - cell["low"]], [cell["high"] - mean]]
         axis.errorbar(calls, mean, yerr=error, fmt="none", ecolor=colour, alpha=0.5, capsize=3)
         size = 150 if marker == "*" else 45
-        axis.scatter(calls, mean, marker=marker, s=size, color=colour, zorder=3, label=name)
+        axis.scatter(calls, mean, marker=marker, s=size, color=colour, zorder=3, label=None if budget else name)
+        if budget:
+            axis.annotate(budget.removesuffix(" budget"), (calls, mean), (4, -11), textcoords="offset points", size=7)
 
 
 def _points(cells: Sequence[Cell]) -> tuple[list[float], list[float]]:

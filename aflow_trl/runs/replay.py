@@ -7,7 +7,7 @@ It answers what another reward weight or advantage scale would have done, withou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -94,7 +94,7 @@ def replay(output_dir: Path, settings: ReplaySettings | None = None) -> Iterator
             to_tensor(recorded[step]["rewards"]),
             rewards,
             torch.tensor(recorded[step]["advantages"]),
-            _advantages(rewards, batches[step], settings, recorded[step].get("price")),
+            _advantages(rewards, batches[step], settings, recorded[step].get("prices")),
         )
 
 
@@ -138,14 +138,14 @@ def _rescored(rollout: ScoredRollout, quantized: bool) -> ScoredRollout:
 
 
 def _advantages(
-    rewards: Tensor, rollouts: list[ScoredRollout], settings: ReplaySettings, price: float | None
+    rewards: Tensor, rollouts: list[ScoredRollout], settings: ReplaySettings, prices: Mapping[str, float] | None
 ) -> Tensor:
-    """Advantages of a step; `price` is the recorded one, because it depends on all steps before."""
+    """Advantages of a step; `prices` are the recorded ones, because they depend on all steps before."""
     charges = None
-    if settings.cost_target is not None and price is not None:
-        unit, target = settings.cost_target
+    if settings.cost_targets is not None and prices is not None:
+        unit, targets = settings.cost_targets
         rows = [rollout_row(rollout) for rollout in rollouts]
-        charges = charges_of(rows, unit, price / target, settings.advantage.num_generations)
+        charges = charges_of(rows, unit, targets, prices, settings.advantage.num_generations)
     batch = RewardBatch(
         rewards,
         torch.tensor(settings.reward_weights, dtype=torch.float32),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..console import report_console
-from ..data import build_dataset
+from ..data import build_dataset, with_budgets
 from ..errors import FatalEndpointError, RunStoppedError
 from ..evaluation import HeldOutEvaluator
 from ..recipes import ADDRESS, Recipe
@@ -38,7 +38,7 @@ from .session import (
     totals,
     train,
 )
-from .warm_start import warm_start, winner_name, winners_for
+from .warm_start import at_budget, warm_start, winner_name, winners_for
 
 SINGLE_CALL = "Custom"
 """The workflow that asks the executor once."""
@@ -69,16 +69,27 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     rollouts = build_rollouts(recipe, engine, earlier)
     found = warm_start(recipe, rollouts, train_rows) if recipe.compose.warm_start_settings is not None else None
     rewards = workflow_rewards(rollouts, recipe.reward_names)
-    train_data, eval_data = (build_dataset(rows, recipe.prompt) for rows in (train_rows, eval_rows))
+    training, budgets = recipe.training, recipe.training.budgets
+    with_budget = with_budgets(eval_rows, budgets, seed=training.seed) if budgets else eval_rows
+    train_data, eval_data = (build_dataset(rows, recipe.prompt) for rows in (train_rows, with_budget))
     trainer = build_trainer(recipe, rewards, train_data, eval_data)
-    prompts = [recipe.prompt.messages(row) for row in eval_rows]
-    evaluator = HeldOutEvaluator(
-        trainer,
-        rollouts,
-        eval_rows,
-        prompts,
-        seed=recipe.training.seed,
-    )
+    evaluators = {
+        budget: HeldOutEvaluator(
+            trainer,
+            rollouts,
+            eval_rows,
+            [recipe.prompt.messages(replace(row, budget=budget)) for row in eval_rows],
+            seed=training.seed,
+        )
+        for budget in budgets or [""]
+    }
+    # The largest budget: what a policy is asked for where nobody names one.
+    evaluator = list(evaluators.values())[-1]
+
+    def evaluate(stage: str) -> dict[str, list[ScoredRollout]]:
+        """Rollouts of the policy with the largest budget, and with each of the others."""
+        others = {at_budget(stage, budget): evaluators[budget] for budget in budgets[:-1]}
+        return {stage: evaluator.policy(stage)} | {name: item.policy(name) for name, item in others.items()}
 
     enter_phase(f"held-out evaluation on {len(eval_rows)} problems")
     stages = {"untrained": evaluator.policy("untrained")}
@@ -87,14 +98,13 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     if found is not None:
         trainer.load_policy(found.policy)
         enter_phase("held-out evaluation of the policy after the warm start")
-        stages["warm start"] = evaluator.policy("warm start")
+        stages |= evaluate("warm start")
         share = trainer.local_share(eval_rows)
-        hard_from = recipe.training.hard_from
-        chosen = {name: evaluator.run(texts, name) for name, texts in winners_for(found, share, hard_from).items()}
+        chosen = {name: evaluator.run(texts, name) for name, texts in winners_for(found, share, training).items()}
     train(recipe, trainer)
     enter_phase("held-out evaluation of the trained policy")
     try:
-        stages["trained"] = evaluator.policy("trained")
+        stages |= evaluate("trained")
     except FatalEndpointError as error:
         raise RunStoppedError(
             f"{error}. The trained adapter is in {recipe.training.output_dir}; only its evaluation is missing."
@@ -108,7 +118,8 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
         summary["warm_start"] = found.metadata
         summary["valid_share"]["warm_start"] = valid_share(stages["warm start"])
         summary["accuracy"]["warm_start"] = accuracy(stages["warm start"]).to_json()
-        summary["accuracy"]["best_per_group"] = accuracy(chosen[winner_name(0)]).to_json()
+        first_winners = chosen[at_budget(winner_name(0), list(evaluators)[-1])]
+        summary["accuracy"]["best_per_group"] = accuracy(first_winners).to_json()
     summary["sandbox"] = asdict(layers) | {"tier": layers.tier.value}
     summary["wall_s"] = time.monotonic() - started
     card = compose_card(

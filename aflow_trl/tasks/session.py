@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import get_peft_config
 
-from ..data import Row, load_rows
+from ..data import Row, load_rows, with_budgets
 from ..engine import Engine
 from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
@@ -39,7 +39,7 @@ SUMMARY_FILE = "summary.json"
 
 def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     """
-    Held-out and training rows.
+    Held-out and training rows, the latter with a budget each where there are several.
 
     Raises:
         [`DataError`]: A problem is in both.
@@ -59,6 +59,8 @@ def load_problems(recipe: Recipe) -> tuple[list[Row], list[Row]]:
             f"{len(shared)} held-out problems are training problems too, such as {question[:80]!r}. "
             "Remove them from one of the two."
         )
+    if recipe.training.budgets:
+        train_rows = with_budgets(train_rows, recipe.training.budgets, seed=seed)
     return eval_rows, train_rows
 
 

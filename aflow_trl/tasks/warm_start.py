@@ -6,7 +6,7 @@ import gc
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..policies import load_model, load_tokenizer, sample_completions
 from ..recipes import Recipe
 from ..rollouts import Rollouts, trace_name
 from ..storage import PROGRESS, check_settings, write_json
+from ..trainer import WorkflowGRPOConfig
 from ..warm_start import (
     Candidate,
     EvalRequest,
@@ -32,11 +33,14 @@ from ..warm_start import (
     SearchLog,
     WarmStartSettings,
     candidate_workflows,
+    draw_winner,
     fine_tune,
     group_of,
     group_rows,
+    search_prices,
     sft_examples,
     successive_halving,
+    winners_at,
 )
 from .preflight import check_trainer
 from .prompt_length import leave_out_what_does_not_fit
@@ -139,7 +143,8 @@ def warm_start(recipe: Recipe, rollouts: Rollouts, rows: Sequence[Row]) -> WarmS
         enter_phase(f"warm start: {len(candidates)} workflows on {len(groups)} groups of problems")
         _search(recipe, settings, rollouts, groups, candidates, folder)
     metadata = json.loads((folder / WINNERS_FILE).read_text(encoding="utf-8"))
-    group_by_name = {str(group): group for group in groups}
+    groups_at = {replace(group, budget=budget) for group in groups for budget in training.budgets or [""]}
+    group_by_name = {str(group): group for group in groups_at}
     winners = {
         group_by_name[name]: [Candidate.from_json(content) for content in contents]
         for name, contents in metadata["winners"].items()
@@ -168,21 +173,35 @@ def winner_name(rank: int) -> str:
     return f"winner {rank + 1} of each group"
 
 
-def winners_for(found: WarmStart, rows: Sequence[Row], hard_from: int) -> dict[str, list[str]]:
+def at_budget(name: str, budget: str) -> str:
+    """Name of a system at a budget."""
+    return f"{name}, {budget} budget" if budget else name
+
+
+def winners_for(found: WarmStart, rows: Sequence[Row], training: WorkflowGRPOConfig) -> dict[str, list[str]]:
     """
-    What the search alone would run: the first winner of each problem's group, the second, and so on.
+    What the search alone would run: the first winner of each problem's group, the second, and so on; with a target for
+    the cost, winners that are drawn by weight, which meet the target.
 
     Args:
         found ([`WarmStart`]):
             The warm start.
         rows (`Sequence[Row]`):
             Problems of this process.
-        hard_from (`int`):
-            Minimum difficulty of a hard problem.
+        training ([`~aflow_trl.WorkflowGRPOConfig`]):
+            Configuration of the training.
 
     Returns:
         `dict[str, list[str]]`: By name, a workflow for each problem.
     """
+    hard_from = training.hard_from
+    if training.cost_targets is not None:
+        drawn = {}
+        for budget in training.budgets or [""]:
+            rng = random.Random(f"{training.seed} {training.process_index} winners")
+            choices = [found.winners[group_of(replace(row, budget=budget), found.winners, hard_from)] for row in rows]
+            drawn[at_budget(winner_name(0), budget)] = [draw_winner(choice, rng).workflow for choice in choices]
+        return drawn
     winners = [found.winners[group_of(row, found.winners, hard_from)] for row in rows]
     ranks = range(max(len(candidates) for candidates in found.winners.values()))
     return {
@@ -201,6 +220,7 @@ def _check_settings(recipe: Recipe, settings: WarmStartSettings, rows: Sequence[
         "rows": split_digest(rows),
         "seed": training.seed,
         "hard_from": training.hard_from,
+        "targets": training.cost_targets,
         "policy": recipe.model.model_name_or_path,
         "adapter": adapter,
         "prompt": recipe.run.policy_prompt,
@@ -261,12 +281,16 @@ def _search(
     vocabulary = recipe.operators.vocabulary
     # Candidates are canonical; the recipe may spell a workflow differently.
     protected = {format_workflow(parse(text, vocabulary=vocabulary)) for text in settings.workflows}
+    unit, targets = training.cost_targets or ("model_calls", {})
+    prices = search_prices(list(targets.values()))
     searches = []
     shuffled: dict[Group, list[Row]] = {}
     for group, rows in groups.items():
         shuffled[group] = random.Random(f"{training.seed} {group}").sample(list(rows), len(rows))
         searches.append(
-            HalvingSearch(group, len(rows), candidates, budget, settings.winners, training.seed, protected)
+            HalvingSearch(
+                group, len(rows), candidates, budget, settings.winners, training.seed, protected, unit, prices
+            )
         )
     log = SearchLog(folder / LOG_FILE, training.process_index == 0)
     trace_path, rollouts.trace_path = rollouts.trace_path, folder / trace_name(training.process_index)
@@ -289,12 +313,19 @@ def _search(
         run_coroutine(work())
     finally:
         rollouts.trace_path = trace_path
-    winners = {str(search.group): [candidate.to_json() for candidate in search.best] for search in searches}
-    if empty := [name for name, candidates_of_group in winners.items() if not candidates_of_group]:
+    survivors = {search.group: search.best for search in searches}
+    if empty := [str(group) for group, candidates_of_group in survivors.items() if not candidates_of_group]:
         raise RecipeError(
             f"warm_start: max_calls {settings.max_calls} is too small to try a workflow on {empty[0]} problems. "
             "Raise it."
         )
+    total = sum(len(rows) for rows in groups.values())
+    shares = {group: len(rows) / total for group, rows in groups.items()}
+    winners = {
+        str(replace(group, budget=budget)): [winner.to_json() for winner in chosen]
+        for budget in targets or [""]
+        for group, chosen in winners_at(survivors, shares, unit, targets.get(budget)).items()
+    }
     if training.process_index == 0:
         paid = sum(search.paid for search in searches)
         tried = {str(search.group): search.tried for search in searches}
@@ -318,7 +349,9 @@ async def _measure(
         step=0,
     )
     local = {
-        request: EvalResult(rollout.correctness, rollout.trace.model_calls, rollout.trace.paid_calls)
+        request: EvalResult(
+            rollout.correctness, rollout.trace.model_calls, rollout.trace.paid_calls, rollout.trace.usd
+        )
         for request, rollout in zip(share, scored, strict=True)
     }
     by_request = dict(gather_object(list(local.items())))

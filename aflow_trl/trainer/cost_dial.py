@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-PRICE_RATE = 0.05
+PRICE_RATE = 0.01
 """Lasting change of the price per step and relative deviation of the mean cost from its target."""
-PRICE_GAIN = 0.5
+PRICE_GAIN = 0.2
 """Passing change of the price per relative deviation of the latest batch: it damps oscillations."""
 MAX_PRICE = 2.0
 """Maximum price of the target cost, in units of the primary reward."""
@@ -15,7 +17,7 @@ MAX_PRICE = 2.0
 
 class CostDial:
     r"""
-    Dual variable of the constraint "the mean cost is at most the target".
+    Dual variable of the constraint "the mean cost is at most the target", one for each budget.
 
     The policy maximises \\( E[c] \\) subject to \\( E[k] \\le \kappa \\), for a primary reward \\( c \\), a cost
     \\( k \\) (model calls or USD) and a target \\( \kappa \\). A completion is charged \\( \lambda k / \kappa \\), in
@@ -32,40 +34,51 @@ class CostDial:
     Args:
         unit (`str`):
             Cost of a completion: `"model_calls"` or `"usd"`.
-        target (`float`):
-            Its mean.
+        targets (`Mapping[str, float]`):
+            Its mean by budget. A single target has the budget `""`, and holds for all problems.
     """
 
-    def __init__(self, unit: str, target: float) -> None:
-        self.unit, self.target = unit, target
-        self.lasting_price = 0.0
-        self.price = 0.0
-        """Price of the target cost, in units of the primary reward."""
+    def __init__(self, unit: str, targets: Mapping[str, float]) -> None:
+        self.unit, self.targets = unit, dict(targets)
+        self.lasting_prices = dict.fromkeys(targets, 0.0)
+        self.prices = dict.fromkeys(targets, 0.0)
+        """Price of the target cost of each budget, in units of the primary reward."""
 
-    def update(self, costs: Tensor) -> dict[str, float]:
+    def update(self, costs: Tensor, budgets: Sequence[str]) -> dict[str, float]:
         """
-        Move the price by the costs of a batch of all processes, NaN where a completion is unscored.
+        Move the prices by the costs of a batch of all processes.
+
+        Args:
+            costs (`torch.Tensor` of shape `(B*G,)`):
+                Cost of each completion; NaN where it is unscored.
+            budgets (`Sequence[str]`):
+                Budget of each completion.
 
         Returns:
-            `dict[str, float]`: Metrics: the mean cost, and the price that the batch was charged at.
+            `dict[str, float]`: Metrics: the mean cost, and the price that the batch was charged at, by budget.
         """
-        scored = costs[~torch.isnan(costs)]
-        if not scored.numel():
-            return {}
-        mean = scored.double().mean().item()
-        metrics = {"cost/mean": mean, "cost/price": self.price}
-        deviation = mean / self.target - 1
-        self.lasting_price = _clipped(self.lasting_price + PRICE_RATE * deviation)
-        self.price = _clipped(self.lasting_price + PRICE_GAIN * deviation)
+        metrics: dict[str, float] = {}
+        for budget, target in self.targets.items():
+            here = torch.tensor([not budget or item == budget for item in budgets], dtype=torch.bool)
+            scored = costs[here.to(costs.device) & ~torch.isnan(costs)]
+            if not scored.numel():
+                continue
+            mean = scored.double().mean().item()
+            suffix = f"/{budget}" if budget else ""
+            metrics |= {f"cost/mean{suffix}": mean, f"cost/price{suffix}": self.prices[budget]}
+            deviation = mean / target - 1
+            self.lasting_prices[budget] = _clipped(self.lasting_prices[budget] + PRICE_RATE * deviation)
+            self.prices[budget] = _clipped(self.lasting_prices[budget] + PRICE_GAIN * deviation)
         return metrics
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, dict[str, float]]:
         """State that a checkpoint holds."""
-        return {"lasting_price": self.lasting_price, "price": self.price}
+        return {"lasting_prices": dict(self.lasting_prices), "prices": dict(self.prices)}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore the state of [`state_dict`]."""
-        self.lasting_price, self.price = state["lasting_price"], state["price"]
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Restore the state of [`state_dict`], for the budgets that it has."""
+        for mine, theirs in ((self.lasting_prices, state["lasting_prices"]), (self.prices, state["prices"])):
+            mine.update({budget: price for budget, price in theirs.items() if budget in mine})
 
 
 def _clipped(price: float) -> float:

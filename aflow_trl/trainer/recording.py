@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ class ReplaySettings:
     """Modules that define operators of the user."""
     models: list[str] = field(default_factory=list)
     """Models that a workflow may name."""
-    cost_target: tuple[str, float] | None = None
-    """Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target."""
+    cost_targets: tuple[str, dict[str, float]] | None = None
+    """Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target of each budget."""
 
     def write(self, output_dir: Path) -> None:
         """Write the settings into the output folder of a run."""
@@ -63,7 +64,7 @@ def replay_settings(trainer: WorkflowGRPOTrainer, rollouts: Rollouts) -> ReplayS
         list(operators),
         sorted(module for module in modules if not module.startswith("aflow_trl.")),
         list(operators.models),
-        trainer.args.cost_target,
+        trainer.args.cost_targets,
     )
 
 
@@ -92,7 +93,9 @@ def begin_recording(trainer: WorkflowGRPOTrainer, rollouts: Rollouts, *, resumed
     trainer.accelerator.wait_for_everyone()
 
 
-def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor, price: float | None = None) -> None:
+def record_step(
+    output_dir: Path, step: int, rewards: Tensor, advantages: Tensor, prices: Mapping[str, float] | None = None
+) -> None:
     """
     Append rewards and advantages of a training step.
 
@@ -105,16 +108,16 @@ def record_step(output_dir: Path, step: int, rewards: Tensor, advantages: Tensor
             Rewards of all processes; NaN where unscored.
         advantages (`torch.Tensor` of shape `(B*G,)`):
             Advantages of all processes.
-        price (`float`, *optional*):
-            Price of the target cost that the batch was charged at.
+        prices (`Mapping[str, float]`, *optional*):
+            Price of the target cost of each budget that the batch was charged at.
     """
-    row = {
+    row: dict[str, Any] = {
         "step": step,
         "rewards": [[None if math.isnan(value) else value for value in values] for values in rewards.tolist()],
         "advantages": advantages.tolist(),
     }
-    if price is not None:
-        row["price"] = price
+    if prices is not None:
+        row["prices"] = dict(prices)
     TraceFile(output_dir / REWARDS_FILE).append([row])
 
 

@@ -50,9 +50,10 @@ def reward_roles(args: WorkflowGRPOConfig, names: Sequence[str], weights: Sequen
     primary = primary_index(args, names, weights)
     others = [text for index, text in enumerate(weighted) if index != primary and weights[index] != 0]
     held = ""
-    if args.cost_target is not None:
-        unit, target = args.cost_target
-        held = f"; a price holds the mean number of {unit.replace('_', ' ')} at {target:g}"
+    if args.cost_targets is not None:
+        unit, targets = args.cost_targets
+        at = ", ".join(f"{target:g} ({budget})" if budget else f"{target:g}" for budget, target in targets.items())
+        held = f"; a price holds the mean number of {unit.replace('_', ' ')} at {at}"
     decides = f"{names[primary]} decides" + (" (less is better)" if weights[primary] < 0 else "")
     if not others or args.tie_break_alpha == 0:
         return f"{decides}; ties stay ties{held}"
@@ -112,7 +113,9 @@ def rollout_costs(rows: Sequence[RolloutRow], unit: str) -> Tensor:
     return torch.tensor(costs)
 
 
-def charges_of(rows: Sequence[RolloutRow], unit: str, price: float, num_generations: int) -> Tensor:
+def charges_of(
+    rows: Sequence[RolloutRow], unit: str, targets: Mapping[str, float], prices: Mapping[str, float], size: int
+) -> Tensor:
     """
     What each completion is charged, shape (B*G,), in units of the primary reward.
 
@@ -123,11 +126,23 @@ def charges_of(rows: Sequence[RolloutRow], unit: str, price: float, num_generati
             Rollouts of all processes.
         unit (`str`):
             As for [`rollout_costs`].
-        price (`float`):
-            Price of a unit.
-        num_generations (`int`):
+        targets (`Mapping[str, float]`):
+            Mean cost of each budget; a single one has the budget `""`, and holds for all problems.
+        prices (`Mapping[str, float]`):
+            Price of that cost.
+        size (`int`):
             Completions per prompt, G.
+
+    Raises:
+        `ValueError`: A problem has a budget without a target.
     """
-    groups = price * torch.nan_to_num(rollout_costs(rows, unit)).view(-1, num_generations)
+    budgets = ["" if "" in targets else row.budget for row in rows]
+    if unknown := sorted(set(budgets) - set(targets)):
+        raise ValueError(
+            f"a problem has the budget {unknown[0]!r}, which has no target. Give each row a column budget with one of "
+            f"{', '.join(targets)} (with_budgets draws them), or a target for it."
+        )
+    price = torch.tensor([prices[budget] / targets[budget] for budget in budgets], dtype=torch.float64)
+    groups = (price * torch.nan_to_num(rollout_costs(rows, unit))).view(-1, size)
     invalid = torch.tensor([row.outcome == Outcome.INVALID.value for row in rows]).view(groups.shape)
     return torch.where(invalid, groups.amax(dim=1, keepdim=True), groups).flatten()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,11 +61,12 @@ class WorkflowGRPOConfig(GRPOConfig):
         reward_weights (`list[float]`, *optional*):
             As in TRL. Under `"wa_grpo"` the primary reward decides by order, so that of its weight only the sign
             matters; a weight of 0 is refused. The weights of the others are relative to each other.
-        target_calls_per_problem (`float`, *optional*):
+        target_calls_per_problem (`float`, `dict[str, float]` or `str`, *optional*):
             Mean number of model calls that the policy is held at, by a price that rises while it spends more and falls
             while it spends less; see [`~aflow_trl.trainer.cost_dial.CostDial`]. Right still beats wrong (`"wa_grpo"`
-            and workflow rewards only).
-        target_usd_per_problem (`float`, *optional*):
+            and workflow rewards only). With a target for each of several budgets (`{"low": 1.5, "high": 6}`; JSON on a
+            command line), rows have a column `budget`, prompts end with it, and one policy learns them all.
+        target_usd_per_problem (`float`, `dict[str, float]` or `str`, *optional*):
             The same in USD.
         advantage_clip (`float`, *optional*):
             Maximum absolute advantage, for every estimator. If `None`, advantages are not clipped.
@@ -152,11 +156,11 @@ class WorkflowGRPOConfig(GRPOConfig):
         metadata={"help": "Primary rewards that differ by no more than this are tied."},
     )
     correct_from: float = field(default=1.0, metadata={"help": "Primary reward from which the others break ties."})
-    target_calls_per_problem: float | None = field(
-        default=None, metadata={"help": "Mean number of model calls that the policy is held at."}
+    target_calls_per_problem: float | str | dict[str, float] | None = field(
+        default=None, metadata={"help": "Mean number of model calls that the policy is held at; or one by budget."}
     )
-    target_usd_per_problem: float | None = field(
-        default=None, metadata={"help": "Mean cost in USD that the policy is held at."}
+    target_usd_per_problem: float | str | dict[str, float] | None = field(
+        default=None, metadata={"help": "Mean cost in USD that the policy is held at; or one by budget."}
     )
     advantage_clip: float | None = field(default=None, metadata={"help": "Maximum absolute advantage."})
     scale_rewards: str | None = field(
@@ -237,10 +241,9 @@ class WorkflowGRPOConfig(GRPOConfig):
         for name in ("max_lost_steps", "probe_problems", "probe_steps"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in (
-            *("max_sampling_logp_difference", "advantage_clip", "temperature_initial", "temperature_final"),
-            *TARGETS,
-        ):
+        for name in TARGETS:
+            setattr(self, name, _read_target(name, getattr(self, name)))
+        for name in ("max_sampling_logp_difference", "advantage_clip", "temperature_initial", "temperature_final"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
@@ -330,11 +333,22 @@ class WorkflowGRPOConfig(GRPOConfig):
         )
 
     @property
-    def cost_target(self) -> tuple[str, float] | None:
-        """Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target."""
-        return next(
-            ((unit, value) for name, unit in TARGETS.items() if (value := getattr(self, name)) is not None), None
-        )
+    def cost_targets(self) -> tuple[str, dict[str, float]] | None:
+        """
+        Cost of a rollout that is held at a target (`model_calls` or `usd`), and the target of each budget; a single
+        target has the budget `""`.
+        """
+        for name, unit in TARGETS.items():
+            value = getattr(self, name)
+            if value is not None:
+                return unit, value if isinstance(value, dict) else {"": value}
+        return None
+
+    @property
+    def budgets(self) -> list[str]:
+        """Budgets that have a target of their own, the smallest first."""
+        _, targets = self.cost_targets or ("", {})
+        return sorted(filter(None, targets), key=lambda budget: targets[budget])
 
     def temperature_at(self, step: int) -> float:
         """Sampling temperature at an optimiser step."""
@@ -343,6 +357,31 @@ class WorkflowGRPOConfig(GRPOConfig):
         final = self.temperature if self.temperature_final is None else self.temperature_final
         share = min(1.0, step / self.temperature_warmup_steps) if self.temperature_warmup_steps else 1.0
         return self.temperature_initial + share * (final - self.temperature_initial)
+
+
+def _read_target(name: str, value: Any) -> float | dict[str, float] | None:
+    """A target from a recipe or a command line: a positive number, or one for each budget."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(
+                f'{name} is {value!r}. Give a number, or JSON with one for each budget: {{"low": 2, "high": 6}}.'
+            ) from None
+    if value is None:
+        return None
+    targets = value if isinstance(value, Mapping) else {"": value}
+    for budget, target in targets.items():
+        where = f"{name} of the budget {budget!r}" if budget else name
+        if isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target < math.inf:
+            raise ValueError(f"{where} must be positive, got {target!r}.")
+        if isinstance(value, Mapping) and not re.fullmatch(r"[\w.-]+", str(budget)):
+            raise ValueError(f"{name} has the budget {budget!r}. Use a word, which the policy will read.")
+    if not targets:
+        raise ValueError(f"{name} holds no budget. Give a number, or a target for each budget.")
+    if isinstance(value, Mapping):
+        return {str(budget): float(target) for budget, target in value.items()}
+    return float(value)
 
 
 def complete_config(

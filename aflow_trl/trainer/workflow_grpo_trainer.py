@@ -134,8 +134,8 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         self.primary = primary_index(args, self.reward_func_names, weights)
         self.reward_roles = reward_roles(args, self.reward_func_names, weights)
         """Which reward decides, and where the others break ties."""
-        target = args.cost_target
-        self.cost_dial = None if target is None else CostDial(*target)
+        targets = args.cost_targets
+        self.cost_dial = None if targets is None else CostDial(*targets)
         """What rollouts are charged for their cost; `None` without a target."""
         check_balance(self.train_dataset, args)
         self._sync_unchecked = unchecked_because(args)
@@ -307,11 +307,11 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         else:
             advantages = self.group_advantages(columns, size)
         self._replace_advantages(output, advantages)
-        price = None if self.cost_dial is None else self.cost_dial.price
+        prices = None if self.cost_dial is None else dict(self.cost_dial.prices)
         self._log_batch(mode, columns, advantages, size)
         if mode == TRAIN and self._binding is not None and self.args.save_traces and self.accelerator.is_main_process:
             folder = Path(self.args.output_dir)
-            record_step(folder, self.state.global_step, self._gathered_rewards, advantages, price)
+            record_step(folder, self.state.global_step, self._gathered_rewards, advantages, prices)
         return output
 
     @contextlib.contextmanager
@@ -349,7 +349,7 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         charges = None
         if self.cost_dial is not None:
             dial = self.cost_dial
-            charges = charges_of(self._rows(columns), dial.unit, dial.price / dial.target, size)
+            charges = charges_of(self._rows(columns), dial.unit, dial.targets, dial.prices, size)
             charges = charges.to(self._gathered_rewards.device)
         batch = reward_batch(self._gathered_rewards, self.reward_weights, columns, charges)
         return batch, replace(self.advantage_config, num_generations=size)
@@ -374,7 +374,9 @@ class WorkflowGRPOTrainer(LaggedTrainer):
             primary = split_rewards(*self._advantage_inputs(columns, size))[0]
         values |= advantage_metrics(primary, advantages, size, self.args.tie_tolerance)
         if self.cost_dial is not None and mode == TRAIN:
-            values |= self.cost_dial.update(rollout_costs(self._rows(columns), self.cost_dial.unit))
+            rollouts = self._rows(columns)
+            costs = rollout_costs(rollouts, self.cost_dial.unit)
+            values |= self.cost_dial.update(costs, [row.budget for row in rollouts])
         for name, value in values.items():
             metrics[name].append(value)
         if mode != TRAIN:

@@ -51,7 +51,7 @@ def group_rows(rows: Sequence[Row], hard_from: int | None) -> dict[Group, list[R
 
 def group_of(row: Row, groups: Collection[Group], hard_from: int) -> Group:
     """
-    Group that a held-out problem belongs to.
+    Group that a held-out problem belongs to, with its budget.
 
     Args:
         row (`Row`):
@@ -64,8 +64,8 @@ def group_of(row: Row, groups: Collection[Group], hard_from: int) -> Group:
     Raises:
         [`RecipeError`]: No group was searched for its domain.
     """
-    by_level = Group(row.domain, "hard" if row.difficulty >= hard_from else "easy")
-    group = by_level if by_level in groups else Group(row.domain)
+    by_level = Group(row.domain, "hard" if row.difficulty >= hard_from else "easy", row.budget)
+    group = by_level if by_level in groups else Group(row.domain, budget=row.budget)
     if group not in groups:
         raise RecipeError(
             f"eval_data holds {row.domain} problems, but train_data holds no {row.domain} problem to search workflows "

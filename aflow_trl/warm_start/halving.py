@@ -7,17 +7,16 @@ randomness, and keeps the better half. Groups of problems are searched side by s
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from .types import Candidate, EvalRequest, EvalResult, Group
 
 CHUNK_ROWS = 4
 """Number of problems that are run between two checks of the budget."""
-WEIGHT_SCALE = 0.02
-"""Difference in accuracy over which the weight of a winner falls by a factor of e."""
-
 Measure = Callable[[Sequence[EvalRequest]], Awaitable[Sequence[EvalResult]]]
 """Runs requests and returns their results, in order."""
 
@@ -41,6 +40,11 @@ class HalvingSearch:
             Seed of the choice of candidates where the budget is too small for all of them.
         protected (`Collection[str]`, *optional*):
             Candidates that are dropped last where the budget is too small for all, because the user named them.
+        unit (`str`, *optional*, defaults to `"model_calls"`):
+            Cost that prices are in: `"model_calls"` or `"usd"`.
+        prices (`Sequence[float]`, *optional*, defaults to `(0.0,)`):
+            Accuracies that a unit of cost is worth. At each of them the best workflows survive, so that with several
+            the survivors are those on the frontier of accuracy and cost.
     """
 
     def __init__(
@@ -52,8 +56,11 @@ class HalvingSearch:
         winners: int,
         seed: int,
         protected: Collection[str] = (),
+        unit: str = "model_calls",
+        prices: Sequence[float] = (0.0,),
     ) -> None:
-        self.group, self.rows, self.budget, self.winners = group, rows, budget, winners
+        self.group, self.rows, self.budget, self.winners = group, rows, budget, max(winners, len(prices))
+        self.unit, self.prices = unit, prices
         self.max_calls = dict(max_calls_by_workflow)
         names = list(max_calls_by_workflow)
         random.Random(seed).shuffle(names)
@@ -67,7 +74,7 @@ class HalvingSearch:
         self.paid = 0
         self._row = 0
         # Halvings until only the winners remain, and a last round among them.
-        self._remaining_rounds = max(1, math.ceil(math.log2(max(1.0, len(names) / winners)))) + 1
+        self._remaining_rounds = max(1, math.ceil(math.log2(max(1.0, len(names) / self.winners)))) + 1
         self._begin_round()
 
     def next_requests(self) -> list[EvalRequest]:
@@ -95,19 +102,23 @@ class HalvingSearch:
                 candidate.right += result.correctness
                 candidate.scored += 1
                 candidate.calls += result.calls
+                candidate.usd += result.usd or 0.0
         self._row = 1 + max(request.row for request in requests)
 
     @property
     def best(self) -> list[Candidate]:
-        """The winners, best first, with weights that sum to 1; fewer where too few were scored."""
-        winners = [candidate for candidate in self._ranked()[: self.winners] if candidate.scored]
-        weights = [math.exp((winner.accuracy - winners[0].accuracy) / WEIGHT_SCALE) for winner in winners]
-        for winner, weight in zip(winners, weights, strict=True):
-            winner.weight = weight / sum(weights)
-        return winners
+        """The winners, best first; fewer where too few were scored."""
+        return [candidate for candidate in self._ranked()[: self.winners] if candidate.scored]
 
     def _ranked(self) -> list[Candidate]:
-        return sorted(self.candidates, key=lambda item: (-item.accuracy, item.calls_per_problem, item.workflow))
+        """Candidates, best first: the best at each price, then the second at each, and so on."""
+
+        def key(item: Candidate, price: float) -> tuple[float, float, str]:
+            return (price * item.cost(self.unit) - item.accuracy, item.calls_per_problem, item.workflow)
+
+        by_price = [sorted(self.candidates, key=partial(key, price=price)) for price in self.prices]
+        ranked = itertools.chain.from_iterable(zip(*by_price, strict=True))
+        return list({item.workflow: item for item in ranked}.values())
 
     def _affordable_rows(self) -> int:
         worst_case = sum(self.max_calls[candidate.workflow] for candidate in self.candidates)

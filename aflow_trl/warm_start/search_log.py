@@ -56,7 +56,7 @@ class SearchLog:
     def append(self, requests: Sequence[EvalRequest], results: Sequence[EvalResult]) -> None:
         """Record a wave that was run."""
         if self._writes:
-            fields = [[result.correctness, result.calls, result.paid] for result in results]
+            fields = [[result.correctness, result.calls, result.paid, result.usd] for result in results]
             self._file.append([{"requests": _digest(requests), "results": fields}])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def sft_examples(
         groups (`Mapping[Group, Sequence[Row]]`):
             Problems of each group.
         winners (`Mapping[Group, Sequence[Candidate]]`):
-            Winners of each group.
+            Winners of each group and, where problems have one, of their budget.
         prompt ([`~aflow_trl.data.PolicyPrompt`]):
             Prompt of the policy.
         seed (`int`):
@@ -56,10 +57,15 @@ def sft_examples(
     rng.shuffle(pairs)
     examples = []
     for row, group in pairs[:MAX_SFT_EXAMPLES]:
-        winner = rng.choices(winners[group], [candidate.weight for candidate in winners[group]])[0]
+        winner = draw_winner(winners[replace(group, budget=row.budget)], rng)
         reply = {"role": "assistant", "content": f"<workflow>{winner.workflow}{CLOSING_TAG}"}
         examples.append({"prompt": prompt.messages(row), "completion": [reply]})
     return examples
+
+
+def draw_winner(winners: Sequence[Candidate], rng: random.Random) -> Candidate:
+    """One of the winners of a group, by weight."""
+    return rng.choices(winners, [winner.weight for winner in winners])[0]
 
 
 def fine_tune(

@@ -14,9 +14,12 @@ class Group:
     domain: str
     level: str = ""
     """`easy` or `hard`; empty where difficulty is ignored."""
+    budget: str = ""
+    """Budget that its workflows are chosen for; empty where there are none."""
 
     def __str__(self) -> str:
-        return f"{self.domain} {self.level}".strip()
+        name = f"{self.domain} {self.level}".strip()
+        return f"{name}, {self.budget} budget" if self.budget else name
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Candidate:
     """Number of problems on which it was scored."""
     calls: int = 0
     """Model calls that its runs used, shared ones included."""
+    usd: float = 0.0
+    """Cost of its runs in USD, shared calls included."""
     weight: float = 0.0
     """Share of the fine-tuning examples with this workflow, if it won."""
 
@@ -42,6 +47,12 @@ class Candidate:
     def calls_per_problem(self) -> float:
         """Mean number of model calls; 0 if no problem was scored."""
         return self.calls / self.scored if self.scored else 0.0
+
+    def cost(self, unit: str) -> float:
+        """Mean cost of a run in `model_calls` or `usd`; 0 if no problem was scored."""
+        if unit == "model_calls":
+            return self.calls_per_problem
+        return self.usd / self.scored if self.scored else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, including the means."""
@@ -73,3 +84,5 @@ class EvalResult:
     """Model calls used."""
     paid: int
     """Model calls made for it, without those shared with other runs."""
+    usd: float | None = None
+    """Cost of the calls used; `None` if a price is unknown."""
