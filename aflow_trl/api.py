@@ -26,6 +26,7 @@ def run(
     workflow: str = "Custom",
     policy: str | None = None,
     best_of: int | None = None,
+    budget: str | None = None,
     domain: str = "math",
     context: str = "",
     entry_point: str | None = None,
@@ -46,6 +47,8 @@ def run(
             Policy that composes the workflow instead: output folder of a run, adapter, model folder or Hub id.
         best_of (`int`, *optional*):
             Number of workflows that the policy samples; their answers are voted on.
+        budget (`str`, *optional*):
+            How much a workflow may cost: one of the budgets that the policy was trained for. Defaults to the largest.
         domain (`str`, *optional*, defaults to `"math"`):
             `"math"`, `"code"`, `"qa"`, or one that [`~aflow_trl.scoring.scorer`] has added.
         context (`str`, *optional*, defaults to `""`):
@@ -81,7 +84,8 @@ def run(
     if policy is None:
         workflows = [[format_workflow(parse(workflow, vocabulary=engine.vocabulary))]]
     else:
-        workflows = Policy(policy, engine.operators).compose([problem], samples=best_of, seed=seed)
+        composer = Policy(policy, engine.operators, budget=budget)
+        workflows = composer.compose([problem], samples=best_of, seed=seed)
 
     async def answer() -> Answered:
         try:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from aflow_trl.data import PolicyPrompt, Row, with_budgets
+from aflow_trl.errors import DataError, RecipeError
 from aflow_trl.llm import ExecutorConfig
+from aflow_trl.policies import choose_budget
 from aflow_trl.rollouts import RolloutRow
 from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
@@ -85,6 +88,68 @@ def test_usd_without_a_price_are_refused() -> None:
         rollout_costs([rollout(usd=None)], "usd")
 
 
+# -- budgets ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_budget_has_a_price_of_its_own() -> None:
+    dial = CostDial("model_calls", {"low": 1.0, "high": 4.0})
+    metrics = dial.update(torch.tensor([2.0, 2.0, 4.0, 2.0]), ["low", "high", "low", "high"])
+    assert metrics["cost/mean/low"] == 3.0 and metrics["cost/mean/high"] == 2.0
+    assert dial.prices["low"] > 0 == dial.prices["high"]
+
+
+def test_a_completion_is_charged_at_the_price_of_its_budget() -> None:
+    rows = [rollout(model_calls=2, budget=budget) for budget in ("low", "low", "high", "high")]
+    charges = charges_of(rows, "model_calls", {"low": 1.0, "high": 4.0}, {"low": 0.1, "high": 0.2}, 2)
+    assert charges.tolist() == pytest.approx([0.2, 0.2, 0.1, 0.1])
+
+
+def test_a_problem_whose_budget_has_no_target_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"'huge'.*low, high"):
+        charges_of([rollout(budget="huge")] * 2, "model_calls", {"low": 1.0, "high": 2.0}, {"low": 0, "high": 0}, 2)
+
+
+def test_problems_get_budgets_at_random_and_keep_their_own() -> None:
+    rows = [Row(str(number), ("1",), "math", budget="low" if number == 7 else "") for number in range(300)]
+    budgets = [row.budget for row in with_budgets(rows, ["low", "high"], seed=0)]
+    assert budgets[7] == "low" and 100 < budgets.count("high") < 200
+    # Suites go round their domains: a budget by position would belong to one domain.
+    assert budgets != [row.budget for row in with_budgets(rows, ["low", "high"], seed=1)]
+    with pytest.raises(DataError, match=r"'huge'.*high, low"):
+        with_budgets([Row("1", ("1",), "math", budget="huge")], ["low", "high"], seed=0)
+
+
+def test_the_prompt_ends_with_the_budget() -> None:
+    row = Row("How many?", ("1",), "math", budget="low")
+    assert PolicyPrompt("compact").messages(row)[-1]["content"].endswith("How many?\nBudget: low")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"low": 1.0, "high": -1.0}, "budget 'high' must be positive"),
+        ({}, "holds no budget"),
+        ({"not one word": 1.0}, "Use a word"),
+        ("cheap", "JSON"),
+    ],
+)
+def test_targets_of_budgets_are_checked(value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        WorkflowGRPOConfig(**options(tmp_path, target_calls_per_problem=value))
+
+
+def test_targets_on_a_command_line_are_json(tmp_path: Path) -> None:
+    config = WorkflowGRPOConfig(**options(tmp_path, target_calls_per_problem='{"high": 6, "low": 1.5}'))
+    assert config.cost_targets == ("model_calls", {"high": 6.0, "low": 1.5}) and config.budgets == ["low", "high"]
+
+
+def test_a_policy_is_asked_for_a_budget_that_it_was_trained_for() -> None:
+    assert choose_budget(None, ["low", "high"]) == "high" and choose_budget(None, []) == ""
+    assert choose_budget("low", ["low", "high"]) == "low"
+    with pytest.raises(RecipeError, match=r"'huge'.*low, high"):
+        choose_budget("huge", ["low", "high"])
+
+
 # -- the trainer -----------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +181,18 @@ def test_cost_and_price_are_logged_and_a_replay_charges_the_same(tiny_model: Pat
     assert prices[0] == 0.0 < prices[1] < prices[2]
     steps = list(replay(tmp_path))
     assert len(steps) == 3 and all(torch.equal(step.old_advantages, step.new_advantages) for step in steps)
+
+
+def test_a_policy_trains_at_several_budgets_and_a_replay_charges_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    targets = {"low": 0.5, "high": 2.0}
+    trainer = workflow_trainer(simulated_client(), tiny_model, tmp_path, target_calls_per_problem=targets, max_steps=4)
+    words = ["low", "high"]
+    trainer.train_dataset = trainer.train_dataset.map(lambda _, index: {"budget": words[index % 2]}, with_indices=True)
+    trainer.train()
+    prices = {name: value for log in trainer.state.log_history for name, value in log.items() if "cost/price" in name}
+    assert prices["cost/price/low"] > 0 == prices["cost/price/high"], "one call is more than 0.5, and less than 2"
+    steps = list(replay(tmp_path))
+    assert steps and all(torch.equal(step.old_advantages, step.new_advantages) for step in steps)
 
 
 def test_a_resumed_run_goes_on_at_its_price(tiny_model: Path, tmp_path: Path) -> None:

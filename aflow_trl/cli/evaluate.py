@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
         texts += _read_workflows(Path(options.workflows))
     policy = None
     if options.model:
-        policy = PolicyChoice(options.model, options.checkpoint, options.policy_prompt, options.temperature)
+        policy = PolicyChoice(
+            options.model, options.checkpoint, options.policy_prompt, options.temperature, options.budget
+        )
     engine = executor_engine(options, operators, data=options.data, cache_folder=out)
     console = report_console(stderr=True)
 

@@ -77,9 +77,14 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that select a checkpoint and a prompt of a policy."""
+    """Add the flags that select a checkpoint, a budget and a prompt of a policy."""
     parser.add_argument(
         "--checkpoint", type=int, metavar="STEP", help="checkpoint of a run (default: its final model)"
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="WORD",
+        help="how much a workflow may cost, for a policy that was trained with budgets (see target_calls_per_problem)",
     )
     parser.add_argument(
         "--policy-prompt", default=None, help="prompt of the policy (default: the one it was trained with)"

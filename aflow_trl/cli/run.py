@@ -128,14 +128,20 @@ def _workflows(
 ) -> list[list[str]]:
     """Workflows for each question: the fixed one, or those that the policy composes."""
     if options.model is None:
-        if options.checkpoint is not None or options.best_of is not None:
-            raise RecipeError("--checkpoint and --best-of need a policy. Name one with --model.")
+        if any(value is not None for value in (options.checkpoint, options.best_of, options.budget)):
+            raise RecipeError("--checkpoint, --best-of and --budget need a policy. Name one with --model.")
         text = options.workflow or DEFAULT_WORKFLOW
         return [[format_workflow(parse(text, vocabulary=operators.vocabulary))] for _ in questions]
     # Imported here, because torch and transformers take seconds that a fixed workflow should not.
     from ..policies import Policy
 
-    policy = Policy(options.model, operators, checkpoint=options.checkpoint, prompt=options.policy_prompt)
+    policy = Policy(
+        options.model,
+        operators,
+        checkpoint=options.checkpoint,
+        prompt=options.policy_prompt,
+        budget=options.budget,
+    )
     problems = [question.problem for question in questions]
     return policy.compose(problems, samples=options.best_of, seed=options.seed)
 

@@ -14,7 +14,7 @@ from ..errors import DataError, RecipeError
 from ..event_loops import run_coroutine
 from ..llm import SIMULATED, LLMClient
 from ..operators import OperatorRegistry, Problem
-from ..policies import Policy, is_adapter, read_spec, weights_digest
+from ..policies import Policy, choose_budget, is_adapter, read_spec, weights_digest
 from ..rollouts import Rollouts
 from ..storage import check_or_write_settings, versions, write_json
 from .baselines import evaluate
@@ -47,6 +47,8 @@ class PolicyChoice:
     """Name of the prompt. Defaults to that of the training."""
     temperature: float | None = None
     """Sampling temperature; 0 decodes greedily. Defaults to that of the training."""
+    budget: str | None = None
+    """Budget that it is asked for. Defaults to each that it was trained for."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
@@ -146,15 +148,19 @@ def _load_problems(data: str, valid: str | None, limit: int) -> tuple[list[Row],
 def _policies(
     choice: PolicyChoice, rows: Sequence[Row], operators: OperatorRegistry
 ) -> Mapping[str, Callable[[int], Sequence[str]]]:
-    """Functions from a seed to a completion per problem, of the trained policy and, for an adapter, its base model."""
+    """
+    Functions from a seed to a completion per problem, of the trained policy at each budget, the largest first, and,
+    for an adapter, of its base model.
+    """
     problems = [Problem(row.question, row.domain, row.context) for row in rows]
     # The untrained policy is sampled at the temperature of the trained one, or their difference would be partly that
     # of the temperatures.
-    temperature = choice.temperature
+    temperature, spec = choice.temperature, read_spec(choice.model)
     if temperature is None:
-        temperature = read_spec(choice.model).sampling.temperature
+        temperature = spec.sampling.temperature
+    largest = choose_budget(choice.budget, spec.budgets)
 
-    def sampler(trained: bool) -> Callable[[int], list[str]]:
+    def sampler(trained: bool, budget: str) -> Callable[[int], list[str]]:
         loaded: list[Policy] = []
 
         def draw(seed: int) -> list[str]:
@@ -166,6 +172,7 @@ def _policies(
                         checkpoint=choice.checkpoint,
                         prompt=choice.prompt,
                         trained=trained,
+                        budget=budget or None,
                     )
                 )
             completions = loaded[0].compose(problems, samples=1, temperature=temperature, seed=seed)
@@ -173,9 +180,12 @@ def _policies(
 
         return draw
 
-    policies = {"trained policy": sampler(True)}
+    policies = {"trained policy": sampler(True, largest)}
+    if choice.budget is None:
+        for budget in reversed(spec.budgets[:-1]):
+            policies[f"trained policy, {budget} budget"] = sampler(True, budget)
     if is_adapter(choice.model, choice.checkpoint):
-        policies["untrained policy"] = sampler(False)
+        policies["untrained policy"] = sampler(False, largest)
     return policies
 
 

@@ -1,6 +1,6 @@
 """Policies outside a trainer: finding and loading them, sampling from them, the tiny policy for tests and demos."""
 
-from .composer import Policy
+from .composer import Policy, choose_budget
 from .gguf import check_gguf, local_model
 from .loading import (
     find_model,
@@ -23,6 +23,7 @@ __all__ = [
     "SamplingOptions",
     "build_tiny_policy",
     "check_gguf",
+    "choose_budget",
     "find_model",
     "is_adapter",
     "load_model",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..data import PolicyPrompt, Row
+from ..errors import RecipeError
 from ..operators import OperatorRegistry, Problem
 from .loading import find_model, load_policy, takes_system_role
 from .sampling import sample_completions
@@ -29,9 +30,11 @@ class Policy:
             Policy prompt. Defaults to the one that the policy was trained with.
         trained (`bool`, *optional*, defaults to `True`):
             Whether to use the adapter; if not, the model that it was trained from.
+        budget (`str`, *optional*):
+            How much a workflow may cost: one of the budgets that the policy was trained for. Defaults to the largest.
 
     Raises:
-        [`RecipeError`]: The model cannot be loaded, or there is no such checkpoint or prompt.
+        [`RecipeError`]: The model cannot be loaded, or there is no such checkpoint, prompt or budget.
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class Policy:
         checkpoint: int | None = None,
         prompt: str | None = None,
         trained: bool = True,
+        budget: str | None = None,
     ) -> None:
         self.path = find_model(model, checkpoint)
         self.spec = read_spec(model)
+        self.budget = choose_budget(budget, self.spec.budgets)
         names = [name for name in self.spec.operators or operators if name in operators]
         self.model, self.tokenizer = load_policy(self.path, self.spec.model, trained=trained)
         self.prompt = PolicyPrompt(
@@ -78,7 +83,10 @@ class Policy:
         sampling: SamplingOptions = self.spec.sampling
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
-        rows = [Row(problem.question, (), problem.domain, context=problem.context) for problem in problems]
+        rows = [
+            Row(problem.question, (), problem.domain, context=problem.context, budget=self.budget)
+            for problem in problems
+        ]
         return sample_completions(
             self.model,
             self.tokenizer,
@@ -88,3 +96,27 @@ class Policy:
             batch_size=GENERATION_BATCH,
             num_samples=samples,
         )
+
+
+def choose_budget(budget: str | None, budgets: Sequence[str]) -> str:
+    """
+    The budget to ask a policy for.
+
+    Args:
+        budget (`str`, *optional*):
+            Budget that the user named.
+        budgets (`Sequence[str]`):
+            Budgets that the policy was trained for, the smallest first.
+
+    Returns:
+        `str`: The largest if none is named; empty for a policy that was trained without.
+
+    Raises:
+        [`RecipeError`]: It was not trained for this budget.
+    """
+    if budget is None:
+        return budgets[-1] if budgets else ""
+    if budget not in budgets:
+        remedy = f"Use one of {', '.join(budgets)}." if budgets else "It was trained without budgets: name none."
+        raise RecipeError(f"the budget is {budget!r}, which the policy was not trained for. {remedy}")
+    return budget

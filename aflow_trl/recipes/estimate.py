@@ -92,8 +92,12 @@ def estimate(recipe: Recipe, *, num_processes: int = 1, reply_tokens: int = REPL
     evaluations = 2 + fixed
     warm_start = recipe.compose.warm_start_settings
     if warm_start is not None:
-        # The policy once more, and the first, second, ... winner of each group of problems.
-        evaluations += 1 + warm_start.winners
+        # The policy once more, and the first, second, ... winner of each group of problems; with targets for the cost,
+        # what the search would run at each.
+        evaluations += 1 + (warm_start.winners if training.cost_targets is None else max(1, len(training.budgets)))
+    if training.budgets:
+        # The trained policy, and that after the warm start, at every other budget.
+        evaluations += (len(training.budgets) - 1) * (1 if warm_start is None else 2)
     dry_run = _DryRun(recipe, train_rows, training.num_generations, reply_tokens)
     single = _DryRun(recipe, eval_rows, 1, reply_tokens)
     phases = [single.phase("evaluation", len(eval_rows) * evaluations)]
