@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,6 +50,9 @@ Example: TypeAlias = dict[str, list[Message]]
 """`prompt` and `completion` of supervised fine-tuning."""
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
+INITIALIZER_RANGE = 0.08
+"""Standard deviation of the weights. The logits are at most the norm of an embedding times √128: with the usual 0.02 an
+adapter, which leaves the embeddings as they are, cannot make any choice certain."""
 SFT: dict[str, dict[str, float]] = {
     "compose": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
     "improve": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
@@ -58,6 +62,8 @@ SFT: dict[str, dict[str, float]] = {
 """Cold start by task."""
 SFT_EXAMPLES = 8_192
 JUNK_SHARE = 0.05
+BUDGETS, BUDGET_SHARE = ("low", "medium", "high"), 0.3
+"""Budgets in the prompts of the cold start, and the share of those that have one."""
 DATA_SEED = 1_000_003
 """Offset of the seed, so that the problems of the cold start differ from those of a run."""
 RIGHT_SHARE = 0.6
@@ -198,9 +204,11 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def _problems(seed: int) -> Iterator[Row]:
-    """Problems of both suites, in turn."""
+    """Problems of both suites, in turn, some of them with a budget."""
+    rng = random.Random(seed)
     suites = synthetic_rows(seed + DATA_SEED, "train"), mixed_rows(seed + DATA_SEED, "train")
-    return itertools.islice(itertools.chain.from_iterable(zip(*suites, strict=False)), SFT_EXAMPLES)
+    rows = itertools.islice(itertools.chain.from_iterable(zip(*suites, strict=False)), SFT_EXAMPLES)
+    return (replace(row, budget=rng.choice(BUDGETS) if rng.random() < BUDGET_SHARE else "") for row in rows)
 
 
 def _compose_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
@@ -290,6 +298,7 @@ def _train(
         num_key_value_heads=HEADS,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        initializer_range=INITIALIZER_RANGE,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

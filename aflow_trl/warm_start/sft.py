@@ -136,6 +136,8 @@ def _sft_config(settings: WarmStartSettings, training: WorkflowGRPOConfig, outpu
         completion_only_loss=True,
         # A prompt that is cut off would lose the problem.
         max_length=None,
+        # Batches of similar length hold little padding.
+        train_sampling_strategy="group_by_length",
         adam_beta2=training.adam_beta2,
         adam_epsilon=training.adam_epsilon,
         bf16=training.bf16,
