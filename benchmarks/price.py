@@ -5,7 +5,7 @@ Accuracy at a price: policies trained to a mean cost, next to the search they st
     python benchmarks/price.py runs/price --cells 3 budgets  # some of them
     python benchmarks/price.py runs/price --report           # only the tables of the existing results
 
-Every training is `aflow-trl train` of a shipped recipe in a process on one core: a search for workflows, fine-tuning on
+Every training is `aflow-trl train` of a recipe in a process on one core: a search for workflows, fine-tuning on
 those that meet the target, reinforcement learning at that target. An interrupted benchmark continues where it stopped.
 All systems of a seed answer the same held-out problems with the same executor randomness.
 """

@@ -18,7 +18,17 @@ from aflow_trl import run
 from aflow_trl.cli.main import build_parser
 from aflow_trl.cli.options import executor_engine
 from aflow_trl.dsl import Operator as Call
-from aflow_trl.dsl import extract, format_workflow, parse, sample_workflow, walk, workflow_regex, workflow_templates
+from aflow_trl.dsl import (
+    analyze,
+    extract,
+    format_workflow,
+    parse,
+    sample_workflow,
+    walk,
+    workflow_regex,
+    workflow_templates,
+    worst_case_cost,
+)
 from aflow_trl.engine import Engine, RolloutRequest
 from aflow_trl.errors import DSLError, RecipeError
 from aflow_trl.export import to_aflow, to_python
@@ -103,6 +113,30 @@ def test_the_policy_is_told_of_the_models() -> None:
 def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="cannot name a model"):
         DEFAULT_OPERATORS.with_models([name])
+
+
+@given(st.integers(0, 5_000))
+def test_the_bound_of_the_cost_is_that_of_the_calls_where_all_cost_one(seed: int) -> None:
+    workflow = sample_workflow(random.Random(seed), vocabulary=VOCABULARY)
+    calls = analyze(workflow, vocabulary=VOCABULARY).worst_case_calls
+    assert worst_case_cost(workflow, {"": 1.0}, vocabulary=VOCABULARY) == calls
+    cheaper = worst_case_cost(workflow, {"": 1.0, "strong": 0.5}, vocabulary=VOCABULARY)
+    assert calls / 2 <= cheaper <= calls
+
+
+def test_the_dearer_branch_bounds_the_cost() -> None:
+    workflow = parse('Review(model="strong") ? Revise(model="strong") : Custom', vocabulary=VOCABULARY)
+    assert worst_case_cost(workflow, {"": 1.0, "strong": 10.0}, vocabulary=VOCABULARY) == 20.0
+    assert worst_case_cost(workflow, {"": 30.0, "strong": 10.0}, vocabulary=VOCABULARY) == 40.0
+
+
+def test_check_says_what_a_workflow_costs_at_most() -> None:
+    workflow = 'Custom -> Review(model="strong")'
+    flags = ["--models", MODELS, "--base-url", "https://api.openai.com/v1", "--prompt-tokens", "1000"]
+    printed = aflow("check", workflow, "--executor", "gpt-4o-mini", *flags).stdout
+    # 1,000 tokens of prompt and 1,024 of reply, at 0.15 and 0.6, and at 2.5 and 10 USD per million.
+    assert f"{(1000 * 2.65 + 1024 * 10.6) / 1e6:.4f} USD" in printed
+    assert "no bound in USD" in aflow("check", workflow, "--executor", "no-such-model", *flags).stdout
 
 
 # -- execution -------------------------------------------------------------------------------------------------------

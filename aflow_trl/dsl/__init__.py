@@ -1,7 +1,7 @@
 """The workflow language: grammar, AST, parser, canonical printer, static analysis, sampling and drawing."""
 
 from ..errors import DSLError
-from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls
+from .analysis import DEFAULT_LIMITS, analyze, check, critical_calls, worst_case_cost
 from .ast import (
     MODEL,
     Analysis,
@@ -74,4 +74,5 @@ __all__ = [
     "walk",
     "workflow_regex",
     "workflow_templates",
+    "worst_case_cost",
 ]

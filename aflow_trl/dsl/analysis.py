@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..errors import DSLError
@@ -29,8 +30,8 @@ DEFAULT_LIMITS = Limits()
 class _Bound(NamedTuple):
     """Worst case of a node that receives a given number of candidates."""
 
-    calls: int
-    """Model calls in total."""
+    calls: float
+    """Model calls in total, or their cost."""
     critical: int
     """Model calls that have to run one after the other."""
     width: int
@@ -54,7 +55,36 @@ def analyze(workflow: Workflow, *, vocabulary: Vocabulary | None = None) -> Anal
     names = tuple(node.name for node, _ in walk(workflow.root) if isinstance(node, Operator))
     depth = max(depth for _, depth in walk(workflow.root))
     bound = _bound(workflow.root, 1, vocabulary)
-    return Analysis(names, bound.calls, bound.critical, depth)
+    return Analysis(names, int(bound.calls), bound.critical, depth)
+
+
+def worst_case_cost(
+    workflow: Workflow, call_costs: Mapping[str, float], *, vocabulary: Vocabulary | None = None
+) -> float:
+    """
+    Upper bound of what a workflow costs.
+
+    Args:
+        workflow ([`Workflow`]):
+            Workflow whose operators are all in `vocabulary`.
+        call_costs (`Mapping[str, float]`):
+            Cost of a call by model: by the name that the workflow gives it, else by operator, else `""`.
+        vocabulary (`Mapping[str, OperatorSpec]`, *optional*):
+            Operators by name. Defaults to the built-in ones.
+
+    Returns:
+        `float`: In the unit of `call_costs`.
+    """
+
+    def cost(node: Operator) -> float:
+        model = dict(node.arguments).get(MODEL, node.name)
+        return call_costs.get(str(model), call_costs[""])
+
+    return _bound(workflow.root, 1, builtin_vocabulary() if vocabulary is None else vocabulary, cost).calls
+
+
+def _one_call(_: Operator) -> float:
+    return 1
 
 
 def check(workflow: Workflow, *, vocabulary: Vocabulary, limits: Limits) -> None:
@@ -72,7 +102,7 @@ def check(workflow: Workflow, *, vocabulary: Vocabulary, limits: Limits) -> None
         message = f"{count} operators, more than the {limits.max_operators} allowed"
         raise _error(workflow.root, workflow, message, "too_many_operators")
     # Last, because a bound is defined only for operators of the vocabulary.
-    calls = _bound(workflow.root, 1, vocabulary).calls
+    calls = int(_bound(workflow.root, 1, vocabulary).calls)
     if calls > limits.max_model_calls:
         message = f"up to {calls} model calls, more than the {limits.max_model_calls} allowed"
         raise _error(workflow.root, workflow, message, "too_expensive")
@@ -142,33 +172,35 @@ def critical_calls(node: Node, vocabulary: Vocabulary) -> int:
     return _bound(node, 1, vocabulary).critical
 
 
-def _bound(node: Node, width: int, vocabulary: Vocabulary) -> _Bound:
+def _bound(node: Node, width: int, vocabulary: Vocabulary, cost: Callable[[Operator], float] = _one_call) -> _Bound:
     match node:
         case Operator():
             spec = vocabulary[node.name]
             lanes = 1 if spec.is_ensemble else width
-            return _Bound(spec.max_calls * lanes, spec.max_calls, lanes)
+            return _Bound(spec.max_calls * lanes * cost(node), spec.max_calls, lanes)
         case Chain():
-            return _bound_in_order(node.steps, width, vocabulary)
+            return _bound_in_order(node.steps, width, vocabulary, cost)
         case Parallel():
-            bounds = [_bound(branch, width, vocabulary) for branch in node.branches]
+            bounds = [_bound(branch, width, vocabulary, cost) for branch in node.branches]
             return _Bound(sum(b.calls for b in bounds), max(b.critical for b in bounds), len(bounds))
         case Conditional():
             # It runs once for each candidate, and each of these runs leaves a single candidate.
-            condition = _bound(node.condition, 1, vocabulary)
-            branches = [_bound(branch, 1, vocabulary) for branch in (node.negative, node.otherwise)]
+            condition = _bound(node.condition, 1, vocabulary, cost)
+            branches = [_bound(branch, 1, vocabulary, cost) for branch in (node.negative, node.otherwise)]
             calls = condition.calls + max(b.calls for b in branches)
             return _Bound(width * calls, condition.critical + max(b.critical for b in branches), width)
         case Repeat():
-            return _bound_in_order((node.body,) * node.times, width, vocabulary)
+            return _bound_in_order((node.body,) * node.times, width, vocabulary, cost)
         case Done():
             return _Bound(0, 0, width)
 
 
-def _bound_in_order(steps: tuple[Node, ...], width: int, vocabulary: Vocabulary) -> _Bound:
-    calls = critical = 0
+def _bound_in_order(
+    steps: tuple[Node, ...], width: int, vocabulary: Vocabulary, cost: Callable[[Operator], float]
+) -> _Bound:
+    calls, critical = 0.0, 0
     for step in steps:
-        bound = _bound(step, width, vocabulary)
+        bound = _bound(step, width, vocabulary, cost)
         # A parallel or an ensemble changes the number of candidates the next step receives.
         calls, critical, width = calls + bound.calls, critical + bound.critical, bound.width
     return _Bound(calls, critical, width)

@@ -51,7 +51,7 @@ Example: TypeAlias = dict[str, list[Message]]
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
 INITIALIZER_RANGE = 0.08
-"""Standard deviation of the weights. The logits are at most the norm of an embedding times √128: with the usual 0.02 an
+"""Standard deviation of the weights. Logits are at most the norm of an embedding times √128: with the usual 0.02 an
 adapter, which leaves the embeddings as they are, cannot make any choice certain."""
 SFT: dict[str, dict[str, float]] = {
     "compose": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
