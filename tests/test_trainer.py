@@ -415,3 +415,27 @@ def test_log_probabilities_are_compared_unless_the_distribution_was_changed(
 ) -> None:
     because = unchecked_because(WorkflowGRPOConfig(**options(tmp_path, **overrides)))
     assert because is None if reason is None else reason in str(because)
+
+
+@pytest.mark.parametrize("adapted", [True, False], ids=["adapter", "model"])
+def test_the_divergence_is_from_the_policy_that_was_loaded(adapted: bool, tiny_model: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules=["v_proj", "o_proj"]) if adapted else None
+
+    def trainer(name: str, **overrides: Any) -> Any:
+        return build(
+            WorkflowGRPOTrainer, WorkflowGRPOConfig, tiny_model, tmp_path / name, peft_config=lora, **overrides
+        )
+
+    def divergence(name: str, load: str) -> float:
+        after = trainer(name, beta=0.1, max_steps=1)
+        getattr(after, load)(tmp_path / "taught")
+        after.train()
+        return float(next(log["kl"] for log in after.state.log_history if "kl" in log))
+
+    taught = trainer("taught")
+    for parameter in taught.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * (1.0 if adapted else 0.2)
+    taught.save_model()
+    assert divergence("after", "load_policy") == pytest.approx(0.0, abs=1e-6)
+    assert divergence("without", "_load_from_checkpoint") > 1e-4, "from the model that the trainer was built with"

@@ -437,11 +437,20 @@ class WorkflowGRPOTrainer(LaggedTrainer):
         """
         Take over the weights of an adapter, or of a whole model where nothing was adapted, before training.
 
+        With `beta` above 0 the KL divergence is then that from this policy.
+
         Args:
             folder (`Path`):
                 Folder that a trainer of the same model and `peft_config` saved.
         """
         self._load_from_checkpoint(str(folder))
+        if self.beta != 0.0:
+            model = self.accelerator.unwrap_model(self.model)
+            if self.ref_model is not None:
+                self.accelerator.unwrap_model(self.ref_model).load_state_dict(model.state_dict())
+            else:
+                # The name under which TRL looks for the reference of an adapter that was trained before.
+                model.load_adapter(str(folder), adapter_name="ref", is_trainable=False)
         # A vLLM engine that has generated before holds the old weights.
         self._last_loaded_step = -1
 
