@@ -41,7 +41,7 @@ MAX_TOTAL, MAX_MULTIPLIED = 5_000, 400
 """Bounds on the running total of a math problem, and on a total that may still be multiplied: sane word problems."""
 TEST_SPLIT_DENOMINATOR = 4
 """One problem in this many belongs to the test split."""
-DISTRACTORS, MANY_DISTRACTORS = 2, 12
+DISTRACTORS, MANY_DISTRACTORS = 2, 7
 """Numbers of facts in a QA passage that the question does not need, and in one that is meant to confuse."""
 DISTRACTING_STEPS = 3
 """Number of steps in a distracting problem of math or code that do not count."""

@@ -49,17 +49,17 @@ from ..storage import PROGRESS, cache_root
 Example: TypeAlias = dict[str, list[Message]]
 """`prompt` and `completion` of supervised fine-tuning."""
 VOCABULARY_SIZE = 1_024
-HIDDEN_SIZE, LAYERS, HEADS = 128, 4, 4
+HIDDEN_SIZE, HEADS = 128, 4
 INITIALIZER_RANGE = 0.08
 """Standard deviation of the weights. Logits are at most the norm of an embedding times √128: with the usual 0.02 an
 adapter, which leaves the embeddings as they are, cannot make any choice certain."""
 SFT: dict[str, dict[str, float]] = {
-    "compose": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
-    "improve": {"steps": 400, "batch": 24, "learning_rate": 2e-3},
+    "compose": {"layers": 2, "steps": 400, "batch": 24, "learning_rate": 2e-3},
+    "improve": {"layers": 4, "steps": 400, "batch": 24, "learning_rate": 2e-3},
     # Reading numbers out of a problem takes longer to learn than writing workflows that do not depend on it.
-    "reason": {"steps": 1200, "batch": 32, "learning_rate": 1e-3},
+    "reason": {"layers": 4, "steps": 1200, "batch": 32, "learning_rate": 1e-3},
 }
-"""Cold start by task."""
+"""Size and cold start by task."""
 SFT_EXAMPLES = 8_192
 JUNK_SHARE = 0.05
 BUDGETS, BUDGET_SHARE = ("low", "medium", "high"), 0.3
@@ -284,6 +284,7 @@ def _train(
     seed: int,
     folder: Path,
     *,
+    layers: float,
     steps: float,
     batch: float,
     learning_rate: float,
@@ -293,7 +294,7 @@ def _train(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN_SIZE,
         intermediate_size=3 * HIDDEN_SIZE,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=int(layers),
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
         max_position_embeddings=512,

@@ -10,7 +10,7 @@ from .types import Candidate, Group
 
 WEIGHT_SCALE = 0.02
 """Difference in accuracy over which the weight of a winner falls by a factor of e."""
-TARGET_WEIGHT_SCALE = 0.05
+TARGET_WEIGHT_SCALE = 0.08
 """The same with a target: a wider choice, so that the policy can move calls from one problem to another."""
 MIN_WEIGHT = 0.01
 """Winners of a smaller weight are left out."""

@@ -29,7 +29,9 @@ MAX_KL = 2.0
 """Maximum KL divergence from the last good policy, in nats per token. Ten ordinary steps of a tiny policy at a high
 learning rate move it by 0.3."""
 GRADIENT_FACTOR = 100.0
-"""A gradient norm this many times the median of the earlier ones counts as a collapse."""
+"""A gradient norm this many times the median of the earlier ones counts as a collapse, ..."""
+CLIPPED_FACTOR = 10.0
+"""... if it is also this many times the norm that gradients are clipped to."""
 GRADIENT_STEPS = 50
 """Number of gradient norms that the median is taken over."""
 MIN_GRADIENT_STEPS = 10
@@ -186,7 +188,9 @@ class CollapseGuard(TrainerCallback):
         # A norm that is not finite never reaches the parameters (NumericalGuard), and a step without a gradient, where
         # there was nothing to learn, is no yardstick for later ones.
         if math.isfinite(norm) and norm > 0:
-            if norm > GRADIENT_FACTOR * median:
+            # Where nearly all groups are tied the norm is next to nothing, and a single group that decides multiplies
+            # it: clipped to `max_grad_norm`, that is an ordinary step.
+            if norm > max(GRADIENT_FACTOR * median, CLIPPED_FACTOR * self.trainer.args.max_grad_norm):
                 return f"the gradient norm is {norm:.3g}, the median of the steps before {median:.3g}"
             self._gradients.append(norm)
         means = {}
