@@ -34,7 +34,7 @@ from aflow_trl.scoring.statistics import mean_interval
 from aflow_trl.storage import write_json
 from aflow_trl.tasks.session import build_engine, load_problems
 
-RECIPE = "price.yaml"
+RECIPE = str(Path(__file__).with_name("price.yaml"))
 HELD_OUT = 600
 """Number of held-out problems."""
 TARGETS = (1.5, 3.0, 6.0)
