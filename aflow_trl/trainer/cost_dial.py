@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-PRICE_RATE = 0.01
+PRICE_RATE = 0.03
 """Lasting change of the price per step and relative deviation of the mean cost from its target."""
-PRICE_GAIN = 0.2
+PRICE_GAIN = 0.4
 """Passing change of the price per relative deviation of the latest batch: it damps oscillations."""
+MAX_DEVIATION = 0.5
+"""Maximum absolute deviation that moves the price: a start far from the target must not build up a price that
+overshoots."""
 MAX_PRICE = 2.0
 """Maximum price of the target cost, in units of the primary reward."""
 
@@ -23,13 +26,14 @@ class CostDial:
     \\( k \\) (model calls or USD) and a target \\( \kappa \\). A completion is charged \\( \lambda k / \kappa \\), in
     units of the primary reward, and after each batch (2602.14468, for tokens; the proportional term: 2007.03964)
 
-    $$ e = \bar k / \kappa - 1, \qquad \mu \leftarrow \mathrm{clip}(\mu + \eta\, e,\; 0,\; \lambda_{max}), \qquad
+    $$ e = \mathrm{clip}(\bar k / \kappa - 1,\; -e_{max},\; e_{max}), \qquad
+       \mu \leftarrow \mathrm{clip}(\mu + \eta\, e,\; 0,\; \lambda_{max}), \qquad
        \lambda = \mathrm{clip}(\mu + \gamma\, e,\; 0,\; \lambda_{max}) $$
 
-    with \\( \bar k \\) the mean cost of the batch, \\( \eta \\) = [`PRICE_RATE`], \\( \gamma \\) = [`PRICE_GAIN`]
-    and \\( \lambda_{max} \\) = [`MAX_PRICE`]. A policy that spends too much sees the price rise, one that spends less
-    than its target sees it fall to 0. How much of a charge a group feels is limited, so that right still beats wrong:
-    see [`~aflow_trl.trainer.advantages.wa_grpo`].
+    with \\( \bar k \\) the mean cost of the batch, \\( \eta \\) = [`PRICE_RATE`], \\( \gamma \\) = [`PRICE_GAIN`],
+    \\( e_{max} \\) = [`MAX_DEVIATION`] and \\( \lambda_{max} \\) = [`MAX_PRICE`]. A policy that spends too much sees
+    the price rise, one that spends less than its target sees it fall to 0. How much of a charge a group feels is
+    limited, so that right still beats wrong: see [`~aflow_trl.trainer.advantages.wa_grpo`].
 
     Args:
         unit (`str`):
@@ -66,7 +70,7 @@ class CostDial:
             mean = scored.double().mean().item()
             suffix = f"/{budget}" if budget else ""
             metrics |= {f"cost/mean{suffix}": mean, f"cost/price{suffix}": self.prices[budget]}
-            deviation = mean / target - 1
+            deviation = min(MAX_DEVIATION, max(-MAX_DEVIATION, mean / target - 1))
             self.lasting_prices[budget] = _clipped(self.lasting_prices[budget] + PRICE_RATE * deviation)
             self.prices[budget] = _clipped(self.lasting_prices[budget] + PRICE_GAIN * deviation)
         return metrics
