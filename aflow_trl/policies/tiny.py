@@ -1,5 +1,5 @@
 """
-A tiny policy that is built when it is first needed: about a million parameters, with a tokenizer and chat template.
+A tiny policy that is built when it is first needed: up to a million parameters, with a tokenizer and chat template.
 
 Its cold start is a short supervised fine-tuning on random valid workflows and some junk. They are drawn independently
 of the problem, so that nothing hints at which workflow is good. For reasoning it is easy problems, many of them
