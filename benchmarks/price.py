@@ -137,7 +137,7 @@ def policy_points(summary: Mapping[str, Any]) -> dict[str, dict[str, Point]]:
     cells = {name: value["domains"]["all"] for name, value in (report["policies"] | report["fixed"]).items()}
     points: dict[str, dict[str, Point]] = {}
     targets = summary["recipe"]["target_calls_per_problem"]
-    budgets = sorted(json.loads(targets), key=BUDGETS.__getitem__) if isinstance(targets, str) else [""]
+    budgets = sorted(targets, key=BUDGETS.__getitem__) if isinstance(targets, dict) else [""]
     for budget in budgets:
         suffix = f", {budget} budget" if budget else ""
         # The largest budget has the names of the stages themselves.
