@@ -35,14 +35,12 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for heading in ("policy or workflow", "accuracy", "95 % interval", "calls", "USD", *summary["domains"]):
         table.add_column(heading, justify="left" if heading == "policy or workflow" else "right", overflow="fold")
     warm = {"after the warm start": accuracy["warm_start"]} if "warm_start" in accuracy else {}
-    rows = {
-        "untrained policy": accuracy["untrained"],
-        **summary["fixed"],
-        **warm,
-        "trained policy": accuracy["trained"],
-    }
+    budgets = summary.get("budgets", {})
+    trained = {f"trained policy, {budget} budget": row for budget, row in budgets.items()}
+    trained = trained or {"trained policy": accuracy["trained"]}
+    rows = {"untrained policy": accuracy["untrained"], **summary["fixed"], **warm, **trained}
     for name, row in rows.items():
-        style = "bold green" if name == "trained policy" else "bold" if name == summary["best_fixed_workflow"] else ""
+        style = "bold green" if name in trained else "bold" if name == summary["best_fixed_workflow"] else ""
         table.add_row(name, *_cells(row, summary["domains"]), style=style)
     console.print(table)
     workflows = Table(title="Workflows of the trained policy", title_justify="left")

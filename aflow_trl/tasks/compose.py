@@ -114,6 +114,9 @@ def run_compose(recipe: Recipe) -> dict[str, Any]:
     summary = summarize(recipe, rollouts, stages, fixed) | run_metadata(recipe, trainer)
     summary["left_out"] = left_out
     summary["learning"] = learning_report(stages, fixed | chosen)
+    if budgets:
+        names = {budget: at_budget("trained", budget) for budget in budgets[:-1]} | {budgets[-1]: "trained"}
+        summary["budgets"] = {budget: accuracy(stages[name]).to_json() for budget, name in names.items()}
     if found is not None:
         summary["warm_start"] = found.metadata
         summary["valid_share"]["warm_start"] = valid_share(stages["warm start"])
