@@ -13,9 +13,11 @@ from aflow_trl.data import PolicyPrompt, Row, with_budgets
 from aflow_trl.errors import DataError, RecipeError
 from aflow_trl.llm import ExecutorConfig
 from aflow_trl.policies import choose_budget
+from aflow_trl.recipes import load_recipe
 from aflow_trl.rollouts import RolloutRow
 from aflow_trl.runs import replay
 from aflow_trl.simulator import simulated_client
+from aflow_trl.tasks.session import load_problems
 from aflow_trl.trainer import WorkflowGRPOConfig, WorkflowGRPOTrainer, wa_grpo
 from aflow_trl.trainer.cost_dial import MAX_PRICE, CostDial
 from aflow_trl.trainer.reward_roles import charges_of, rollout_costs
@@ -164,6 +166,19 @@ def test_a_policy_is_asked_for_a_budget_that_it_was_trained_for() -> None:
 def test_a_target_that_cannot_be_held_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         WorkflowGRPOConfig(**options(tmp_path, **settings))
+
+
+@pytest.mark.parametrize("recipe", ["improve-quickstart.yaml", "reason-quickstart.yaml"])
+def test_a_target_is_refused_where_no_workflows_are_composed(recipe: str) -> None:
+    with pytest.raises(RecipeError, match="target_calls_per_problem holds the cost of composed workflows"):
+        load_recipe([recipe, "--target_calls_per_problem", "3"])
+
+
+def test_a_recipe_tells_the_policy_its_budgets() -> None:
+    recipe = load_recipe(["quickstart.yaml", "--target_calls_per_problem", '{"high": 6, "low": 1.5}'])
+    assert recipe.policy_spec.budgets == ("low", "high")
+    eval_rows, train_rows = load_problems(recipe)
+    assert {row.budget for row in train_rows} == {"low", "high"} and {row.budget for row in eval_rows} == {""}
 
 
 def test_a_target_needs_rollouts(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ..operators import load_operators
 from ..policies import check_gguf
 from ..sandbox import library_folder_of
 from ..scoring import domain_remedy, known_domains, load_scorers
-from ..trainer import SKIP_UNDER_DEEPSPEED
+from ..trainer import SKIP_UNDER_DEEPSPEED, TARGETS
 from .arguments import REWARDS, ComposeArguments, WorkflowArguments
 from .recipe import Recipe
 
@@ -35,6 +35,11 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.training.nonfinite == "skip" and recipe.uses_deepspeed:
         raise RecipeError(SKIP_UNDER_DEEPSPEED)
+    if recipe.training.cost_targets is not None and not isinstance(recipe.arguments, ComposeArguments):
+        raise RecipeError(
+            f"{' and '.join(name for name in TARGETS if getattr(recipe.training, name) is not None)} holds the cost of "
+            f"composed workflows, but task is {recipe.run.task}. Remove it, or use task: compose."
+        )
     if isinstance(recipe.arguments, WorkflowArguments):
         load_operators(recipe.arguments.operator_modules or [])
         _check_execution(recipe)
