@@ -36,9 +36,10 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.training.nonfinite == "skip" and recipe.uses_deepspeed:
         raise RecipeError(SKIP_UNDER_DEEPSPEED)
     if recipe.training.cost_targets is not None and not isinstance(recipe.arguments, ComposeArguments):
+        name = next(name for name in TARGETS if getattr(recipe.training, name) is not None)
         raise RecipeError(
-            f"{' and '.join(name for name in TARGETS if getattr(recipe.training, name) is not None)} holds the cost of "
-            f"composed workflows, but task is {recipe.run.task}. Remove it, or use task: compose."
+            f"{name} holds the cost of composed workflows, but task is {recipe.run.task}. Remove it, or use task: "
+            "compose."
         )
     if isinstance(recipe.arguments, WorkflowArguments):
         load_operators(recipe.arguments.operator_modules or [])
