@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,16 +50,30 @@ Example: TypeAlias = dict[str, list[Message]]
 """`prompt` and `completion` of supervised fine-tuning."""
 VOCABULARY_SIZE = 1_024
 HIDDEN_SIZE, HEADS = 128, 4
-INITIALIZER_RANGE = 0.08
-"""Standard deviation of the weights. Logits are at most the norm of an embedding times √128: with the usual 0.02 an
-adapter, which leaves the embeddings as they are, cannot make any choice certain."""
-SFT: dict[str, dict[str, float]] = {
-    "compose": {"layers": 2, "steps": 400, "batch": 24, "learning_rate": 2e-3},
-    "improve": {"layers": 4, "steps": 400, "batch": 24, "learning_rate": 2e-3},
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Size and cold start of the tiny policy for a task."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    layers: int = 4
+    initializer_range: float = 0.02
+    """Standard deviation of the weights. Logits are at most the norm of an embedding times √128: with 0.02 an adapter,
+    which leaves the embeddings as they are, cannot make any choice certain."""
+    learns_problems: bool = False
+    """Whether the problems are part of the loss, as in the pretraining of a real model: a policy has to read them."""
+
+
+COLD_STARTS = {
+    "compose": ColdStart(400, 24, 2e-3, layers=2, initializer_range=0.08, learns_problems=True),
+    "improve": ColdStart(400, 24, 2e-3),
     # Reading numbers out of a problem takes longer to learn than writing workflows that do not depend on it.
-    "reason": {"layers": 4, "steps": 1200, "batch": 32, "learning_rate": 1e-3},
+    "reason": ColdStart(1200, 32, 1e-3),
 }
-"""Size and cold start by task."""
+"""By task."""
 SFT_EXAMPLES = 8_192
 JUNK_SHARE = 0.05
 BUDGETS, BUDGET_SHARE = ("low", "medium", "high"), 0.3
@@ -150,7 +164,7 @@ def _build(seed: int, prompt: str, operators: OperatorRegistry, task: str, folde
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     tokenizer = build_tokenizer([json.dumps(example, ensure_ascii=False) for example in examples])
     try:
-        _train(examples, tokenizer, seed, scratch, **SFT[task])
+        _train(examples, tokenizer, seed, scratch, COLD_STARTS[task])
     except BaseException:  # interrupted, or out of disk
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -226,7 +240,7 @@ def _improve_examples(seed: int, prompt: PolicyPrompt) -> list[Example]:
     rng = random.Random(seed)
     vocabulary = prompt.operators.vocabulary
     examples = []
-    for row in _problems(seed):
+    for row in itertools.islice(synthetic_rows(seed + DATA_SEED, "train"), SFT_EXAMPLES):
         current, *others = (format_workflow(sample_workflow(rng, vocabulary=vocabulary)) for _ in range(3))
         score = rng.randint(0, 8) / 8
         record = Improvement(
@@ -283,23 +297,19 @@ def _train(
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
     folder: Path,
-    *,
-    layers: float,
-    steps: float,
-    batch: float,
-    learning_rate: float,
+    start: ColdStart,
 ) -> None:
     set_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN_SIZE,
         intermediate_size=3 * HIDDEN_SIZE,
-        num_hidden_layers=int(layers),
+        num_hidden_layers=start.layers,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        initializer_range=INITIALIZER_RANGE,
+        initializer_range=start.initializer_range,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
@@ -307,13 +317,12 @@ def _train(
     model = Qwen2ForCausalLM(config).to(torch.float32)
     args = SFTConfig(
         output_dir=str(folder),
-        max_steps=int(steps),
-        per_device_train_batch_size=int(batch),
-        learning_rate=learning_rate,
+        max_steps=start.steps,
+        per_device_train_batch_size=start.batch,
+        learning_rate=start.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=20,
-        # As in the pretraining of a real model, the problems are learned too: a policy has to be able to read them.
-        completion_only_loss=False,
+        completion_only_loss=not start.learns_problems,
         bf16=False,
         gradient_checkpointing=False,
         save_strategy="no",
