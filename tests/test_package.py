@@ -133,7 +133,7 @@ def test_the_console_script_is_the_command() -> None:
 def test_an_interrupted_build_of_the_tiny_policy_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(examples: object, tokenizer: object, seed: int, folder: Path, **options: object) -> None:
+    def interrupted(examples: object, tokenizer: object, seed: int, folder: Path, start: object) -> None:
         folder.mkdir(parents=True)
         raise KeyboardInterrupt
 
