@@ -79,6 +79,10 @@ def run(
     """
     if domain not in known_domains():
         raise RecipeError(f"domain is {domain!r}. {domain_remedy()}")
+    if budget is not None and policy is None:
+        raise RecipeError(
+            f"budget is {budget!r}, but there is no policy to ask for it. Name one, or remove the budget."
+        )
     engine = engine_of(executor, models)
     problem = Problem(question, domain, context, entry_point)
     if policy is None:

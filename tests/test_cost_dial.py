@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from aflow_trl import run
 from aflow_trl.data import PolicyPrompt, Row, with_budgets
 from aflow_trl.errors import DataError, RecipeError
 from aflow_trl.llm import ExecutorConfig
@@ -150,6 +151,11 @@ def test_a_policy_is_asked_for_a_budget_that_it_was_trained_for() -> None:
     assert choose_budget("low", ["low", "high"]) == "low"
     with pytest.raises(RecipeError, match=r"'huge'.*low, high"):
         choose_budget("huge", ["low", "high"])
+
+
+def test_a_budget_without_a_policy_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no policy to ask for it"):
+        run("What is 6 * 7?", executor=ExecutorConfig(executor_base_url="simulated"), budget="low")
 
 
 # -- the trainer -----------------------------------------------------------------------------------------------------
